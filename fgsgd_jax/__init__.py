@@ -1,0 +1,33 @@
+"""Optimization on weight manifolds, as Optax transformations.
+
+The way through: `collection` decides from paths and shapes which weight is cut how and lives where,
+`project` moves the weights there, `fgsgd` trains them there, `residual` says how well they stay.
+"""
+
+from fgsgd_jax import checks as checks
+from fgsgd_jax.geometry import Euclidean as Euclidean
+from fgsgd_jax.geometry import Manifold as Manifold
+from fgsgd_jax.geometry import Oblique as Oblique
+from fgsgd_jax.geometry import Product as Product
+from fgsgd_jax.geometry import Sphere as Sphere
+from fgsgd_jax.geometry import Stiefel as Stiefel
+from fgsgd_jax.optimizers import fgsgd as fgsgd
+from fgsgd_jax.optimizers import robbins_monro as robbins_monro
+from fgsgd_jax.optimizers import rsgd as rsgd
+from fgsgd_jax.poms import Collection as Collection
+from fgsgd_jax.poms import Component as Component
+from fgsgd_jax.poms import Layer as Layer
+from fgsgd_jax.poms import Pom as Pom
+from fgsgd_jax.poms import collection as collection
+from fgsgd_jax.poms import initialize as initialize
+from fgsgd_jax.poms import pom as pom
+from fgsgd_jax.poms import project as project
+from fgsgd_jax.poms import residual as residual
+from fgsgd_jax.transforms import Group as Group
+from fgsgd_jax.transforms import per_group as per_group
+from fgsgd_jax.transforms import project_to_tangent as project_to_tangent
+from fgsgd_jax.transforms import retract_updates as retract_updates
+from fgsgd_jax.transforms import scale_by_fgsgd as scale_by_fgsgd
+from fgsgd_jax.transforms import trace_on_manifold as trace_on_manifold
+
+__version__ = "0.1.0"

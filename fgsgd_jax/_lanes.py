@@ -1,0 +1,324 @@
+"""Linear algebra on lanes: many small matrices at once, without a loop and without LAPACK.
+
+An array of shape `(rows, columns, *lanes)` holds one matrix per lane. A number per matrix, such as
+⟨x, y⟩, has shape `(*lanes)`, a number per column `(columns, *lanes)`; both broadcast against the
+matrices as they are, so nothing here needs `keepdims`, `vmap` or a transposition.
+
+Small matrices (the 3×3 slices of a convolution kernel) are worked entry by entry: every operation
+is a multiply-add over all lanes, which compilers turn into long vector loops on any device. Large
+matrices (few lanes) become matrix products. This module is the only place that knows the
+difference; the switch is `UNROLLED_SIZE`.
+
+No function here calls LAPACK: on small matrices it costs 30 to 300 times the arithmetic, it
+cannot be sharded, and a batched QR or Cholesky inside a jitted function deadlocks on the CPU with
+JAX 0.10.0 to 0.11.0. Float32 products are always computed in full float32, because a Gram matrix
+in TF32 or bfloat16 leaves an orthonormality error of 1e-3 to 1e-2 that no iteration removes.
+"""
+
+import functools
+import operator
+from collections.abc import Callable, Iterable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+# Up to this many entries a matrix is worked entry by entry. 11×11, the largest common receptive
+# field, still is; beyond it the unrolled program compiles slowly and matrix products win.
+UNROLLED_SIZE = 128
+
+# Side of the largest matrix that Gram-Schmidt and elimination unroll column by column; longer ones
+# take a loop over the columns, whose compile time does not grow.
+UNROLLED_COLUMNS = 11
+
+# The polar factor of a step longer than this (Frobenius norm) is taken of the shortened step. At
+# this length the polar factor of x + v agrees with that of v alone to rounding, whatever x is, so
+# the direction taken is that of v; squares stay finite.
+LONGEST_STEP = {4: 1e4, 8: 1e8}
+
+# One pass of the residual polynomial multiplies an error e = σ² − 1 as 63/128·e⁵. From these
+# bounds one pass (float32) or two (float64) end at rounding.
+SHORT_STEP = {4: 0.045, 8: 0.2}
+SHORT_PASSES = {4: 1, 8: 2}
+# A long pass multiplies the squares of small singular values by 2.46² = 6, so squares as far apart
+# as 1 and LONGEST_STEP² meet after 11 (float32) or 21 (float64) passes; the rest is for the loose
+# bound that scales the first pass (a row sum, up to √columns too large) and for convergence.
+LONG_PASSES = {4: 16, 8: 28}
+
+
+def working_dtype(dtype) -> jnp.dtype:
+    """The dtype geometry is computed in: at least float32, float64 where the input has it."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def _is_small(x: jax.Array) -> bool:
+    return x.shape[0] * x.shape[1] <= UNROLLED_SIZE
+
+
+def _sum(terms: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(operator.add, terms)
+
+
+def _settle(x: jax.Array) -> jax.Array:
+    """Keeps XLA's CPU compiler from recomputing a small product inside each of its users."""
+    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
+def _with_lanes_last(equation: str) -> str:
+    """'ij,ik->jk' → 'ij...,ik...->jk...'."""
+    inputs, output = equation.split("->")
+    return ",".join(f"{term}..." for term in inputs.split(",")) + f"->{output}..."
+
+
+def _einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(_with_lanes_last(equation), x, y, precision=lax.Precision.HIGHEST)
+
+
+# --- sums and products -------------------------------------------------------------------------
+
+
+def inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """⟨x, y⟩ of every matrix. `(rows, columns, *lanes)` → `(*lanes)`."""
+    if _is_small(x):
+        # XLA reduces badly over leading axes on the CPU (8 times slower), so the sum is written out.
+        return _sum(x[i, j] * y[i, j] for i in range(x.shape[0]) for j in range(x.shape[1]))
+    return jnp.sum(x * y, axis=(0, 1))
+
+
+def column_inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """⟨xⱼ, yⱼ⟩ of every column. `(rows, columns, *lanes)` → `(columns, *lanes)`."""
+    if _is_small(x):
+        return _sum(x[i] * y[i] for i in range(x.shape[0]))
+    return jnp.sum(x * y, axis=0)
+
+
+def gram(x: jax.Array, y: jax.Array) -> jax.Array:
+    """xᵀy. `(rows, c, *lanes)`, `(rows, d, *lanes)` → `(c, d, *lanes)`."""
+    if _is_small(x):
+        return _settle(_sum(x[i][:, None] * y[i][None, :] for i in range(x.shape[0])))
+    return _einsum("ij,ik->jk", x, y)
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """Xy. `(rows, c, *lanes)`, `(c, d, *lanes)` → `(rows, d, *lanes)`."""
+    if _is_small(x):
+        return _settle(_sum(x[:, j, None] * y[None, j] for j in range(y.shape[0])))
+    return _einsum("ij,jk->ik", x, y)
+
+
+def transpose(x: jax.Array) -> jax.Array:
+    """xᵀ of every matrix."""
+    return jnp.swapaxes(x, 0, 1)
+
+
+def symmetric(x: jax.Array) -> jax.Array:
+    """½(x + xᵀ)."""
+    return 0.5 * (x + transpose(x))
+
+
+def skew(x: jax.Array) -> jax.Array:
+    """½(x − xᵀ)."""
+    return 0.5 * (x - transpose(x))
+
+
+def identity(rows: int, columns: int, like: jax.Array) -> jax.Array:
+    """The identity `(rows, columns, 1, …)`, with one axis per lane axis of `like` to broadcast."""
+    return jnp.eye(rows, columns, dtype=like.dtype).reshape(
+        (rows, columns) + (1,) * (like.ndim - 2)
+    )
+
+
+# --- norms -------------------------------------------------------------------------------------
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """√x with derivative 0 at 0, so that a zero vector has a finite derivative."""
+    positive = ~(x <= 0)  # written so that NaN stays NaN
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def _scaled_norm(product: Callable, largest: jax.Array, x: jax.Array) -> jax.Array:
+    scale = lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
+    unit = x / scale
+    return scale * safe_sqrt(product(unit, unit))
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """‖x‖ (Frobenius) of every matrix, `(*lanes)`; squares neither overflow nor vanish."""
+    if _is_small(x):
+        entries = (jnp.abs(x[i, j]) for i in range(x.shape[0]) for j in range(x.shape[1]))
+        largest = functools.reduce(jnp.maximum, entries)
+    else:
+        largest = jnp.max(jnp.abs(x), axis=(0, 1))
+    return _scaled_norm(inner, largest, x)
+
+
+def column_norm(x: jax.Array) -> jax.Array:
+    """‖xⱼ‖ of every column, `(columns, *lanes)`; squares neither overflow nor vanish."""
+    if _is_small(x):
+        largest = functools.reduce(jnp.maximum, (jnp.abs(x[i]) for i in range(x.shape[0])))
+    else:
+        largest = jnp.max(jnp.abs(x), axis=0)
+    return _scaled_norm(column_inner, largest, x)
+
+
+def shorten(v: jax.Array, longest: float) -> jax.Array:
+    """V, or v scaled to norm `longest` where it is longer."""
+    length = norm(v)
+    return v * jnp.where(length > longest, longest / length, 1)
+
+
+# --- orthonormal columns -----------------------------------------------------------------------
+
+
+def _gram_error(y: jax.Array) -> jax.Array:
+    return gram(y, y) - identity(y.shape[1], y.shape[1], y)
+
+
+def _residual_polynomial(y: jax.Array, e: jax.Array) -> jax.Array:
+    """Y·(1 + e)^−½ to fourth order in e: y + y(−½e + ⅜e² − 5⁄16e³ + 35⁄128e⁴).
+
+    Carrying the correction apart from the 1 keeps three to eight times more digits.
+    """
+    eye = identity(e.shape[0], e.shape[0], e)
+    square = matmul(e, e)
+    q = -0.5 * e + matmul(square, 0.375 * eye - 0.3125 * e + 0.2734375 * square)
+    return y + matmul(y, q)
+
+
+def polish(y: jax.Array) -> jax.Array:
+    """One Newton-Schulz step y(3⁄2 − ½yᵀy): removes the rounding that piles up over many steps."""
+    return y - matmul(y, 0.5 * _gram_error(y))
+
+
+def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
+    """The polar factor of x + v, for x with orthonormal columns and v tangent there.
+
+    Because v is tangent, (x+v)ᵀ(x+v) = 1 + vᵀv: no singular value is below 1, and a polynomial in
+    the residual E = (x+v)ᵀ(x+v) − 1 gives the polar factor, correcting drift of x on the way.
+    """
+    rows, columns = x.shape[:2]
+    if columns == 1:
+        y = x + v
+        return y / norm(y)
+    if rows == columns == 3:
+        return _rotate_3x3(x, v)
+    size = x.dtype.itemsize
+    y = x + shorten(v, LONGEST_STEP[size])
+    e = _gram_error(y)
+    bound = jnp.max(jnp.sum(jnp.abs(e), axis=1), initial=0)
+    return lax.cond(
+        bound <= SHORT_STEP[size],
+        lambda: _short_polar(y, e),
+        lambda: _long_polar(y),
+    )
+
+
+def _short_polar(y: jax.Array, e: jax.Array) -> jax.Array:
+    y = _residual_polynomial(y, e)
+    for _ in range(SHORT_PASSES[y.dtype.itemsize] - 1):
+        y = _residual_polynomial(y, _gram_error(y))
+    return y
+
+
+def _long_polar(y: jax.Array) -> jax.Array:
+    """The polar factor for any y of full rank, by centered passes of the residual polynomial."""
+
+    def centered_pass(_, y):
+        m = gram(y, y)
+        # Eigenvalues lie in (0, b]: scaling by 2/b puts them in (0, 2], where the series converges.
+        # Only shrink: a matrix whose largest value is below 2 needs no scaling.
+        largest = jnp.max(jnp.sum(jnp.abs(m), axis=1), axis=0)
+        scale = jnp.minimum(1, 1.9 / largest)
+        return _residual_polynomial(
+            jnp.sqrt(scale) * y, scale * m - identity(y.shape[1], y.shape[1], y)
+        )
+
+    return lax.fori_loop(0, LONG_PASSES[y.dtype.itemsize], centered_pass, y)
+
+
+def _rotate_3x3(x: jax.Array, v: jax.Array) -> jax.Array:
+    """The polar factor of x + v for 3×3 x: a rotation in closed form, exact for every length of v.
+
+    Every tangent is v = xΩ with Ω skew, of axis w. 1 + Ω has the eigenvalues 1 and 1 ± i‖w‖, so its
+    polar factor is the rotation by arctan ‖w‖: 1 + Ω/c + Ω²/(c(1 + c)), c = √(1 + ‖w‖²).
+    """
+    # The lengths that a float32 can square are enough: beyond them the angle is π/2 to rounding.
+    omega = skew(gram(x, shorten(v, LONGEST_STEP[x.dtype.itemsize])))
+    c = jnp.sqrt(1 + 0.5 * inner(omega, omega))
+    turn = omega / c + matmul(omega, omega) / (c * (1 + c))
+    return polish(x + matmul(x, turn))
+
+
+def gram_schmidt(y: jax.Array) -> jax.Array:
+    """The Q of y = QR with a positive diagonal of R, for y of full rank; rows ≥ columns.
+
+    Every column is orthogonalized twice, which keeps Q orthonormal to rounding for any condition
+    number below 1/eps (Kahan's "twice is enough").
+    """
+    columns = y.shape[1]
+    if columns <= UNROLLED_COLUMNS:
+        done: list[jax.Array] = []
+        for j in range(columns):
+            column = y[:, j : j + 1]
+            column = column / norm(column)
+            for _ in range(2):
+                for q in done:
+                    column = column - q * inner(q, column)
+                column = column / norm(column)
+            done.append(_settle(column))
+        return jnp.concatenate(done, axis=1)
+
+    def orthogonalize(j, q):
+        column = lax.dynamic_slice_in_dim(y, j, 1, axis=1)
+        column = column / norm(column)
+        for _ in range(2):
+            column = column - matmul(q, gram(q, column))  # columns of q from j on are still 0
+            column = column / norm(column)
+        return lax.dynamic_update_slice_in_dim(q, column, j, axis=1)
+
+    return lax.fori_loop(0, columns, orthogonalize, jnp.zeros_like(y))
+
+
+def solve(a: jax.Array, b: jax.Array) -> jax.Array:
+    """The solution of a·x = b by elimination without pivoting.
+
+    For a whose symmetric part is positive definite, the case in which no pivoting is needed.
+    `(n, n, *lanes)`, `(n, k, *lanes)` → `(n, k, *lanes)`.
+    """
+    n = a.shape[0]
+    lanes = jnp.broadcast_shapes(a.shape[2:], b.shape[2:])
+    joined = jnp.concatenate(
+        [jnp.broadcast_to(a, a.shape[:2] + lanes), jnp.broadcast_to(b, b.shape[:2] + lanes)], axis=1
+    )
+    index = jnp.arange(n).reshape((n, 1) + (1,) * len(lanes))
+
+    def eliminate(k, joined):
+        row = lax.dynamic_slice_in_dim(joined, k, 1, axis=0)
+        row = row / lax.dynamic_slice_in_dim(row, k, 1, axis=1)
+        factors = lax.dynamic_slice_in_dim(joined, k, 1, axis=1)
+        return jnp.where(index == k, row, joined - factors * row)
+
+    return lax.fori_loop(0, n, eliminate, joined)[:, n:]
+
+
+def expm(a: jax.Array) -> jax.Array:
+    """The matrix exponential, by scaling, a Taylor polynomial and squaring.
+
+    Matrices of 1-norm above 2¹² give NaN: their exponential would have no correct digit left.
+    """
+    most_squarings, degree = 13, 18
+    size = jnp.max(jnp.sum(jnp.abs(a), axis=0), axis=0)
+    squarings = jnp.maximum(0, jnp.ceil(jnp.log2(jnp.where(size > 0, size, 1)))) + 1
+    squarings = lax.stop_gradient(squarings)
+    scaled = a * jnp.exp2(-squarings)
+    eye = identity(a.shape[0], a.shape[0], a) + jnp.zeros_like(a)
+    result = eye
+    for k in range(degree, 0, -1):  # Horner; 0.5¹⁸/18! is below float64's rounding
+        result = eye + matmul(scaled, result) / k
+
+    def square(k, m):
+        return jnp.where(k < squarings, matmul(m, m), m)
+
+    result = lax.fori_loop(0, most_squarings, square, result)
+    return jnp.where(squarings <= most_squarings, result, jnp.nan)

@@ -1,0 +1,142 @@
+"""`Manifold`: the verbs every manifold answers, and what follows from them.
+
+All manifolds here are sets of matrices with the metric ⟨u, v⟩ = tr(uᵀv) of the space around them,
+at unit scale. A verb takes arrays of shape `(rows, columns, *lanes)`: the two leading axes are one
+point, each further axis counts points side by side. A number per point has shape `(*lanes)`.
+
+Arguments follow the textbook order, point first: x, y are points, u, v tangent vectors at x, g is
+a Euclidean gradient. They are positional, so that the code reads like the equation.
+
+Verbs that have no closed or certified form for a manifold are absent from it (`Stiefel` has a
+numerical `log`, which answers NaN where it is not sure; nothing answers a wrong number).
+"""
+
+import abc
+import math
+
+import jax
+import jax.numpy as jnp
+
+from fgsgd_jax import _lanes
+
+
+class Manifold(abc.ABC):
+    """A set of matrices that a component weight may be confined to.
+
+    A subclass is a frozen dataclass registered with `jax.tree_util.register_static`, holds no
+    arrays and no shapes, and defines the abstract verbs; see `geometry/README.md` for bringing
+    your own. Every verb works on points `(rows, columns, *lanes)` and under `jax.jit`,
+    `jax.vmap` and differentiation.
+    """
+
+    # An upper bound of the sectional curvature at unit scale: c of FG-SGD, eq. (5).
+    curvature_bound: float
+
+    # Whether a point cannot change its norm, so that weight decay does nothing to it.
+    fixes_norm: bool = True
+
+    # Whether it is about the columns of a matrix, so that a dense kernel is best left whole.
+    wants_matrix: bool = False
+
+    @abc.abstractmethod
+    def project(self, x: jax.Array, /) -> jax.Array:
+        """The point of the manifold nearest to x, `(rows, columns, *lanes)`.
+
+        Raises:
+            ValueError: If x has no nearest point (a zero matrix or column, say). Inside a jitted
+                function, where values are unknown, the result is NaN instead.
+        """
+
+    @abc.abstractmethod
+    def to_tangent(self, x: jax.Array, g: jax.Array, /) -> jax.Array:
+        """The orthogonal projection of g on the tangent space at x."""
+
+    @abc.abstractmethod
+    def retract(self, x: jax.Array, v: jax.Array, /) -> jax.Array:
+        """A point reached from x along the tangent vector v; agrees with `exp` to first order."""
+
+    @abc.abstractmethod
+    def residual(self, x: jax.Array, /) -> jax.Array:
+        """How far x is from satisfying the equations of the manifold, `(*lanes)`; 0 on it."""
+
+    @abc.abstractmethod
+    def random(self, key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
+        """Points drawn from the uniform (rotation-invariant) distribution."""
+
+    @abc.abstractmethod
+    def dimension(self, shape: tuple[int, ...]) -> int:
+        """The dimension of the manifold of one point of shape `(rows, columns, *lanes)`."""
+
+    @abc.abstractmethod
+    def second_fundamental_form(self, x: jax.Array, u: jax.Array, v: jax.Array, /) -> jax.Array:
+        """The normal part of the derivative of v along u: how the manifold bends in its space."""
+
+    def transport(self, x: jax.Array, y: jax.Array, v: jax.Array, /) -> jax.Array:
+        """Carries the tangent vector v from x to y, by projection on the tangent space at y."""
+        del x
+        return self.to_tangent(y, v)
+
+    def inner(self, x: jax.Array, u: jax.Array, v: jax.Array, /) -> jax.Array:
+        """⟨u, v⟩ at x, `(*lanes)`."""
+        del x
+        return _lanes.inner(u, v)
+
+    def norm(self, x: jax.Array, v: jax.Array, /) -> jax.Array:
+        """√⟨v, v⟩ at x, `(*lanes)`; neither overflows nor vanishes where the result does not."""
+        del x
+        return _lanes.norm(v)
+
+    def curvature(
+        self, x: jax.Array, u: jax.Array, v: jax.Array, w: jax.Array, z: jax.Array, /
+    ) -> jax.Array:
+        """⟨R(u, v)w, z⟩, the curvature tensor at x, `(*lanes)`.
+
+        By the Gauss equation of a submanifold of flat space,
+        ⟨R(u, v)w, z⟩ = ⟨II(u, z), II(v, w)⟩ − ⟨II(u, w), II(v, z)⟩
+        (do Carmo, *Riemannian Geometry*, 1992, chapter 6, theorem 2.5).
+        """
+        bend = self.second_fundamental_form
+        return self._ambient_inner(bend(x, u, z), bend(x, v, w)) - self._ambient_inner(
+            bend(x, u, w), bend(x, v, z)
+        )
+
+    def sectional_curvature(self, x: jax.Array, u: jax.Array, v: jax.Array, /) -> jax.Array:
+        """The curvature of the plane spanned by u and v at x, `(*lanes)`; NaN where they span none."""
+        area = self.inner(x, u, u) * self.inner(x, v, v) - self.inner(x, u, v) ** 2
+        return self.curvature(x, u, v, v, u) / area
+
+    def _ambient_inner(self, u, v):
+        return _lanes.inner(u, v)
+
+    def check_component(self, rows: int, columns: int) -> str | None:
+        """Why points of rows × columns make no sense on this manifold, or None if they do."""
+        if self.dimension((rows, columns)) == 0:
+            return f"{self!r} has dimension 0 for components of {rows} × {columns}: they could never move"
+        return None
+
+
+def require_points(manifold: Manifold, x: jax.Array) -> None:
+    """Raises unless x has the two axes of a point."""
+    if jnp.ndim(x) < 2:
+        raise ValueError(
+            f"{manifold!r} works on arrays of shape (rows, columns, *lanes), but was given shape "
+            f"{jnp.shape(x)}. Give a vector of n numbers the shape (n, 1)."
+        )
+
+
+def require_nonzero(manifold: Manifold, lengths: jax.Array, what: str) -> None:
+    """Raises if some length is 0; silent inside a jitted function, where values are unknown."""
+    if isinstance(lengths, jax.core.Tracer):
+        return
+    zeros = int(jnp.sum(lengths == 0))
+    if zeros:
+        raise ValueError(
+            f"{manifold!r} has no nearest point to a zero {what}, but {zeros} of "
+            f"{math.prod(lengths.shape)} are zero. Initialize the weight at random "
+            "(`fgsgd_jax.initialize`) or leave it Euclidean."
+        )
+
+
+def in_working_dtype(x: jax.Array) -> jax.Array:
+    """X in the dtype geometry is computed in: bfloat16 and float16 become float32."""
+    return x.astype(_lanes.working_dtype(x.dtype))

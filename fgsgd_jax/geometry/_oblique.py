@@ -1,0 +1,85 @@
+"""The oblique manifold: a unit sphere for every column."""
+
+import dataclasses
+import math
+from typing import final
+
+import jax
+import jax.numpy as jnp
+
+from fgsgd_jax import _lanes
+from fgsgd_jax.geometry._manifold import (
+    Manifold,
+    in_working_dtype,
+    require_nonzero,
+    require_points,
+)
+from fgsgd_jax.geometry._sphere import arc, cos_sinc, log_factor
+
+
+@final
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Oblique(Manifold):
+    """Matrices whose columns have norm 1: a product of spheres, one per column.
+
+    The tangent space at x is every v with diag(xᵀv) = 0. Distances of the columns add in squares;
+    the curvature of a plane lies in [0, 1].
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> Oblique().project(jnp.array([[3.0, 0.0], [4.0, 2.0]]))
+        Array([[0.6, 0. ],
+               [0.8, 1. ]], dtype=float32)
+
+    References:
+        Absil & Gallivan, *Joint diagonalization on the oblique manifold for independent component
+        analysis*, 2006; Ozay, 2019, section 2.
+    """
+
+    curvature_bound = 1.0
+    wants_matrix = True
+
+    def project(self, x, /):
+        require_points(self, x)
+        length = _lanes.column_norm(x)
+        require_nonzero(self, length, "column")
+        return x / length
+
+    def to_tangent(self, x, g, /):
+        require_points(self, x)
+        return g - _lanes.column_inner(x, g) * x
+
+    def retract(self, x, v, /):
+        require_points(self, x)
+        y = x + v
+        return y / _lanes.column_norm(y)
+
+    def exp(self, x, v, /):
+        cosine, sinc = cos_sinc(_lanes.column_norm(v))
+        return cosine * x + sinc * v
+
+    def log(self, x, y, /):
+        w = self.to_tangent(x, y - x)
+        mirror_chord = _lanes.column_norm(x + y)
+        return log_factor(self._angles(x, y), _lanes.column_norm(w), mirror_chord) * w
+
+    def dist(self, x, y, /):
+        return _lanes.norm(self._angles(x, y)[None])
+
+    def _angles(self, x, y):
+        return arc(_lanes.column_norm(x - y), _lanes.column_norm(x + y))
+
+    def residual(self, x, /):
+        require_points(self, x)
+        return jnp.max(jnp.abs(_lanes.column_norm(in_working_dtype(x)) - 1), axis=0)
+
+    def random(self, key, shape, dtype=jnp.float32):
+        normal = jax.random.normal(key, shape, _lanes.working_dtype(dtype))
+        return self.project(normal).astype(dtype)
+
+    def dimension(self, shape):
+        return math.prod(shape[:2]) - shape[1]
+
+    def second_fundamental_form(self, x, u, v, /):
+        return -_lanes.column_inner(u, v) * x

@@ -1,0 +1,247 @@
+"""The Stiefel manifold: orthonormal columns, three retractions, the exact geodesic and its inverse."""
+
+import dataclasses
+from typing import Literal, final, get_args
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fgsgd_jax import _lanes
+from fgsgd_jax.geometry._manifold import (
+    Manifold,
+    in_working_dtype,
+    require_nonzero,
+    require_points,
+)
+
+Retraction = Literal["polar", "qr", "cayley"]
+
+# The condition of the Cayley system is the squared length of the step. Up to this length the result
+# misses orthonormality by at most 1e-3, which two polishing steps remove; longer steps are shortened.
+LONGEST_CAYLEY_STEP = {4: 1e2, 8: 1e6}
+# `log` solves a dense system in the entries of a point; 1024² numbers are the most it should ask.
+LARGEST_LOG = 1024
+# The relative size of the last Gauss-Newton correction that still counts as converged.
+CERTAIN = {4: 1e-4, 8: 1e-9}
+
+
+@final
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Stiefel(Manifold):
+    """Matrices with orthonormal columns, xᵀx = 1, under the Euclidean metric tr(uᵀv).
+
+    Points with more columns than rows have orthonormal rows instead: always the shorter side. The
+    tangent space at x is every v with xᵀv + vᵀx = 0; sectional curvature lies in [−½, 1].
+
+    Attributes:
+        retraction: `"polar"`, the orthogonal factor of x + v (nearest point, second order);
+            `"qr"`, the Q of its QR decomposition with a positive diagonal (first order);
+            `"cayley"`, the Cayley transform (second order for square points).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> stiefel = Stiefel()
+        >>> x = stiefel.random(jax.random.key(0), (3, 2))
+        >>> v = stiefel.to_tangent(x, jnp.ones((3, 2)))
+        >>> y = stiefel.retract(x, v)
+        >>> bool(jnp.allclose(y.T @ y, jnp.eye(2), atol=1e-6))
+        True
+
+    References:
+        Edelman, Arias & Smith, *The geometry of algorithms with orthogonality constraints*, 1998;
+        Absil, Mahony & Sepulchre, 2008, example 4.1.3; Zimmermann & Stoye, *High curvature means
+        low rank* (curvature bounds), 2024; Ozay, 2019, section 2.
+    """
+
+    retraction: Retraction = "polar"
+
+    curvature_bound = 1.0
+    wants_matrix = True
+
+    def __post_init__(self):
+        if self.retraction not in get_args(Retraction):
+            raise ValueError(
+                f"Stiefel has the retractions {', '.join(get_args(Retraction))}; "
+                f"{self.retraction!r} is none of them."
+            )
+
+    def __repr__(self) -> str:
+        default = self.retraction == "polar"
+        return "Stiefel()" if default else f"Stiefel(retraction={self.retraction!r})"
+
+    def project(self, x, /):
+        require_points(self, x)
+        return _tall(self._project, x)
+
+    def to_tangent(self, x, g, /):
+        require_points(self, x)
+        return _tall(self._to_tangent, x, g)
+
+    def retract(self, x, v, /):
+        require_points(self, x)
+        route = {"polar": _lanes.polar_step, "qr": _qr_step, "cayley": _cayley_step}
+        return _tall(route[self.retraction], x, v)
+
+    def exp(self, x, v, /):
+        """The geodesic of the Euclidean metric; NaN where ‖v‖ is so large that no digit is left."""
+        require_points(self, x)
+        return _tall(_exp, x, v)
+
+    def log(self, x, y, /):
+        """The shortest v with exp(x, v) = y, found numerically; NaN where that is not certain.
+
+        A result is certain when its exponential is y to rounding and its length is below π, the
+        injectivity radius of the manifold: within it the exponential is one to one, so no shorter
+        vector exists. Pairs further apart, or in different components of O(n), give NaN.
+
+        References:
+            Zimmermann, *A matrix-algebraic algorithm for the Riemannian logarithm on the Stiefel
+            manifold*, 2017; Zimmermann & Stoye, *The injectivity radius of the compact Stiefel
+            manifold under the Euclidean metric*, 2024 (the radius is π).
+        """
+        require_points(self, x)
+        return _tall(_log, x, y)
+
+    def dist(self, x, y, /):
+        """‖log(x, y)‖, or NaN where `log` is NaN."""
+        return _lanes.norm(self.log(x, y))
+
+    def residual(self, x, /):
+        require_points(self, x)
+        return _tall(lambda x: _lanes.norm(_lanes._gram_error(x)), in_working_dtype(x), point=False)
+
+    def random(self, key, shape, dtype=jnp.float32):
+        """Uniform (Haar) points: the Q of a Gaussian matrix, its sign fixed by a positive R."""
+        normal = jax.random.normal(key, shape, _lanes.working_dtype(dtype))
+        return _tall(_lanes.gram_schmidt, normal).astype(dtype)
+
+    def dimension(self, shape):
+        long, short = max(shape[:2]), min(shape[:2])
+        return long * short - short * (short + 1) // 2
+
+    def check_component(self, rows, columns):
+        if min(rows, columns) == 1:
+            return (
+                f"{self!r} needs matrices, but components of {rows} × {columns} are vectors, on which "
+                "it is the sphere; ask for Sphere() or for component='matrix'"
+            )
+        return super().check_component(rows, columns)
+
+    def second_fundamental_form(self, x, u, v, /):
+        return _tall(
+            lambda x, u, v: -_lanes.matmul(x, _lanes.symmetric(_lanes.gram(u, v))), x, u, v
+        )
+
+    def _project(self, x):
+        # Once, before training: the only singular value decomposition of the library.
+        last = jnp.moveaxis(in_working_dtype(x), (0, 1), (-2, -1))
+        u, values, vt = jnp.linalg.svd(last, full_matrices=False)
+        # A singular value of zero leaves its direction, and with it the nearest point, undefined.
+        negligible = jnp.finfo(values.dtype).eps * last.shape[-2] * values.max(-1)
+        smallest = values.min(-1)
+        undefined = smallest <= negligible
+        require_nonzero(self, jnp.where(undefined, 0, 1), "singular value")
+        nearest = jnp.matmul(u, vt, precision=lax.Precision.HIGHEST)
+        nearest = jnp.where(undefined[..., None, None], jnp.nan, nearest)
+        nearest = jnp.moveaxis(nearest, (-2, -1), (0, 1))
+        # The product of two LAPACK factors is orthonormal to 1e-5 only; one polish brings 1e-7.
+        return _lanes.polish(nearest).astype(x.dtype)
+
+    @staticmethod
+    def _to_tangent(x, g):
+        return g - _lanes.matmul(x, _lanes.symmetric(_lanes.gram(x, g)))
+
+
+def _tall(function, *points, point: bool = True):
+    """Calls a function of tall points on points of either shape, turning wide ones over."""
+    if points[0].shape[0] >= points[0].shape[1]:
+        return function(*points)
+    result = function(*map(_lanes.transpose, points))
+    return _lanes.transpose(result) if point else result
+
+
+def _qr_step(x, v):
+    return _lanes.gram_schmidt(x + _lanes.shorten(v, _lanes.LONGEST_STEP[x.dtype.itemsize]))
+
+
+def _cayley_step(x, v):
+    """(1 − ½W)⁻¹(1 + ½W)x with W = Pv·xᵀ − x·(Pv)ᵀ, P = 1 − ½xxᵀ, without a rows × rows matrix.
+
+    With A = xᵀv the 2p × 2p system of the Sherman-Morrison-Woodbury form folds into one of p × p:
+    y = (2x + v − xA)·T⁻¹ − x, T = 1 − ½A + ¼(A² + vᵀv). The symmetric part of T is at least 1,
+    since A² + vᵀv = vᵀ(1 − xxᵀ)v, so elimination needs no pivoting.
+    """
+    v = _lanes.shorten(v, LONGEST_CAYLEY_STEP[x.dtype.itemsize])
+    a = _lanes.skew(_lanes.gram(x, v))
+    t = _lanes.gram(v, v) + _lanes.matmul(a, a)
+    t = _lanes.identity(x.shape[1], x.shape[1], x) - 0.5 * a + 0.25 * _lanes.symmetric(t)
+    moved = 2 * x + v - _lanes.matmul(x, a)
+    solution = _lanes.solve(_lanes.transpose(t), _lanes.transpose(moved))
+    return _lanes.polish(_lanes.polish(_lanes.transpose(solution) - x))
+
+
+def _exp(x, v):
+    """[x v]·expm([[A, −vᵀv], [1, A]])·[expm(−A); 0], A = xᵀv (Edelman et al., eq. 2.42)."""
+    p = x.shape[1]
+    a = _lanes.skew(_lanes.gram(x, v))
+    eye = _lanes.identity(p, p, x) + jnp.zeros_like(a)
+    block = jnp.concatenate(
+        [
+            jnp.concatenate([a, -_lanes.gram(v, v)], axis=1),
+            jnp.concatenate([eye, a], axis=1),
+        ]
+    )
+    left = _lanes.matmul(jnp.concatenate([x, v], axis=1), _lanes.expm(block)[:, :p])
+    return _lanes.matmul(left, _lanes.expm(-a))
+
+
+def _log(x, y):
+    """`_log_one` in every lane."""
+    lanes = x.shape[2:]
+    if x.shape[0] * x.shape[1] > LARGEST_LOG:
+        raise ValueError(
+            f"The logarithm on Stiefel solves for all entries of a point at once and stops at "
+            f"{LARGEST_LOG} of them, but a point here is {x.shape[0]} × {x.shape[1]}."
+        )
+    flat_x, flat_y = (a.reshape(a.shape[:2] + (-1,)) for a in (x, y))
+    return jax.vmap(_log_one, in_axes=-1, out_axes=-1)(flat_x, flat_y).reshape(x.shape[:2] + lanes)
+
+
+def _log_one(x, y):
+    """Gauss-Newton on ‖exp(x, v) − y‖² over the tangent space at x, then the certificate.
+
+    From the projected chord it converges to rounding within ten steps up to length 3.1, where the
+    simpler fixed point v ← v + (y − exp(x, v)) already fails at 1.5.
+    """
+    size, dtype = x.size, x.dtype
+
+    def tangent(flat):
+        return Stiefel._to_tangent(x, flat.reshape(x.shape))
+
+    def endpoint(flat):
+        return _exp(x, tangent(flat)).ravel()
+
+    basis = jnp.eye(size, dtype=dtype)
+    normal = basis - jax.vmap(lambda e: tangent(e).ravel())(basis)
+
+    def step(v):
+        gap = y.ravel() - endpoint(v)
+        jacobian = jax.vmap(lambda e: jax.jvp(endpoint, (v,), (e,))[1], out_axes=1)(basis)
+        # The projection on the normal space fills the null space of the Jacobian.
+        curvature = _lanes.gram(jacobian, jacobian) + normal
+        return _lanes.solve(curvature, _lanes.gram(jacobian, gap[:, None]))[:, 0]
+
+    v = tangent((y - x).ravel()).ravel()
+    v = lax.fori_loop(0, 12, lambda _, v: v + step(v), v)
+    last = step(v)
+    v = tangent(v + last)
+
+    length = _lanes.norm(v)
+    rounding = jnp.sqrt(size) * jnp.finfo(dtype).eps
+    certain = (_lanes.norm(_exp(x, v) - y) <= 16 * rounding) & (length < jnp.pi)
+    # Near a conjugate point many vectors end within rounding of y; there the last correction is
+    # not small, and the answer not certain.
+    certain &= jnp.linalg.norm(last) <= CERTAIN[dtype.itemsize] * jnp.maximum(length, 1e-3)
+    return jnp.where(certain, v, jnp.nan)

@@ -1,0 +1,237 @@
+"""Optimizers on manifolds: chains one reads in a glance, and a schedule with a guarantee."""
+
+import warnings
+from typing import Any
+
+import jax.numpy as jnp
+import optax
+
+from fgsgd_jax.poms import Collection
+from fgsgd_jax.transforms import (
+    ScalarOrScheduleOrGroup,
+    project_to_tangent,
+    retract_updates,
+    scale_by_fgsgd,
+    trace_on_manifold,
+)
+
+
+def fgsgd(
+    learning_rate: optax.ScalarOrSchedule,
+    spec: Collection,
+    *,
+    momentum: Any = None,
+    nesterov: bool = False,
+    rho: ScalarOrScheduleOrGroup = 1.0,
+    curvature: ScalarOrScheduleOrGroup = 1.0,
+    weight_decay: Any = 0.0,
+    weight_decay_mask: Any = None,
+    euclidean: optax.GradientTransformation | None = None,
+    accumulator_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Fine-grained SGD: SGD on products of manifolds, its step normalized once per group.
+
+    Algorithm 1 of the paper, one line a link::
+
+        optax.chain(
+            project_to_tangent(spec),               # line 5
+            trace_on_manifold(spec, momentum),      # not in the paper; left out without momentum
+            scale_by_fgsgd(spec),                   # τ, eq. (5) to (7)
+            optax.scale_by_learning_rate(learning_rate),
+            retract_updates(spec),                  # line 7
+        )
+
+    The normalizer sees the momentum, so a step is never longer than 0.42 times the learning rate,
+    whatever the gradients. Euclidean leaves get ordinary SGD with the same rate and momentum, or
+    the transformation given as `euclidean`.
+
+    Args:
+        learning_rate: A number or schedule. Larger groups take smaller steps at the same rate, so
+            choose it anew for every scheme.
+        spec: The collection of the parameters.
+        momentum: The decay of the momentum, or None for none.
+        nesterov: Whether to use Nesterov momentum.
+        rho: ρ of eq. (5), see `scale_by_fgsgd`.
+        curvature: c of eq. (5), see `scale_by_fgsgd`.
+        weight_decay: L2 weight decay of Euclidean leaves, added to their gradients. On a weight whose
+            norm is fixed it would do nothing, which a warning says.
+        weight_decay_mask: An Optax mask of the leaves that decay; by default all Euclidean ones. Give
+            `spec.euclidean_mask` to say that this is meant, without a warning.
+        euclidean: What Euclidean leaves get instead of SGD, such as `optax.adamw(1e-3)`. Their
+            weight decay is then its own affair.
+        accumulator_dtype: The dtype of the momentum; by default that of the parameters.
+
+    Returns:
+        A transformation whose `update` needs `params` and returns differences, for
+        `optax.apply_updates`.
+
+    Raises:
+        ValueError: At `init`, if weights are not on their manifolds: `project` them first.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> import fgsgd_jax as fg
+        >>> params = {"kernel": jax.random.normal(jax.random.key(0), (3, 3, 4, 8))}
+        >>> spec = fg.collection(params)
+        >>> params = fg.project(params, spec)
+        >>> tx = fg.fgsgd(0.5, spec, momentum=0.9)
+        >>> state = tx.init(params)
+        >>> loss = lambda params: jnp.sum(params["kernel"][0])
+        >>> before = loss(params)
+        >>> for _ in range(10):
+        ...     updates, state = tx.update(jax.grad(loss)(params), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> bool(loss(params) < before), bool(fg.residual(params, spec)["kernel"] < 1e-6)
+        (True, True)
+
+    References:
+        Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, Algorithm 1.
+    """
+    normalize = scale_by_fgsgd(spec, rho=rho, curvature=curvature)
+    return _descend(
+        learning_rate,
+        spec,
+        normalize,
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        euclidean=euclidean,
+        accumulator_dtype=accumulator_dtype,
+    )
+
+
+def rsgd(
+    learning_rate: optax.ScalarOrSchedule,
+    spec: Collection,
+    *,
+    momentum: Any = None,
+    nesterov: bool = False,
+    normalize: bool = False,
+    rho: ScalarOrScheduleOrGroup = 1.0,
+    curvature: ScalarOrScheduleOrGroup = 1.0,
+    weight_decay: Any = 0.0,
+    weight_decay_mask: Any = None,
+    euclidean: optax.GradientTransformation | None = None,
+    accumulator_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Riemannian SGD: every component for itself, whatever its group.
+
+    The chain of `fgsgd` without its normalizer, or, with `normalize`, with one normalizer per
+    component: then it is Submanifold SGD.
+
+    Args:
+        learning_rate: A number or schedule.
+        spec: The collection of the parameters; its groups are not used.
+        momentum: The decay of the momentum, or None for none.
+        nesterov: Whether to use Nesterov momentum.
+        normalize: Whether to divide the step of every component by its own τ (eq. 7).
+        rho: ρ of eq. (5), where `normalize` is set.
+        curvature: c of eq. (5), where `normalize` is set.
+        weight_decay: As for `fgsgd`.
+        weight_decay_mask: As for `fgsgd`.
+        euclidean: As for `fgsgd`.
+        accumulator_dtype: As for `fgsgd`.
+
+    Returns:
+        A transformation whose `update` needs `params`.
+
+    References:
+        Bonnabel, *Stochastic gradient descent on Riemannian manifolds*, 2013; Ozay & Okatani,
+        *Optimization on submanifolds of convolution kernels in CNNs*, 2016 (Submanifold SGD).
+    """
+    scaling = scale_by_fgsgd(spec, rho=rho, curvature=curvature, per_component=True)
+    return _descend(
+        learning_rate,
+        spec,
+        scaling if normalize else optax.identity(),
+        momentum=momentum,
+        nesterov=nesterov,
+        weight_decay=weight_decay,
+        weight_decay_mask=weight_decay_mask,
+        euclidean=euclidean,
+        accumulator_dtype=accumulator_dtype,
+    )
+
+
+def _descend(
+    learning_rate,
+    spec,
+    normalize,
+    *,
+    momentum,
+    nesterov,
+    weight_decay,
+    weight_decay_mask,
+    euclidean,
+    accumulator_dtype,
+) -> optax.GradientTransformationExtraArgs:
+    """The chain of Algorithm 1 around a normalizer, beside a chain for Euclidean leaves."""
+    links = [project_to_tangent(spec)]
+    if not _is_zero(weight_decay):
+        links.append(_decay(weight_decay, weight_decay_mask, spec))
+    if momentum is not None:
+        links.append(trace_on_manifold(spec, momentum, nesterov, accumulator_dtype))
+    links += [normalize, optax.scale_by_learning_rate(learning_rate), retract_updates(spec)]
+    on_manifolds = optax.chain(*links)
+    if euclidean is None:
+        return optax.with_extra_args_support(on_manifolds)
+    transforms = {"manifold": on_manifolds, "euclidean": euclidean}
+    return optax.with_extra_args_support(optax.partition(transforms, spec.labels))
+
+
+def _is_zero(number) -> bool:
+    """Whether a number is known to be 0; an injected hyper-parameter is not known."""
+    return isinstance(number, (int, float)) and number == 0
+
+
+def _decay(weight_decay, mask, spec: Collection):
+    fixed = [path for path, layer in spec.on_manifolds() if layer.fixes_norm]
+    asked = isinstance(weight_decay, (int, float)) or callable(weight_decay)
+    if mask is None and fixed and asked:  # an injected hyper-parameter may be 0 for all we know
+        warnings.warn(
+            f"weight_decay does nothing on {len(fixed)} weights whose norm is fixed ({fixed[0]!r}"
+            f"{', …' if len(fixed) > 1 else ''}); only Euclidean leaves decay. Give "
+            "weight_decay_mask=spec.euclidean_mask to say that this is meant.",
+            stacklevel=4,
+        )
+    return optax.add_decayed_weights(weight_decay, mask=mask or spec.euclidean_mask)
+
+
+def robbins_monro(
+    init_value: float, transition_steps: float, power: float = 1.0
+) -> optax.Schedule:
+    """The learning rate r₀/(1 + t/T)^α, under which the convergence theorems hold.
+
+    For ½ < α ≤ 1 it satisfies Σ r_t = ∞ and Σ r_t² < ∞ (eq. 4).
+
+    Args:
+        init_value: r₀, the rate at step 0.
+        transition_steps: T, the number of steps after which the rate is r₀/2^α.
+        power: α.
+
+    Returns:
+        A schedule: a function from the step count to the rate.
+
+    Raises:
+        ValueError: If α or T is outside its range.
+
+    Example:
+        >>> schedule = robbins_monro(0.5, transition_steps=100, power=1.0)
+        >>> float(schedule(0)), float(schedule(100))
+        (0.5, 0.25)
+
+    References:
+        Robbins & Monro, *A stochastic approximation method*, 1951; Ozay, 2019, eq. (4).
+    """
+    if not 0.5 < power <= 1:
+        raise ValueError(
+            f"robbins_monro needs a power in (1/2, 1] for its sums to diverge and converge, not {power}."
+        )
+    if not transition_steps > 0:
+        raise ValueError(f"robbins_monro needs transition_steps above 0, not {transition_steps}.")
+
+    def schedule(count):
+        return init_value / (1 + jnp.asarray(count) / transition_steps) ** power
+
+    return schedule

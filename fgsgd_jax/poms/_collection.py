@@ -1,0 +1,459 @@
+"""`collection`: from rules over paths and shapes to the spec of a whole tree.
+
+The spec is data: for every leaf a `Layer`, or None for a Euclidean one. It is decided once, from
+paths and shapes alone, so it can be built from `ShapeDtypeStruct`s and printed before anything is
+computed. This module is the only place that walks the trees of parameters and updates, and the
+only place that knows what a path looks like.
+"""
+
+import dataclasses
+import fnmatch
+import functools
+import zlib
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+
+from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
+from fgsgd_jax.poms._components import (
+    Component,
+    ComponentName,
+    check_component_name,
+    resolve_component,
+)
+from fgsgd_jax.poms._layers import Layer
+from fgsgd_jax.poms._schemes import SCHEMES, Scheme, count_groups
+
+
+@dataclasses.dataclass(frozen=True)
+class Pom:
+    """A request: how a weight is to be cut, grouped and placed. Made by `pom`."""
+
+    scheme: Scheme
+    manifolds: tuple[Manifold, ...]
+    component: Component | ComponentName | None
+    groups: int | None
+
+
+def pom(
+    scheme: Scheme,
+    manifolds: tuple[Manifold, ...] | Manifold,
+    *,
+    component: Component | ComponentName | None = None,
+    groups: int | None = None,
+) -> Pom:
+    """How a weight is cut into components, grouped, and placed on products of manifolds.
+
+    Args:
+        scheme: Who shares a group, and with it one step-size normalizer: `"PI"` (the components of
+            one input channel), `"PO"` (of one output channel), `"PIO"` (random groups over both),
+            `"layer"` (all), `"kernel"` (none: Submanifold SGD).
+        manifolds: One manifold, or several that are dealt out at random inside every group.
+        component: `"slice"` (A × B per input and output channel, the paper's), `"filter"` (a
+            vector per output channel), `"matrix"` (the whole kernel), or a `Component` that names
+            every axis. By default kernels larger than 1×1 fall into slices; 1×1 and dense kernels
+            are one matrix where the manifolds are about columns, else a filter per output.
+        groups: PIO only, the number of groups; by default that of the smaller channel axis.
+
+    Returns:
+        A request for `collection`, not tied to a weight.
+
+    Raises:
+        ValueError: If the scheme, a manifold, the cut or the number of groups makes no sense.
+
+    Example:
+        >>> from fgsgd_jax import Oblique, Sphere, Stiefel
+        >>> pom("PIO", (Sphere(), Oblique(), Stiefel()), groups=64).groups
+        64
+
+    References:
+        Ozay, 2019, section 2.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"A scheme is one of {', '.join(SCHEMES)}; {scheme!r} is none of them.")
+    if isinstance(manifolds, Manifold):
+        manifolds = (manifolds,)
+    if not isinstance(manifolds, (tuple, list)) or not manifolds:
+        raise ValueError(
+            f"A pom takes a manifold or a tuple of them, as in (Sphere(), Stiefel()), not {manifolds!r}."
+        )
+    for manifold in manifolds:
+        if not isinstance(manifold, Manifold):
+            raise ValueError(
+                f"{manifold!r} is not a manifold; give objects such as Sphere(), Oblique(), "
+                "Stiefel() or Euclidean()."
+            )
+    check_component_name(component)
+    if groups is not None:
+        if scheme != "PIO":
+            raise ValueError(
+                f"Only PIO has a free number of groups; {scheme} has "
+                f"{'one for the layer' if scheme == 'layer' else 'as many as its channels say'}, "
+                f"so leave out groups={groups}."
+            )
+        if not isinstance(groups, int) or groups < 1:
+            raise ValueError(f"PIO needs a number of groups of at least 1, not {groups!r}.")
+    return Pom(scheme, tuple(manifolds), component, groups)
+
+
+# The paper's best: three types in every group, groups drawn over both channel axes.
+BY_SHAPE = pom("PIO", (Sphere(), Oblique(), Stiefel()))
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class Collection:
+    """The spec of a tree of parameters: a `Layer` or None (Euclidean) for every leaf, by path.
+
+    Made by `collection`. `print` shows it as a table; `spec["conv/kernel"]` is the entry of a path.
+
+    Attributes:
+        layers: Pairs (path, `Layer` or None), in the order of the tree.
+        shapes: The shape of every leaf, in the same order.
+    """
+
+    layers: tuple[tuple[str, Layer | None], ...]
+    shapes: tuple[tuple[int, ...], ...]
+
+    @functools.cached_property
+    def _by_path(self) -> dict[str, Layer | None]:
+        return dict(self.layers)
+
+    def __getitem__(self, path: str) -> Layer | None:
+        return self._by_path[path]
+
+    def on_manifolds(self) -> Iterator[tuple[str, Layer]]:
+        """The pairs (path, layer) of all leaves that are not Euclidean."""
+        return ((path, layer) for path, layer in self.layers if layer is not None)
+
+    def __str__(self) -> str:
+        header = ("path", "shape", "component", "manifolds", "groups")
+        pairs = zip(self.layers, self.shapes, strict=True)
+        rows = [header] + [_describe(path, shape, layer) for (path, layer), shape in pairs]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
+        return "\n".join(lines)
+
+    def __repr__(self) -> str:
+        placed = sum(1 for _ in self.on_manifolds())
+        return f"<Collection of {len(self.layers)} leaves, {placed} on manifolds>"
+
+    # --- by leaf -------------------------------------------------------------------------------
+
+    def layer_of(self, path: str, leaf) -> Layer | None:
+        """The entry of a leaf.
+
+        Raises:
+            ValueError: If the spec has no such leaf, or one of another shape.
+        """
+        if path not in self._by_path:
+            raise ValueError(
+                f"The collection has no leaf {path!r}; it was built from the leaves "
+                f"{_listed(self._by_path)}. Build it from the parameters it is used on."
+            )
+        layer = self._by_path[path]
+        if layer is not None and tuple(leaf.shape) != layer.shape:
+            raise ValueError(
+                f"{path!r} has shape {tuple(leaf.shape)}, but the collection was built for shape "
+                f"{layer.shape}. Build a new collection and a new optimizer state from the present "
+                "parameters."
+            )
+        return layer
+
+    def euclidean_mask(self, tree: Any) -> Any:
+        """A tree like `tree` of bools, True at Euclidean leaves: an Optax mask."""
+        return _map_with_path(lambda path, leaf: self.layer_of(path, leaf) is None, tree)
+
+    def labels(self, tree: Any) -> Any:
+        """A tree like `tree` of labels for `optax.partition`: "manifold" or "euclidean"."""
+        return jax.tree.map(
+            lambda euclidean: "euclidean" if euclidean else "manifold", self.euclidean_mask(tree)
+        )
+
+    # --- what was drawn, as arrays for the state of a transformation -----------------------------
+
+    def kinds(self) -> dict[str, jax.Array]:
+        """The drawn position of every component's manifold, for leaves of several types."""
+        draws = ((path, layer.draw().kinds) for path, layer in self.on_manifolds())
+        return {path: jnp.asarray(kinds) for path, kinds in draws if kinds is not None}
+
+    def groups(self) -> dict[str, jax.Array]:
+        """The drawn group of every component, for leaves under PIO."""
+        draws = ((path, layer.draw().groups) for path, layer in self.on_manifolds())
+        return {path: jnp.asarray(groups) for path, groups in draws if groups is not None}
+
+
+def collection(
+    params: Any,
+    *rules: tuple[str, Pom | None],
+    default: Pom | str | None = "by shape",
+    seed: int = 0,
+) -> Collection:
+    """Decides for every leaf how it is cut, grouped, and on which manifolds it lives.
+
+    Args:
+        params: Any pytree of arrays or `jax.ShapeDtypeStruct`s.
+        *rules: Pairs (glob, pom). The glob is matched, as by `fnmatch`, against the path of a leaf
+            with its keys joined by `/` (`*` also matches `/`); the first rule that matches
+            decides. None leaves the leaf Euclidean.
+        default: What becomes of leaves without a rule: None leaves them Euclidean, a pom is given
+            to all floating-point leaves of two or more axes, and "by shape" puts convolution
+            kernels larger than 1×1 on spheres, oblique and Stiefel manifolds under PIO and leaves
+            the rest Euclidean.
+        seed: Of the random groups and the random deal of types; non-negative.
+
+    Returns:
+        The spec that all functions and transformations of this library take.
+
+    Raises:
+        ValueError: If a rule matches nothing or never decides, or a leaf cannot be cut, grouped or
+            placed as asked; the message names the path.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> params = {"conv": {"kernel": jnp.ones((3, 3, 8, 16))}, "head": {"bias": jnp.ones(10)}}
+        >>> print(collection(params, ("conv/*", pom("PO", Sphere()))))
+        path         shape          component  manifolds    groups
+        conv/kernel  (3, 3, 8, 16)  slice 3×3  Sphere: 128  PO: 16
+        head/bias    (10,)                     Euclidean
+    """
+    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
+        raise ValueError(f"The seed of a collection is a non-negative integer, not {seed!r}.")
+    if isinstance(default, str) and default != "by shape":
+        raise ValueError(f"The default is a pom, None or 'by shape', not {default!r}.")
+    for rule in rules:
+        _check_rule(rule)
+    leaves = list(leaves_with_paths(params))
+    if not leaves:
+        raise ValueError(
+            "The tree given to collection has no leaves. Give it the parameters to train, such as "
+            "nnx.state(model, nnx.Param)."
+        )
+    _check_use(rules, [path for path, _ in leaves])
+
+    def decide(path: str, leaf) -> Layer | None:
+        for glob, request in rules:
+            if fnmatch.fnmatchcase(path, glob):
+                return request and _place(path, leaf, request, int(seed))
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        if isinstance(default, Pom) and floating and len(leaf.shape) >= 2:
+            return _place(path, leaf, default, int(seed))
+        is_kernel = len(leaf.shape) == 4 and leaf.shape[0] * leaf.shape[1] > 1
+        if isinstance(default, str) and floating and is_kernel:
+            return _place(path, leaf, BY_SHAPE, int(seed))
+        return None
+
+    return Collection(
+        layers=tuple((path, decide(path, leaf)) for path, leaf in leaves),
+        shapes=tuple(tuple(leaf.shape) for _, leaf in leaves),
+    )
+
+
+def _check_rule(rule) -> None:
+    if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
+        raise ValueError(f"A rule is a pair (glob, pom), as in ('conv*/kernel', pom(…)), not {rule!r}.")
+    if rule[1] is not None and not isinstance(rule[1], Pom):
+        raise ValueError(
+            f"The rule for {rule[0]!r} needs a pom, as pom('PO', Sphere()), or None for Euclidean, "
+            f"not {rule[1]!r}."
+        )
+
+
+def _check_use(rules, paths: list[str]) -> None:
+    undecided = list(paths)
+    for glob, _ in rules:
+        matched = fnmatch.filter(paths, glob) if glob else []
+        if not matched:
+            raise ValueError(
+                f"The rule {glob!r} matches no leaf; the leaves are {_listed(paths)}."
+            )
+        left = [path for path in undecided if not fnmatch.fnmatchcase(path, glob)]
+        if len(left) == len(undecided):
+            raise ValueError(
+                f"The rule {glob!r} never decides, because earlier rules match all its leaves, "
+                f"{_listed(matched)}. Put it before them or remove it."
+            )
+        undecided = left
+
+
+def _place(path: str, leaf, request: Pom, seed: int) -> Layer:
+    """The layer of a leaf, or an error that names the leaf."""
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        raise ValueError(
+            f"{path!r} holds {leaf.dtype}, which has no gradient; manifolds need floating-point "
+            "weights. Leave it Euclidean (None)."
+        )
+    shape = tuple(leaf.shape)
+    wants_matrix = any(manifold.wants_matrix for manifold in request.manifolds)
+    try:
+        component = resolve_component(request.component, shape, prefer_matrix=wants_matrix)
+        groups = count_groups(request.scheme, request.groups, component, shape)
+    except ValueError as error:
+        raise ValueError(f"{path!r} {error}.") from None
+    for manifold in request.manifolds:
+        objection = manifold.check_component(*component.points_shape(shape)[:2])
+        if objection:
+            raise ValueError(
+                f"{path!r}, of shape {shape} and cut by {component}: {objection}. Choose another "
+                "component= or manifold, or leave it Euclidean (None)."
+            )
+    return Layer(shape, component, request.scheme, groups, request.manifolds, seed)
+
+
+def _describe(path: str, shape: tuple[int, ...], layer: Layer | None) -> tuple[str, ...]:
+    if layer is None:
+        return (path, str(shape), "", "Euclidean", "")
+    rows, columns = layer.points_shape[:2]
+    placed = zip(layer.manifolds, layer.counts(), strict=True)
+    manifolds = ", ".join(f"{str(manifold).removesuffix('()')}: {count}" for manifold, count in placed)
+    groups = f"{layer.scheme}: {layer.groups}"
+    if layer.stacked > 1:
+        groups += f" in each of {layer.stacked}"
+    return (path, str(shape), f"{layer.component} {rows}×{columns}", manifolds, groups)
+
+
+def _listed(paths, most: int = 20) -> str:
+    paths = [repr(path) for path in paths]
+    more = f" and {len(paths) - most} more" if len(paths) > most else ""
+    return ", ".join(paths[:most]) + more
+
+
+# --- paths, and the walk over trees --------------------------------------------------------------
+
+
+def path_of(keys) -> str:
+    """The keys of a leaf joined by `/`.
+
+    Flax NNX names one leaf in two ways: `init` sees a State of Variables, whose paths end in the
+    attribute `value`, `update` sees plain arrays, whose paths do not. That attribute is dropped;
+    a module *called* value is a dictionary key and stays.
+    """
+    if keys and keys[-1] == GetAttrKey("value"):
+        keys = keys[:-1]
+    return "/".join(map(_name, keys))
+
+
+def _name(key) -> str:
+    match key:
+        case DictKey(key=name) | FlattenedIndexKey(key=name):
+            return str(name)
+        case GetAttrKey(name=name):
+            return name
+        case SequenceKey(idx=index):
+            return str(index)
+    return str(key)
+
+
+def leaves_with_paths(tree: Any) -> Iterator[tuple[str, Any]]:
+    """The pairs (path, leaf) of a tree; None and Optax's `MaskedNode` are no leaves."""
+    return ((path_of(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree))
+
+
+def _map_with_path(function: Callable, tree: Any) -> Any:
+    return jax.tree_util.tree_map_with_path(lambda keys, leaf: function(path_of(keys), leaf), tree)
+
+
+def map_layers(
+    spec: Collection, on_manifold: Callable, on_euclidean: Callable, tree: Any, *rest: Any
+) -> Any:
+    """Maps over the leaves of trees that belong to the parameters of a spec.
+
+    The trees may spell paths differently and may lack leaves that `tree` lacks as well.
+
+    Args:
+        spec: The spec of the parameters.
+        on_manifold: Called as `on_manifold(path, layer, leaf, *rest)` on manifolds.
+        on_euclidean: Called as `on_euclidean(leaf, *rest)` on Euclidean leaves.
+        tree: The tree whose structure the result takes.
+        *rest: Further trees, or dictionaries from path to leaf.
+    """
+    others = [dict(leaves_with_paths(other)) for other in rest]
+
+    def one(path, leaf):
+        layer = spec.layer_of(path, leaf)
+        leaves = (leaf, *(other[path] for other in others))
+        if layer is None:
+            return on_euclidean(*leaves)
+        for other in leaves[1:]:
+            spec.layer_of(path, other)
+        return on_manifold(path, layer, *leaves)
+
+    return _map_with_path(one, tree)
+
+
+# --- whole trees -----------------------------------------------------------------------------------
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _residual_leaf(layer: Layer, weight, kinds):
+    return jnp.max(layer.residual(weight, kinds))
+
+
+def project(params: Any, spec: Collection) -> Any:
+    """The parameters with every component moved to the nearest point of its manifold.
+
+    Args:
+        params: The tree the spec was built from. Euclidean leaves are returned as they are.
+        spec: The collection.
+
+    Returns:
+        A tree like `params`.
+
+    Raises:
+        ValueError: If a component has no nearest point (it is zero, say).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> params = {"w": jnp.full((3, 3, 1, 1), 2.0)}
+        >>> spec = collection(params, ("w", pom("layer", Sphere())))
+        >>> float(residual(params, spec)["w"]), bool(residual(project(params, spec), spec)["w"] < 1e-6)
+        (5.0, True)
+    """
+    kinds = spec.kinds()
+
+    def one(path, layer, weight):
+        try:
+            return layer.project(weight, kinds.get(path))
+        except ValueError as error:
+            raise ValueError(f"{path!r}: {error}") from None
+
+    return map_layers(spec, one, lambda weight: weight, params)
+
+
+def initialize(key: jax.Array, params: Any, spec: Collection) -> Any:
+    """The parameters with every component drawn uniformly from its manifold.
+
+    Args:
+        key: A PRNG key. A leaf draws from it and its own path, whatever else is in the tree.
+        params: The tree the spec was built from. Euclidean leaves are returned as they are.
+        spec: The collection.
+
+    Returns:
+        A tree like `params`.
+    """
+    kinds = spec.kinds()
+
+    def one(path, layer, weight):
+        own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
+        return layer.random(own_key, weight.dtype, kinds.get(path))
+
+    return map_layers(spec, one, lambda weight: weight, params)
+
+
+def residual(params: Any, spec: Collection) -> dict[str, jax.Array]:
+    """How far each leaf is from its manifolds: the largest residual of its components.
+
+    Returns:
+        A dictionary from path to a scalar, for all leaves on manifolds. It is |‖x‖ − 1| on spheres,
+        the same for the worst column on oblique manifolds, ‖xᵀx − 1‖ on Stiefel, 0 on flat space.
+    """
+    kinds = spec.kinds()
+    return {
+        path: _residual_leaf(layer, weight, kinds.get(path))
+        for path, weight in leaves_with_paths(params)
+        if (layer := spec.layer_of(path, weight)) is not None
+    }

@@ -1,0 +1,68 @@
+"""`trace_on_manifold`: momentum that stays tangent."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import optax
+
+from fgsgd_jax.poms import Collection, Layer, map_layers
+from fgsgd_jax.transforms._params import require_params
+
+
+class TraceOnManifoldState(NamedTuple):
+    """The momentum, a tree like the parameters, and the drawn manifolds of mixed weights."""
+
+    trace: Any
+    kinds: dict[str, jax.Array]
+
+
+def trace_on_manifold(
+    spec: Collection,
+    decay: Any,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+) -> optax.GradientTransformationExtraArgs:
+    """Accumulates a trace of past tangent vectors, carried to the present point.
+
+    `optax.trace`, m ← d·m + v, on manifolds: before it is used, the old trace is transported to the
+    tangent space of the present weight (by projection), so that the sum is tangent there. With
+    `nesterov`, the update is v + d·m. Euclidean leaves get `optax.trace` itself.
+
+    Args:
+        spec: The collection of the parameters.
+        decay: The decay d of the trace.
+        nesterov: Whether to look ahead.
+        accumulator_dtype: The dtype of the trace; by default that of the parameters.
+
+    Returns:
+        A transformation whose `update` needs `params`. It takes tangent vectors, so it comes after
+        `project_to_tangent`.
+
+    References:
+        Polyak, 1964; Sutskever et al., 2013. Transport by projection: Absil, Mahony & Sepulchre,
+        2008, section 8.1.3.
+    """
+
+    def init_fn(params):
+        trace = optax.tree.zeros_like(params, dtype=accumulator_dtype)
+        return TraceOnManifoldState(trace=trace, kinds=spec.kinds())
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        require_params(params, "momentum is carried to the present weights")
+
+        def carried(path, layer, trace, weight):
+            return _carry(layer, weight, trace, state.kinds.get(path))
+
+        old = map_layers(spec, carried, lambda trace, _: trace, state.trace, params)
+        plain = optax.trace(decay, nesterov, accumulator_dtype)
+        updates, traced = plain.update(updates, optax.TraceState(trace=old))
+        return updates, TraceOnManifoldState(trace=traced.trace, kinds=state.kinds)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _carry(layer: Layer, weight, trace, kinds):
+    return layer.to_tangent(weight, trace, kinds)

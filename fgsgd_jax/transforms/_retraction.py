@@ -1,0 +1,97 @@
+"""`retract_updates`: the last link of a chain on manifolds."""
+
+import functools
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fgsgd_jax.poms import Collection, Layer, leaves_with_paths, map_layers, residual
+from fgsgd_jax.transforms._params import require_params
+
+# A weight within this residual of its manifold was meant to be on it. Rounding leaves about eps per
+# entry; the bound is generous to weights that were averaged, stored in a shorter dtype or measured
+# by a norm over thousands of entries, and far below any weight that was never projected.
+ON_MANIFOLD = {2: 5e-2, 4: 1e-3, 8: 1e-3}
+
+
+class RetractUpdatesState(NamedTuple):
+    """The drawn manifold of every component, by path, for weights of mixed types."""
+
+    kinds: dict[str, jax.Array]
+
+
+def retract_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
+    """Turns tangent steps into updates that end on the manifolds (Algorithm 1, line 7).
+
+    A tangent step v at the weight x becomes the update R(x, v) − x, R the retraction of the
+    manifold; adding it, as `optax.apply_updates` does, ends on the manifold. So this is the last
+    link of a chain: whatever scales or clips after it would leave the manifold. A component whose
+    step is 0 is not moved at all. Euclidean leaves pass unchanged.
+
+    Args:
+        spec: The collection of the parameters.
+
+    Returns:
+        A transformation whose `update` needs `params`. Its `init` raises `ValueError` if a weight is
+        not on its manifold, where values are known (not inside a jitted function).
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jnp.array([[1.0], [0.0]]).reshape(2, 1, 1, 1)}
+        >>> spec = fg.collection(params, ("w", fg.pom("layer", fg.Sphere())))
+        >>> link = retract_updates(spec)
+        >>> step = {"w": jnp.array([0.0, 1.0]).reshape(2, 1, 1, 1)}
+        >>> update, _ = link.update(step, link.init(params), params)
+        >>> (params["w"] + update["w"]).ravel()
+        Array([0.70710677, 0.70710677], dtype=float32)
+
+    References:
+        Absil, Mahony & Sepulchre, 2008, section 4.1; Ozay, 2019, Algorithm 1.
+    """
+
+    def init_fn(params):
+        _require_on_manifolds(params, spec)
+        return RetractUpdatesState(kinds=spec.kinds())
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        require_params(params, "a retraction starts from the present weights")
+
+        def one(path, layer, step, weight):
+            return _retract(layer, weight, step, state.kinds.get(path))
+
+        return map_layers(spec, one, lambda step, _: step, updates, params), state
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+def _retract(layer: Layer, weight, step, kinds):
+    return layer.retract(weight, step, kinds)
+
+
+def _require_on_manifolds(params, spec: Collection) -> None:
+    leaves = list(leaves_with_paths(params))
+    for path, leaf in leaves:
+        spec.layer_of(path, leaf)
+    known = all(
+        isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) for _, leaf in leaves
+    )
+    if not known:
+        return
+    dtypes = {path: leaf.dtype for path, leaf in leaves}
+    off = {
+        path: float(distance)
+        for path, distance in residual(params, spec).items()
+        if not distance <= ON_MANIFOLD[min(jnp.dtype(dtypes[path]).itemsize, 8)]
+    }
+    if off:
+        worst = max(off, key=lambda path: off[path] if off[path] == off[path] else float("inf"))
+        raise ValueError(
+            f"{len(off)} of the weights are not on their manifolds; the furthest is {worst!r}, with "
+            f"a residual of {off[worst]:.2g}. Move them there first: "
+            "params = fgsgd_jax.project(params, spec)."
+        )

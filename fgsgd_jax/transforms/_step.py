@@ -1,0 +1,149 @@
+"""`scale_by_fgsgd`: the step-size normalizer of FG-SGD, one number per group.
+
+The Riemannian gradient of a whole group has the norm g = (Σ_components ‖grad‖²)^½ (Theorem 1, eq.
+6). With ρ, the distance to a minimum, and c, a bound of the curvature, the step is divided by
+
+    τ = max{1, Γ}^½,   Γ = g²·max{(2ρ + g)², 1 + c(ρ + g)}            (eq. 5)
+
+With ρ = 1, for every c ≤ 3 + g, this is τ = max(1, g(2 + g)) (eq. 7). Then a step of rate r has
+length r·g for g ≤ √2 − 1 and r/(2 + g) beyond: never more than 0.42·r, and the less, the larger the
+gradient. Larger groups have larger g, so they take smaller steps at the same rate: the rate is to be
+chosen anew for each scheme.
+"""
+
+import dataclasses
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fgsgd_jax.poms import Collection, Layer, map_layers
+
+
+class Group(NamedTuple):
+    """What is known of the groups of one weight before any value is.
+
+    Attributes:
+        path: The path of the weight.
+        layer: How it is cut, grouped and placed.
+        components: The (mean) number of components in a group.
+    """
+
+    path: str
+    layer: Layer
+    components: float
+
+
+@dataclasses.dataclass(frozen=True)
+class PerGroup:
+    """A number that is a function of the group. Made by `per_group`."""
+
+    # Not callable itself: `optax.inject_hyperparams` takes every callable for a schedule.
+    function: Callable[[Group], float]
+
+
+def per_group(function: Callable[[Group], float]) -> PerGroup:
+    """Marks a function of the group, for `rho` and `curvature`; bare callables are schedules.
+
+    Args:
+        function: Takes a `Group` and returns a number.
+
+    Example:
+        A bound of the distance that grows with the diameter of a product of spheres:
+
+        >>> import math
+        >>> rho = per_group(lambda group: math.pi * math.sqrt(group.components))
+    """
+    return PerGroup(function)
+
+
+ScalarOrScheduleOrGroup = optax.ScalarOrSchedule | PerGroup
+
+
+class ScaleByFgsgdState(NamedTuple):
+    """The number of steps taken, for schedules, and the drawn groups of PIO weights, by path."""
+
+    count: jax.Array
+    groups: dict[str, jax.Array]
+
+
+def scale_by_fgsgd(
+    spec: Collection,
+    *,
+    rho: ScalarOrScheduleOrGroup = 1.0,
+    curvature: ScalarOrScheduleOrGroup = 1.0,
+    per_component: bool = False,
+) -> optax.GradientTransformationExtraArgs:
+    """Divides the step of every group by τ (eq. 5), one number per group.
+
+    Euclidean leaves pass unchanged: they are in no group. (Components placed on `Euclidean()`
+    inside a group count like any other.)
+
+    Args:
+        spec: The collection of the parameters.
+        rho: ρ, the distance to a minimum or a bound of it: a number, a schedule, or a function of
+            the group marked by `per_group`. 1 gives eq. (7).
+        curvature: c, an upper bound of the sectional curvature of the groups, in the same forms.
+            At unit scale 1 bounds all manifolds of this library.
+        per_component: Whether every component is its own group, whatever the scheme.
+
+    Returns:
+        A transformation that takes tangent vectors, so it comes after `project_to_tangent`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jnp.array([[1.0], [0.0]]).reshape(2, 1, 1, 1)}
+        >>> spec = fg.collection(params, ("w", fg.pom("layer", fg.Sphere())))
+        >>> link = scale_by_fgsgd(spec)
+        >>> step, _ = link.update({"w": jnp.array([0.0, 2.0]).reshape(2, 1, 1, 1)}, link.init(params))
+        >>> step["w"].ravel()  # g = 2, so τ = 2·(2 + 2) = 8
+        Array([0.  , 0.25], dtype=float32)
+
+    References:
+        Ozay, 2019, Theorem 1 (eq. 5, 6) and Corollary 2 (eq. 7), with c for the √|κ| of Bonnabel,
+        *Stochastic gradient descent on Riemannian manifolds*, 2013.
+    """
+
+    def init_fn(params):
+        del params
+        groups = {} if per_component else spec.groups()
+        return ScaleByFgsgdState(count=jnp.zeros([], jnp.int32), groups=groups)
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del params, extra_args
+
+        def one(path, layer, vector):
+            group = Group(path, layer, layer.components / (layer.groups * layer.stacked))
+            numbers = (_value(number, state.count, group) for number in (rho, curvature))
+            groups = state.groups.get(path)
+            return _normalize(layer, per_component, vector, groups, *numbers)
+
+        scaled = map_layers(spec, one, lambda vector: vector, updates)
+        count = optax.safe_increment(state.count)
+        return scaled, ScaleByFgsgdState(count=count, groups=state.groups)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def normalizer(g: jax.Array, rho, curvature) -> jax.Array:
+    """Τ of eq. (5). Written without g², so that it is finite wherever g·(2ρ + g) is."""
+    bend = jnp.sqrt(jnp.maximum(1 + curvature * (rho + g), 0))
+    return jnp.maximum(1, g * jnp.maximum(2 * rho + g, bend))
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _normalize(layer: Layer, per_component: bool, vector, groups, rho, curvature):
+    g = layer.component_norm(vector) if per_component else layer.group_norm(vector, groups)
+    # Injected hyper-parameters arrive in the dtype of the parameters; geometry is in g's.
+    rho, curvature = (jnp.asarray(number, g.dtype) for number in (rho, curvature))
+    return layer.divide(vector, normalizer(g, rho, curvature))
+
+
+def _value(number: ScalarOrScheduleOrGroup, count: jax.Array, group: Group):
+    if isinstance(number, PerGroup):
+        return number.function(group)
+    return number(count) if callable(number) else number
