@@ -206,11 +206,13 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
     size = x.dtype.itemsize
     y = x + shorten(v, LONGEST_STEP[size])
     e = _gram_error(y)
-    bound = jnp.max(jnp.sum(jnp.abs(e), axis=1), initial=0)
+    short = jnp.max(jnp.sum(jnp.abs(e), axis=1), axis=0) <= SHORT_STEP[size]
+    # Long steps are rare, so the long route is not computed without need; where it is, every lane
+    # still goes its own way, so that no lane depends on another.
     return lax.cond(
-        bound <= SHORT_STEP[size],
+        jnp.all(short),
         lambda: _short_polar(y, e),
-        lambda: _long_polar(y),
+        lambda: jnp.where(short, _short_polar(y, e), _long_polar(y)),
     )
 
 
@@ -313,9 +315,11 @@ def expm(a: jax.Array) -> jax.Array:
     squarings = lax.stop_gradient(squarings)
     scaled = a * jnp.exp2(-squarings)
     eye = identity(a.shape[0], a.shape[0], a) + jnp.zeros_like(a)
-    result = eye
-    for k in range(degree, 0, -1):  # Horner; 0.5¹⁸/18! is below float64's rounding
-        result = eye + matmul(scaled, result) / k
+
+    def horner(k, result):  # loops, because unrolled products compile slowly
+        return eye + matmul(scaled, result) / (degree - k)
+
+    result = lax.fori_loop(0, degree, horner, eye)  # 0.5¹⁸/18! is below float64's rounding
 
     def square(k, m):
         return jnp.where(k < squarings, matmul(m, m), m)

@@ -34,11 +34,11 @@ def fgsgd(
     Algorithm 1 of the paper, one line a link::
 
         optax.chain(
-            project_to_tangent(spec),               # line 5
-            trace_on_manifold(spec, momentum),      # not in the paper; left out without momentum
-            scale_by_fgsgd(spec),                   # τ, eq. (5) to (7)
+            project_to_tangent(spec),  # line 5
+            trace_on_manifold(spec, momentum),  # not in the paper; left out without momentum
+            scale_by_fgsgd(spec),  # τ, eq. (5) to (7)
             optax.scale_by_learning_rate(learning_rate),
-            retract_updates(spec),                  # line 7
+            retract_updates(spec),  # line 7
         )
 
     The normalizer sees the momentum, so a step is never longer than 0.42 times the learning rate,
@@ -198,9 +198,7 @@ def _decay(weight_decay, mask, spec: Collection):
     return optax.add_decayed_weights(weight_decay, mask=mask or spec.euclidean_mask)
 
 
-def robbins_monro(
-    init_value: float, transition_steps: float, power: float = 1.0
-) -> optax.Schedule:
+def robbins_monro(init_value: float, transition_steps: float, power: float = 1.0) -> optax.Schedule:
     """The learning rate r₀/(1 + t/T)^α, under which the convergence theorems hold.
 
     For ½ < α ≤ 1 it satisfies Σ r_t = ∞ and Σ r_t² < ∞ (eq. 4).

@@ -120,6 +120,5 @@ class Product(Manifold):
 
     def _ambient_inner(self, u, v):
         return sum(
-            factor._ambient_inner(*parts)
-            for factor, *parts in zip(self.factors, u, v, strict=True)
+            factor._ambient_inner(*parts) for factor, *parts in zip(self.factors, u, v, strict=True)
         )

@@ -194,7 +194,7 @@ def _exp(x, v):
         ]
     )
     left = _lanes.matmul(jnp.concatenate([x, v], axis=1), _lanes.expm(block)[:, :p])
-    return _lanes.matmul(left, _lanes.expm(-a))
+    return _lanes.polish(_lanes.matmul(left, _lanes.expm(-a)))
 
 
 def _log(x, y):

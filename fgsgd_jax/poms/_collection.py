@@ -227,13 +227,22 @@ def collection(
         raise ValueError(f"The default is a pom, None or 'by shape', not {default!r}.")
     for rule in rules:
         _check_rule(rule)
-    leaves = list(leaves_with_paths(params))
+    leaves = leaves_with_paths(params)
     if not leaves:
         raise ValueError(
             "The tree given to collection has no leaves. Give it the parameters to train, such as "
             "nnx.state(model, nnx.Param)."
         )
-    _check_use(rules, [path for path, _ in leaves])
+    paths = [path for path, _ in leaves]
+    twice = (
+        {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else ()
+    )
+    if twice:
+        raise ValueError(
+            f"Several leaves have the path {_listed(sorted(twice))}, because a key contains '/'. "
+            "Rename the key, so that rules can tell the leaves apart."
+        )
+    _check_use(rules, paths)
 
     def decide(path: str, leaf) -> Layer | None:
         for glob, request in rules:
@@ -255,7 +264,9 @@ def collection(
 
 def _check_rule(rule) -> None:
     if not (isinstance(rule, tuple) and len(rule) == 2 and isinstance(rule[0], str)):
-        raise ValueError(f"A rule is a pair (glob, pom), as in ('conv*/kernel', pom(…)), not {rule!r}.")
+        raise ValueError(
+            f"A rule is a pair (glob, pom), as in ('conv*/kernel', pom(…)), not {rule!r}."
+        )
     if rule[1] is not None and not isinstance(rule[1], Pom):
         raise ValueError(
             f"The rule for {rule[0]!r} needs a pom, as pom('PO', Sphere()), or None for Euclidean, "
@@ -268,9 +279,7 @@ def _check_use(rules, paths: list[str]) -> None:
     for glob, _ in rules:
         matched = fnmatch.filter(paths, glob) if glob else []
         if not matched:
-            raise ValueError(
-                f"The rule {glob!r} matches no leaf; the leaves are {_listed(paths)}."
-            )
+            raise ValueError(f"The rule {glob!r} matches no leaf; the leaves are {_listed(paths)}.")
         left = [path for path in undecided if not fnmatch.fnmatchcase(path, glob)]
         if len(left) == len(undecided):
             raise ValueError(
@@ -309,7 +318,9 @@ def _describe(path: str, shape: tuple[int, ...], layer: Layer | None) -> tuple[s
         return (path, str(shape), "", "Euclidean", "")
     rows, columns = layer.points_shape[:2]
     placed = zip(layer.manifolds, layer.counts(), strict=True)
-    manifolds = ", ".join(f"{str(manifold).removesuffix('()')}: {count}" for manifold, count in placed)
+    manifolds = ", ".join(
+        f"{str(manifold).removesuffix('()')}: {count}" for manifold, count in placed
+    )
     groups = f"{layer.scheme}: {layer.groups}"
     if layer.stacked > 1:
         groups += f" in each of {layer.stacked}"
@@ -325,15 +336,7 @@ def _listed(paths, most: int = 20) -> str:
 # --- paths, and the walk over trees --------------------------------------------------------------
 
 
-def path_of(keys) -> str:
-    """The keys of a leaf joined by `/`.
-
-    Flax NNX names one leaf in two ways: `init` sees a State of Variables, whose paths end in the
-    attribute `value`, `update` sees plain arrays, whose paths do not. That attribute is dropped;
-    a module *called* value is a dictionary key and stays.
-    """
-    if keys and keys[-1] == GetAttrKey("value"):
-        keys = keys[:-1]
+def _path(keys) -> str:
     return "/".join(map(_name, keys))
 
 
@@ -348,13 +351,37 @@ def _name(key) -> str:
     return str(key)
 
 
-def leaves_with_paths(tree: Any) -> Iterator[tuple[str, Any]]:
-    """The pairs (path, leaf) of a tree; None and Optax's `MaskedNode` are no leaves."""
-    return ((path_of(keys), leaf) for keys, leaf in jax.tree_util.tree_leaves_with_path(tree))
+def _is_variable(node: Any) -> bool:
+    """Whether a node is a Variable of Flax NNX, recognized without importing Flax."""
+    return any(
+        cls.__name__ == "Variable" and cls.__module__.startswith("flax.nnx")
+        for cls in type(node).__mro__
+    )
+
+
+def _flatten(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
+    """The pairs (path, leaf) of a tree, and its structure.
+
+    Flax NNX names one leaf in two ways: `init` sees a State of Variables, whose paths end in the
+    attribute `value`, `update` sees plain arrays, whose paths do not. Here a Variable goes by its
+    own path. None and Optax's `MaskedNode` are no leaves.
+    """
+    nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
+    leaves, structure = jax.tree.flatten(tree)
+    if len(nodes) != len(leaves):  # an empty Variable is a node without a leaf
+        nodes = [(keys, node) for keys, node in nodes if jax.tree.leaves(node)]
+    paths = (_path(keys) for keys, _ in nodes)
+    return list(zip(paths, leaves, strict=True)), structure
+
+
+def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
+    """The pairs (path, leaf) of a tree, the path being its keys joined by `/`."""
+    return _flatten(tree)[0]
 
 
 def _map_with_path(function: Callable, tree: Any) -> Any:
-    return jax.tree_util.tree_map_with_path(lambda keys, leaf: function(path_of(keys), leaf), tree)
+    leaves, structure = _flatten(tree)
+    return structure.unflatten([function(path, leaf) for path, leaf in leaves])
 
 
 def map_layers(
@@ -385,12 +412,20 @@ def map_layers(
     return _map_with_path(one, tree)
 
 
+def _placed_like(value: jax.Array, weight) -> jax.Array:
+    """The value on the devices of the weight, where those are several."""
+    placed = isinstance(weight, jax.Array) and not isinstance(value, jax.core.Tracer)
+    if placed and not isinstance(weight, jax.core.Tracer) and len(weight.devices()) > 1:
+        return jax.device_put(value, weight.sharding)
+    return value  # a copy to one device would commit it there
+
+
 # --- whole trees -----------------------------------------------------------------------------------
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _residual_leaf(layer: Layer, weight, kinds):
-    return jnp.max(layer.residual(weight, kinds))
+    return layer.residual(weight, kinds)
 
 
 def project(params: Any, spec: Collection) -> Any:
@@ -410,16 +445,20 @@ def project(params: Any, spec: Collection) -> Any:
         >>> import jax.numpy as jnp
         >>> params = {"w": jnp.full((3, 3, 1, 1), 2.0)}
         >>> spec = collection(params, ("w", pom("layer", Sphere())))
-        >>> float(residual(params, spec)["w"]), bool(residual(project(params, spec), spec)["w"] < 1e-6)
+        >>> (
+        ...     float(residual(params, spec)["w"]),
+        ...     bool(residual(project(params, spec), spec)["w"] < 1e-6),
+        ... )
         (5.0, True)
     """
     kinds = spec.kinds()
 
     def one(path, layer, weight):
         try:
-            return layer.project(weight, kinds.get(path))
+            moved = layer.project(weight, kinds.get(path))
         except ValueError as error:
             raise ValueError(f"{path!r}: {error}") from None
+        return _placed_like(moved, weight)
 
     return map_layers(spec, one, lambda weight: weight, params)
 
@@ -439,7 +478,8 @@ def initialize(key: jax.Array, params: Any, spec: Collection) -> Any:
 
     def one(path, layer, weight):
         own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        return layer.random(own_key, weight.dtype, kinds.get(path))
+        drawn = layer.random(own_key, weight.dtype, kinds.get(path))
+        return _placed_like(drawn, weight)
 
     return map_layers(spec, one, lambda weight: weight, params)
 

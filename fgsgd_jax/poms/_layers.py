@@ -8,15 +8,35 @@ shape and dtype, cut it into points, ask the manifolds, and put it together agai
 import dataclasses
 import functools
 import math
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 from fgsgd_jax import _lanes
 from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.poms._components import Component
 from fgsgd_jax.poms._schemes import Draw, Scheme, channel_counts, draw, summed_axes
+
+
+def _keeps_sharding(verb: Callable) -> Callable:
+    """A verb whose result is sharded like its first array, also on meshes with Explicit axes.
+
+    Under Explicit axes JAX refuses to choose a sharding for reshapes, scatters and products over
+    sharded axes. The choice is left to the compiler, as it is under Auto axes.
+    """
+
+    @functools.wraps(verb)
+    def wrapped(layer, first, *rest, **static):
+        sharding = jax.typeof(first).sharding
+        if AxisType.Explicit not in sharding.mesh.axis_types:
+            return verb(layer, first, *rest, **static)
+        automatic = auto_axes(lambda *arrays: verb(layer, *arrays, **static), out_sharding=sharding)
+        return automatic(first, *rest)
+
+    return wrapped
 
 
 @jax.tree_util.register_static
@@ -75,16 +95,19 @@ class Layer:
 
     # --- geometry ------------------------------------------------------------------------------
 
+    @_keeps_sharding
     def project(self, weight: jax.Array, kinds) -> jax.Array:
         """The nearest weight on the manifolds."""
         points = self._points(weight)
         return self._weight(self._ask("project", kinds, points), weight.dtype)
 
+    @_keeps_sharding
     def to_tangent(self, weight: jax.Array, gradient: jax.Array, kinds) -> jax.Array:
         """The gradient projected on the tangent spaces at the weight (Algorithm 1, line 5)."""
         points, vectors = self._points(weight), self._points(gradient)
         return self._weight(self._ask("to_tangent", kinds, points, vectors), gradient.dtype)
 
+    @_keeps_sharding
     def retract(self, weight: jax.Array, step: jax.Array, kinds) -> jax.Array:
         """The update that carries the weight along the tangent step (Algorithm 1, line 7).
 
@@ -97,8 +120,16 @@ class Layer:
         return self._weight(jnp.where(still, 0, moved - points), weight.dtype)
 
     def residual(self, weight: jax.Array, kinds) -> jax.Array:
-        """How far every component is from its manifold, `(*lanes)`."""
-        return self._ask("residual", kinds, self._points(weight))
+        """The largest distance of a component from its manifold, a scalar."""
+
+        def largest(weight, kinds):
+            return jnp.max(self._ask("residual", kinds, self._points(weight)))
+
+        mesh = jax.typeof(weight).sharding.mesh
+        if AxisType.Explicit in mesh.axis_types:
+            whole = NamedSharding(mesh, PartitionSpec())
+            return auto_axes(largest, out_sharding=whole)(weight, kinds)
+        return largest(weight, kinds)
 
     def random(self, key: jax.Array, dtype, kinds) -> jax.Array:
         """A weight with every component uniform on its manifold."""
@@ -109,28 +140,26 @@ class Layer:
         ]
         return self._weight(_choose(kinds, drawn), dtype)
 
-    def component_norm(self, vector: jax.Array) -> jax.Array:
-        """The norm of every component of a tangent vector, `(*lanes)`."""
-        return _lanes.norm(self._points(vector))
+    @_keeps_sharding
+    def divide_groups(
+        self, vector: jax.Array, groups, *numbers: jax.Array, by: Callable, per_component: bool
+    ) -> jax.Array:
+        """The vector with every group divided by a function of its norm.
 
-    def group_norm(self, vector: jax.Array, groups) -> jax.Array:
-        """The norm of every group of a tangent vector: g of Theorem 1, eq. (6).
-
-        Returns:
-            An array that broadcasts against the points: one number per group, standing at each
-            of its components.
+        The norm of a group is g of Theorem 1, eq. (6); `by` is called as `by(g, *numbers)`, with one
+        g per group that broadcasts against the points. With `per_component` each is its own group.
         """
         points = self._points(vector)
+        g = _lanes.norm(points) if per_component else self._group_norms(points, groups)
+        return self._weight(points / by(g, *numbers), vector.dtype)
+
+    def _group_norms(self, points: jax.Array, groups) -> jax.Array:
         squares = _lanes.inner(points, points)
         if groups is None:
             axes = summed_axes(self.scheme, self.component)
             return _lanes.safe_sqrt(jnp.sum(squares, axis=axes, keepdims=True))
         sums = jnp.zeros(self.stacked * self.groups, squares.dtype).at[groups].add(squares)
         return _lanes.safe_sqrt(sums)[groups]
-
-    def divide(self, vector: jax.Array, divisor: jax.Array) -> jax.Array:
-        """The vector with every component divided by its number of `(*lanes)`."""
-        return self._weight(self._points(vector) / divisor, vector.dtype)
 
     # --- cutting, and asking the right manifold ------------------------------------------------
 

@@ -58,7 +58,9 @@ def trace_on_manifold(
         old = map_layers(spec, carried, lambda trace, _: trace, state.trace, params)
         plain = optax.trace(decay, nesterov, accumulator_dtype)
         updates, traced = plain.update(updates, optax.TraceState(trace=old))
-        return updates, TraceOnManifoldState(trace=traced.trace, kinds=state.kinds)
+        # A decay or gradient of a longer dtype must not change that of the state.
+        trace = jax.tree.map(lambda new, old: new.astype(old.dtype), traced.trace, old)
+        return updates, TraceOnManifoldState(trace=trace, kinds=state.kinds)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -28,7 +28,7 @@ def retract_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
     A tangent step v at the weight x becomes the update R(x, v) − x, R the retraction of the
     manifold; adding it, as `optax.apply_updates` does, ends on the manifold. So this is the last
     link of a chain: whatever scales or clips after it would leave the manifold. A component whose
-    step is 0 is not moved at all. Euclidean leaves pass unchanged.
+    step is 0 is not moved at all. Euclidean leaves pass unchanged, in the dtype of the weight.
 
     Args:
         spec: The collection of the parameters.
@@ -63,7 +63,10 @@ def retract_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
         def one(path, layer, step, weight):
             return _retract(layer, weight, step, state.kinds.get(path))
 
-        return map_layers(spec, one, lambda step, _: step, updates, params), state
+        def plain(step, weight):
+            return step.astype(weight.dtype)
+
+        return map_layers(spec, one, plain, updates, params), state
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -74,7 +77,7 @@ def _retract(layer: Layer, weight, step, kinds):
 
 
 def _require_on_manifolds(params, spec: Collection) -> None:
-    leaves = list(leaves_with_paths(params))
+    leaves = leaves_with_paths(params)
     for path, leaf in leaves:
         spec.layer_of(path, leaf)
     known = all(
@@ -83,9 +86,11 @@ def _require_on_manifolds(params, spec: Collection) -> None:
     if not known:
         return
     dtypes = {path: leaf.dtype for path, leaf in leaves}
+    with jax.ensure_compile_time_eval():  # known weights may be used in a function being traced
+        distances = residual(params, spec)
     off = {
         path: float(distance)
-        for path, distance in residual(params, spec).items()
+        for path, distance in distances.items()
         if not distance <= ON_MANIFOLD[min(jnp.dtype(dtypes[path]).itemsize, 8)]
     }
     if off:

@@ -99,7 +99,9 @@ def scale_by_fgsgd(
         >>> params = {"w": jnp.array([[1.0], [0.0]]).reshape(2, 1, 1, 1)}
         >>> spec = fg.collection(params, ("w", fg.pom("layer", fg.Sphere())))
         >>> link = scale_by_fgsgd(spec)
-        >>> step, _ = link.update({"w": jnp.array([0.0, 2.0]).reshape(2, 1, 1, 1)}, link.init(params))
+        >>> step, _ = link.update(
+        ...     {"w": jnp.array([0.0, 2.0]).reshape(2, 1, 1, 1)}, link.init(params)
+        ... )
         >>> step["w"].ravel()  # g = 2, so τ = 2·(2 + 2) = 8
         Array([0.  , 0.25], dtype=float32)
 
@@ -131,16 +133,19 @@ def scale_by_fgsgd(
 
 def normalizer(g: jax.Array, rho, curvature) -> jax.Array:
     """Τ of eq. (5). Written without g², so that it is finite wherever g·(2ρ + g) is."""
+    g = jnp.minimum(g, jnp.finfo(g.dtype).max)  # c = 0 times an infinite g would be NaN
     bend = jnp.sqrt(jnp.maximum(1 + curvature * (rho + g), 0))
     return jnp.maximum(1, g * jnp.maximum(2 * rho + g, bend))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _normalize(layer: Layer, per_component: bool, vector, groups, rho, curvature):
-    g = layer.component_norm(vector) if per_component else layer.group_norm(vector, groups)
-    # Injected hyper-parameters arrive in the dtype of the parameters; geometry is in g's.
-    rho, curvature = (jnp.asarray(number, g.dtype) for number in (rho, curvature))
-    return layer.divide(vector, normalizer(g, rho, curvature))
+    def tau(g, rho, curvature):
+        # Injected hyper-parameters arrive in the dtype of the parameters; geometry is in g's.
+        return normalizer(g, rho.astype(g.dtype), curvature.astype(g.dtype))
+
+    numbers = jnp.asarray(rho), jnp.asarray(curvature)
+    return layer.divide_groups(vector, groups, *numbers, by=tau, per_component=per_component)
 
 
 def _value(number: ScalarOrScheduleOrGroup, count: jax.Array, group: Group):

@@ -1,0 +1,1 @@
+"""What `python -m fgsgd_jax` runs: data, networks, training, reports. Needs the `train` extra."""

@@ -1,0 +1,144 @@
+"""Manners at the terminal: mistakes told in one line, Ctrl-C that waits for a good moment."""
+
+import argparse
+import contextlib
+import difflib
+import math
+import signal
+from collections.abc import Callable, Iterable, Iterator, Mapping
+
+
+class UsageError(Exception):
+    """A mistake of the person at the keyboard: what was given, what is needed, what to do."""
+
+
+class Parser(argparse.ArgumentParser):
+    """An argument parser that raises `UsageError` where `argparse` would print and leave."""
+
+    def __init__(self, **kwargs):
+        # No abbreviations: --group in a script of today would mean another argument tomorrow.
+        super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
+
+    def error(self, message: str):
+        # argparse writes "argument --epochs: …"; the first word says nothing.
+        message = message.removeprefix("argument ")
+        stop = "" if message.endswith((".", "?")) else "."
+        raise UsageError(f"{message}{stop} See {self.prog} --help.")
+
+    def parse_args(self, args=None, namespace=None):
+        known, unknown = self.parse_known_args(args, namespace)
+        if unknown:
+            flags = self._option_string_actions
+            self.error(f"{unknown[0]!r} is not an argument.{nearest(unknown[0], flags)}")
+        return known
+
+
+class _Help(argparse.RawDescriptionHelpFormatter):
+    """Help with the description as written and room for the longest of our arguments."""
+
+    def __init__(self, prog: str):
+        super().__init__(prog, max_help_position=28)
+
+
+def nearest(given: str, names: Iterable[str]) -> str:
+    """A sentence, after a space, that suggests the name closest to the given one, if any is."""
+    spelled = {name.lower(): name for name in names}
+    close = difflib.get_close_matches(given.lower(), spelled, n=1)
+    return f" Did you mean {spelled[close[0]]!r}?" if close else ""
+
+
+def whole_number(minimum: int) -> Callable[[str], int]:
+    """An argument type: a whole number, at least `minimum`."""
+
+    def parse(text: str) -> int:
+        try:
+            number = int(text)
+        except ValueError:
+            number = None
+        if number is None or number < minimum:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} was given, a whole number of at least {minimum} is needed"
+            )
+        return number
+
+    return parse
+
+
+def real_number(minimum: float, below: float = math.inf) -> Callable[[str], float]:
+    """An argument type: a finite number, at least `minimum` and less than `below`."""
+    needed = f"at least {minimum:g}" + (f" and below {below:g}" if below < math.inf else "")
+
+    def parse(text: str) -> float:
+        try:
+            number = float(text)
+        except ValueError:
+            number = math.nan
+        if not minimum <= number < below:  # false for NaN, too
+            raise argparse.ArgumentTypeError(f"{text!r} was given, a number of {needed} is needed")
+        return number
+
+    return parse
+
+
+def one_of(names: Iterable[str]) -> Callable[[str], str]:
+    """An argument type: one of some names, in any case of letters."""
+    spelled = {name.lower(): name for name in names}
+
+    def parse(text: str) -> str:
+        if text.lower() not in spelled:
+            raise argparse.ArgumentTypeError(
+                f"{text!r} was given, one of {', '.join(spelled.values())} is needed."
+                + nearest(text, spelled.values())
+            )
+        return spelled[text.lower()]
+
+    return parse
+
+
+def sum_of(names: Mapping[str, str]) -> Callable[[str], tuple[str, ...]]:
+    """An argument type: some names joined by `+`, each in full or in its short form.
+
+    Args:
+        names: The full names, with the short form of each.
+    """
+    full = {**{name: name for name in names}, **{short: name for name, short in names.items()}}
+
+    def parse(text: str) -> tuple[str, ...]:
+        parts = [part.strip().lower() for part in text.split("+")]
+        for part in parts:
+            if part not in full:
+                forms = ", ".join(f"{name} ({short})" for name, short in names.items())
+                raise argparse.ArgumentTypeError(
+                    f"{part!r} was given, names joined by + out of {forms} are needed."
+                    + nearest(part, full)
+                )
+        return tuple(full[part] for part in parts)
+
+    return parse
+
+
+@contextlib.contextmanager
+def deferred_interrupts() -> Iterator[Callable[[], None]]:
+    """Lets Ctrl-C stop the program only where the program says so.
+
+    Yields:
+        A function that raises `KeyboardInterrupt` if Ctrl-C was pressed since the block began. A
+        second Ctrl-C does not wait for it.
+    """
+    pressed = False
+
+    def note(signum, frame):
+        nonlocal pressed
+        if pressed:
+            raise KeyboardInterrupt
+        pressed = True
+
+    def stop_if_pressed() -> None:
+        if pressed:
+            raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGINT, note)
+    try:
+        yield stop_if_pressed
+    finally:
+        signal.signal(signal.SIGINT, before)

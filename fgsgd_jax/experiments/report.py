@@ -1,0 +1,138 @@
+"""What a run leaves behind: metrics, a summary, a figure, and a table on the terminal."""
+
+import csv
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.box
+import rich.console
+import rich.table
+from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, NullFormatter
+
+from fgsgd_jax.experiments._terminal import UsageError
+
+METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "metrics.csv", "summary.json", "curves.png"
+
+METRICS = (
+    "epoch",
+    "train_loss",
+    "train_error",
+    "test_loss",
+    "test_error",
+    "drift",
+    "seconds_per_step",
+    "learning_rate",
+)
+"""The columns of `metrics.csv`. Errors are fractions; `drift` is empty where nothing is bound to a
+manifold. Training loss and error are means over the epoch, while the weights changed."""
+
+Row = dict[str, Any]
+TRAIN_COLOR, TEST_COLOR, DRIFT_COLOR = "#8fb4d9", "#1f4e79", "#b5541c"
+
+
+def write_metrics(path: Path, rows: Sequence[Row]) -> None:
+    """Writes all rows, under another name first: who reads the file sees whole epochs."""
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.writer(file)
+        writer.writerow(METRICS)
+        writer.writerows([row[name] for name in METRICS] for row in rows)
+    unfinished.replace(path)
+
+
+def read_metrics(path: Path, epochs: int) -> list[Row]:
+    """Reads the rows of the first `epochs` epochs; later ones have no checkpoint."""
+    try:
+        with path.open(newline="") as file:
+            rows = [_row(cells) for cells in csv.DictReader(file)][:epochs]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise UsageError(f"{path} is not readable ({error}); start a new run.") from error
+    if [row["epoch"] for row in rows] != list(range(1, epochs + 1)):
+        raise UsageError(f"{path} lacks some of the {epochs} epochs trained; start a new run.")
+    return rows
+
+
+def _row(cells: Mapping[str, str]) -> Row:
+    row: Row = {name: float(cells[name]) if cells[name] else None for name in METRICS}
+    row["epoch"] = int(cells["epoch"])
+    return row
+
+
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    path.write_text(json.dumps(content, indent=2) + "\n")
+
+
+def print_table(summary: Mapping[str, Any], title: str) -> None:
+    """Prints the summary of a run for people to read."""
+    table = rich.table.Table(box=rich.box.SIMPLE_HEAD, title=title, title_style="bold")
+    table.add_column("after training")
+    table.add_column("", justify="right")
+    table.add_row("train error (mean over the last epoch)", f"{summary['train_error']:.2%}")
+    table.add_row("test error", f"{summary['test_error']:.2%}", style="bold")
+    table.add_row("train loss", f"{summary['train_loss']:.4f}")
+    table.add_row("test loss", f"{summary['test_loss']:.4f}")
+    if summary["drift"] is not None:
+        table.add_row("drift from the manifolds", f"{summary['drift']:.1e}")
+    table.add_row("time per step (median)", f"{1e3 * summary['seconds_per_step']:.2f} ms")
+    table.add_row("parameters", f"{summary['parameters']:,}")
+    if summary["components"]:
+        table.add_row("component weights on manifolds", f"{summary['components']:,}")
+        table.add_row("groups", f"{summary['groups']:,}")
+    rich.console.Console().print(table)
+
+
+def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Draws loss, error and drift over the epochs."""
+    on_manifolds = rows[0]["drift"] is not None
+    panels = 3 if on_manifolds else 2
+    figure = Figure(figsize=(4.2 * panels, 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    axes = figure.subplots(1, panels)
+    epochs = [row["epoch"] for row in rows]
+    for panel, quantity, factor, label in (
+        (axes[0], "loss", 1, "cross-entropy loss"),
+        (axes[1], "error", 100, "classification error (%)"),
+    ):
+        for half, color in (("train", TRAIN_COLOR), ("test", TEST_COLOR)):
+            values = [factor * row[f"{half}_{quantity}"] for row in rows]
+            panel.plot(epochs, values, color=color, marker=".", linewidth=1.8, label=half)
+        panel.set_ylabel(label)
+        panel.legend(frameon=False)
+    axes[0].set_yscale("log")
+    axes[0].yaxis.set_major_formatter("{x:g}")
+    low, high = axes[0].get_ylim()
+    if high < 5 * low:  # too little for two powers of ten, which are all that is labeled else
+        axes[0].yaxis.set_minor_formatter("{x:g}")
+    else:
+        axes[0].yaxis.set_minor_formatter(NullFormatter())
+    axes[1].set_ylim(bottom=0)
+    if on_manifolds:
+        resolution = float(np.finfo(np.float32).eps)
+        # A log axis has no zero; a drift of exactly 0 is drawn at a tenth of an ulp.
+        drift = [max(row["drift"], resolution / 10) for row in rows]
+        axes[2].semilogy(epochs, drift, color=DRIFT_COLOR, marker=".", linewidth=1.8)
+        axes[2].axhline(resolution, color="0.6", linestyle=":", linewidth=1)
+        axes[2].annotate(
+            "float32 resolution",
+            (1, resolution),
+            xycoords=("axes fraction", "data"),
+            xytext=(-2, -3),
+            textcoords="offset points",
+            ha="right",
+            va="top",
+            fontsize=8,
+            color="0.4",
+        )
+        axes[2].set_ylim(resolution / 20, max(100 * resolution, 3 * max(drift)))
+        axes[2].set_ylabel("drift: largest distance from a manifold")
+    for panel in axes:
+        panel.set_xlabel("epoch")
+        panel.set_xlim(0.5, len(rows) + 0.5)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)

@@ -1,0 +1,181 @@
+"""Train a convolutional network on small images, its kernels on manifolds.
+
+The run folder gets config.json, metrics.csv (a row for each epoch), summary.json, curves.png and a
+checkpoint after each epoch. Data order is a function of the seed and the epoch, so a resumed run
+gives bit for bit what the uninterrupted one would have given on the same machine.
+"""
+
+import argparse
+import itertools
+import time
+from pathlib import Path
+
+from fgsgd_jax.experiments import _terminal, config, data
+from fgsgd_jax.experiments._terminal import UsageError
+from fgsgd_jax.experiments.config import MANIFOLDS, OPTIMIZERS, SCHEMES, Config, spelled
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Adds the arguments of this command to its parser."""
+
+    def add(group, flag: str, help: str, **settings) -> None:
+        # Suppressed, so that what the user gave stays apart from what `Config` fills in: resuming
+        # compares only what was given.
+        value = getattr(Config, flag.removeprefix("--").replace("-", "_"), None)
+        default = "" if value is None else f" (default: {spelled(value)})"
+        group.add_argument(flag, default=argparse.SUPPRESS, help=help + default, **settings)
+
+    whole, real, one_of = _terminal.whole_number, _terminal.real_number, _terminal.one_of
+    images = parser.add_argument_group("data")
+    add(
+        images,
+        "--data",
+        "which images: digits come with scikit-learn (1,797 of 8×8, a fixed split of 1,500 to "
+        "train and 297 to test, each class its share), the others from --data-dir; all but digits "
+        "are shifted by a few pixels in training, fashion and cifar10 mirrored, too",
+        type=one_of(data.NAMES),
+        metavar="|".join(data.NAMES),
+    )
+    add(
+        images,
+        "--data-dir",
+        "where the data lie: for mnist and fashion the four IDX files, gzipped or not; for cifar10 "
+        "train/<class>/*.jpg and test/<class>/*.jpg (or png), or the binary batches; for each of "
+        "them one npz file with x_train, y_train, x_test, y_test; nothing is downloaded",
+        type=lambda text: str(Path(text).resolve()),
+        metavar="DIR",
+    )
+    add(
+        images,
+        "--train-size",
+        "train on only N of the images, of every class its share (default: all)",
+        type=whole(1),
+        metavar="N",
+    )
+    images.add_argument(
+        "--cache-dir",
+        help="keep decoded pictures here for the next run (default: decode each time)",
+        type=Path,
+        metavar="DIR",
+    )
+
+    method = parser.add_argument_group("network and optimizer")
+    rates = ", ".join(f"{rate:g} for {name}" for name, rate in config.LEARNING_RATES.items())
+    add(
+        method,
+        "--channels",
+        "output channels of the 3×3 convolutions, one number for each",
+        type=whole(1),
+        nargs="+",
+        metavar="N",
+    )
+    add(
+        method,
+        "--optimizer",
+        "sgd: no manifolds; fgsgd: fine-grained SGD, one step size for each group of kernels; "
+        "rsgd: Riemannian SGD, every kernel by itself",
+        type=one_of(OPTIMIZERS),
+        metavar="|".join(OPTIMIZERS),
+    )
+    add(
+        method,
+        "--scheme",
+        "which kernels of a layer form a group: those of one input channel, of one output channel, "
+        "a random part of all, all, or each its own",
+        type=one_of(SCHEMES),
+        metavar="|".join(SCHEMES),
+    )
+    add(
+        method,
+        "--groups",
+        "groups in each layer, for the scheme PIO (default: the library chooses)",
+        type=whole(1),
+        metavar="N",
+    )
+    add(
+        method,
+        "--manifolds",
+        "manifolds dealt out to the kernels of each group, joined by +, out of sphere (sp), "
+        "oblique (ob), stiefel (st), euclidean (euc)",
+        type=_terminal.sum_of(MANIFOLDS),
+        metavar="A+B",
+    )
+    add(
+        method,
+        "--learning-rate",
+        "the first learning rate of the kernels on manifolds, or of all weights for sgd; after k "
+        f"epochs it is divided by 1 + k/6 (default: {rates})",
+        type=real(0),
+        metavar="R",
+    )
+    add(
+        method,
+        "--euclidean-learning-rate",
+        "the same for the weights on no manifold beside them: normalization and dense layer",
+        type=real(0),
+        metavar="R",
+    )
+    add(method, "--momentum", "momentum", type=real(0, below=1), metavar="M")
+    add(
+        method,
+        "--weight-decay",
+        "L2 weight decay of the weights on no manifold; on one it would do nothing",
+        type=real(0),
+        metavar="W",
+    )
+    add(method, "--batch-size", "images in a step", type=whole(1), metavar="N")
+
+    run = parser.add_argument_group("run")
+    add(run, "--epochs", "passes over the training images", type=whole(1), metavar="N")
+    add(
+        run,
+        "--seed",
+        "of the initial weights, the groups, and the order of the images",
+        type=whole(0),
+        metavar="N",
+    )
+    run.add_argument(
+        "--run-dir",
+        help="a new folder for the results (default: runs/<data>-<optimizer>-<time>)",
+        type=Path,
+        metavar="DIR",
+    )
+    run.add_argument(
+        "--resume",
+        help="go on with the run in this folder, as it was configured; --epochs may be larger",
+        type=Path,
+        metavar="DIR",
+    )
+    run.add_argument("--quiet", help="print only the run folder", action="store_true")
+
+
+def main(args: argparse.Namespace) -> int:
+    """Trains as the arguments say, and returns the exit code."""
+    given = {name: value for name, value in vars(args).items() if name in config.FIELDS}
+    if "channels" in given:
+        given["channels"] = tuple(given["channels"])  # argparse makes it a list
+    if args.resume:
+        if args.run_dir:
+            raise UsageError("--resume goes on in the folder of that run; leave --run-dir away.")
+        settings, digest = config.resumed(args.resume, given)
+        run_dir = args.resume
+    else:
+        settings, digest = config.configured(given), None
+        run_dir = args.run_dir or _new_run_dir(settings)
+        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+            raise UsageError(
+                f"{run_dir} exists; name another --run-dir, or go on with that run by --resume "
+                f"{run_dir}."
+            )
+    # Imported only now, so that --help and mistakes answer at once.
+    from fgsgd_jax.experiments import fit
+
+    return fit.fit(settings, run_dir, digest=digest, cache_dir=args.cache_dir, quiet=args.quiet)
+
+
+def _new_run_dir(settings: Config) -> Path:
+    """A folder named after the run and the time, and a number if two runs start in one second."""
+    name = f"{settings.data}-{settings.optimizer}-{time.strftime('%Y%m%d-%H%M%S')}"
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    folders = (Path("runs") / (name + ending) for ending in endings)
+    return next(folder for folder in folders if not folder.exists())
