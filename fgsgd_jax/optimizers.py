@@ -1,12 +1,14 @@
 """Optimizers on manifolds: chains one reads in a glance, and a schedule with a guarantee."""
 
 import warnings
+from collections.abc import Hashable
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax.poms import Collection
+from fgsgd_jax.poms import Collection, leaves_with_paths
 from fgsgd_jax.transforms import (
     ScalarOrScheduleOrGroup,
     project_to_tangent,
@@ -42,8 +44,9 @@ def fgsgd(
         )
 
     The normalizer sees the momentum, so a step is never longer than 0.42 times the learning rate,
-    whatever the gradients. Euclidean leaves get ordinary SGD with the same rate and momentum, or
-    the transformation given as `euclidean`.
+    whatever the gradients. Where g is large the step is about r/(2 + g), and momentum makes g
+    larger: choose the rate anew when you change the momentum. Euclidean leaves get ordinary SGD
+    with the same rate and momentum, or the transformation given as `euclidean`.
 
     Args:
         learning_rate: A number or schedule. Larger groups take smaller steps at the same rate, so
@@ -53,12 +56,12 @@ def fgsgd(
         nesterov: Whether to use Nesterov momentum.
         rho: ρ of eq. (5), see `scale_by_fgsgd`.
         curvature: c of eq. (5), see `scale_by_fgsgd`.
-        weight_decay: L2 weight decay of Euclidean leaves, added to their gradients. On a weight whose
-            norm is fixed it would do nothing, which a warning says.
-        weight_decay_mask: An Optax mask of the leaves that decay; by default all Euclidean ones. Give
-            `spec.euclidean_mask` to say that this is meant, without a warning.
+        weight_decay: L2 weight decay of Euclidean leaves, added to their gradients. Leaves on
+            manifolds never decay: where the norm is fixed it would do nothing (a warning says so).
+        weight_decay_mask: An Optax mask of the leaves that decay; by default all Euclidean ones.
+            Give `spec.euclidean_mask` to say that this is meant, without a warning.
         euclidean: What Euclidean leaves get instead of SGD, such as `optax.adamw(1e-3)`. Their
-            weight decay is then its own affair.
+            rate, momentum and weight decay are then its own affair.
         accumulator_dtype: The dtype of the momentum; by default that of the parameters.
 
     Returns:
@@ -167,7 +170,7 @@ def _descend(
     accumulator_dtype,
 ) -> optax.GradientTransformationExtraArgs:
     """The chain of Algorithm 1 around a normalizer, beside a chain for Euclidean leaves."""
-    links = [project_to_tangent(spec)]
+    links: list[optax.GradientTransformation] = [project_to_tangent(spec)]
     if not _is_zero(weight_decay):
         links.append(_decay(weight_decay, weight_decay_mask, spec))
     if momentum is not None:
@@ -176,7 +179,7 @@ def _descend(
     on_manifolds = optax.chain(*links)
     if euclidean is None:
         return optax.with_extra_args_support(on_manifolds)
-    transforms = {"manifold": on_manifolds, "euclidean": euclidean}
+    transforms: dict[Hashable, Any] = {"manifold": on_manifolds, "euclidean": euclidean}
     return optax.with_extra_args_support(optax.partition(transforms, spec.labels))
 
 
@@ -186,16 +189,33 @@ def _is_zero(number) -> bool:
 
 
 def _decay(weight_decay, mask, spec: Collection):
+    """Decay of the Euclidean leaves of a mask, and a warning about the others it asks for."""
     fixed = [path for path, layer in spec.on_manifolds() if layer.fixes_norm]
-    asked = isinstance(weight_decay, (int, float)) or callable(weight_decay)
-    if mask is None and fixed and asked:  # an injected hyper-parameter may be 0 for all we know
+
+    def warn(paths, stacklevel):
+        some = ", ".join(map(repr, paths[:3])) + (", …" if len(paths) > 3 else "")
         warnings.warn(
-            f"weight_decay does nothing on {len(fixed)} weights whose norm is fixed ({fixed[0]!r}"
-            f"{', …' if len(fixed) > 1 else ''}); only Euclidean leaves decay. Give "
-            "weight_decay_mask=spec.euclidean_mask to say that this is meant.",
-            stacklevel=4,
+            f"weight_decay does nothing where the norm of a weight is fixed, as it is for "
+            f"{len(paths)} weight{'s'[: len(paths) > 1]} ({some}); only Euclidean leaves decay. "
+            "Give weight_decay_mask=spec.euclidean_mask to say that this is meant.",
+            stacklevel=stacklevel,
         )
-    return optax.add_decayed_weights(weight_decay, mask=mask or spec.euclidean_mask)
+
+    if mask is None:
+        # An injected hyper-parameter, a traced array, may be 0 for all we know.
+        if fixed and not isinstance(weight_decay, jax.Array):
+            warn(fixed, stacklevel=5)
+        return optax.add_decayed_weights(weight_decay, mask=spec.euclidean_mask)
+
+    def masked(tree):
+        asked = mask(tree) if callable(mask) else mask
+        covered = [path for path, chosen in leaves_with_paths(asked) if chosen and path in fixed]
+        if covered:
+            warn(covered, stacklevel=2)
+        euclidean = spec.euclidean_mask(tree)
+        return jax.tree.map(lambda one, other: bool(one) and other, asked, euclidean)
+
+    return optax.add_decayed_weights(weight_decay, mask=masked)
 
 
 def robbins_monro(init_value: float, transition_steps: float, power: float = 1.0) -> optax.Schedule:
@@ -224,7 +244,8 @@ def robbins_monro(init_value: float, transition_steps: float, power: float = 1.0
     """
     if not 0.5 < power <= 1:
         raise ValueError(
-            f"robbins_monro needs a power in (1/2, 1] for its sums to diverge and converge, not {power}."
+            "robbins_monro needs a power in (1/2, 1], so that its sum diverges and the sum of its "
+            f"squares converges, not {power}."
         )
     if not transition_steps > 0:
         raise ValueError(f"robbins_monro needs transition_steps above 0, not {transition_steps}.")

@@ -39,12 +39,15 @@ class Euclidean(Manifold):
         return x + v
 
     def exp(self, x, v, /):
+        require_points(self, x)
         return x + v
 
     def log(self, x, y, /):
+        require_points(self, x)
         return y - x
 
     def dist(self, x, y, /):
+        require_points(self, x)
         return _lanes.norm(y - x)
 
     def residual(self, x, /):
@@ -53,6 +56,7 @@ class Euclidean(Manifold):
 
     def random(self, key, shape, dtype=jnp.float32):
         """Independent standard normal entries; flat space has no uniform distribution."""
+        require_points(self, shape)
         return jax.random.normal(key, shape, dtype)
 
     def dimension(self, shape):

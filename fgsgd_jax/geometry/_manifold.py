@@ -16,6 +16,7 @@ import math
 
 import jax
 import jax.numpy as jnp
+from jax.core import Tracer
 
 from fgsgd_jax import _lanes
 
@@ -101,32 +102,45 @@ class Manifold(abc.ABC):
         )
 
     def sectional_curvature(self, x: jax.Array, u: jax.Array, v: jax.Array, /) -> jax.Array:
-        """The curvature of the plane spanned by u and v at x, `(*lanes)`; NaN where they span none."""
+        """The curvature of the plane of u and v at x, `(*lanes)`; NaN where they span none."""
         area = self.inner(x, u, u) * self.inner(x, v, v) - self.inner(x, u, v) ** 2
         return self.curvature(x, u, v, v, u) / area
 
     def _ambient_inner(self, u, v):
         return _lanes.inner(u, v)
 
+    def harmless_point(self, like: jax.Array) -> jax.Array:
+        """A point that no verb stumbles over, to stand in lanes that belong to other manifolds.
+
+        Returns:
+            `(rows, columns, 1, …)`, with one axis per lane axis of `like`: ones in the first row.
+        """
+        first = jnp.zeros(like.shape[:2], like.dtype).at[0].set(1)
+        return first.reshape(first.shape + (1,) * (like.ndim - 2))
+
     def check_component(self, rows: int, columns: int) -> str | None:
         """Why points of rows × columns make no sense on this manifold, or None if they do."""
         if self.dimension((rows, columns)) == 0:
-            return f"{self!r} has dimension 0 for components of {rows} × {columns}: they could never move"
+            return (
+                f"{self!r} has dimension 0 for components of {rows} × {columns}: they could never "
+                "move"
+            )
         return None
 
 
-def require_points(manifold: Manifold, x: jax.Array) -> None:
-    """Raises unless x has the two axes of a point."""
-    if jnp.ndim(x) < 2:
+def require_points(manifold: Manifold, x) -> None:
+    """Raises unless x, an array or a shape, has the two axes of a point."""
+    shape = x if isinstance(x, tuple) else jnp.shape(x)
+    if len(shape) < 2:
         raise ValueError(
             f"{manifold!r} works on arrays of shape (rows, columns, *lanes), but was given shape "
-            f"{jnp.shape(x)}. Give a vector of n numbers the shape (n, 1)."
+            f"{shape}. Give a vector of n numbers the shape (n, 1)."
         )
 
 
 def require_nonzero(manifold: Manifold, lengths: jax.Array, what: str) -> None:
     """Raises if some length is 0; silent inside a jitted function, where values are unknown."""
-    if isinstance(lengths, jax.core.Tracer):
+    if isinstance(lengths, Tracer):
         return
     zeros = int(jnp.sum(lengths == 0))
     if zeros:

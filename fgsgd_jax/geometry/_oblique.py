@@ -56,15 +56,18 @@ class Oblique(Manifold):
         return y / _lanes.column_norm(y)
 
     def exp(self, x, v, /):
+        require_points(self, x)
         cosine, sinc = cos_sinc(_lanes.column_norm(v))
         return cosine * x + sinc * v
 
     def log(self, x, y, /):
+        require_points(self, x)
         w = self.to_tangent(x, y - x)
         mirror_chord = _lanes.column_norm(x + y)
         return log_factor(self._angles(x, y), _lanes.column_norm(w), mirror_chord) * w
 
     def dist(self, x, y, /):
+        require_points(self, x)
         return _lanes.norm(self._angles(x, y)[None])
 
     def _angles(self, x, y):
@@ -75,6 +78,7 @@ class Oblique(Manifold):
         return jnp.max(jnp.abs(_lanes.column_norm(in_working_dtype(x)) - 1), axis=0)
 
     def random(self, key, shape, dtype=jnp.float32):
+        require_points(self, shape)
         normal = jax.random.normal(key, shape, _lanes.working_dtype(dtype))
         return self.project(normal).astype(dtype)
 

@@ -40,7 +40,8 @@ class Product(Manifold):
     def __init__(self, *factors: Manifold):
         if not factors or not all(isinstance(factor, Manifold) for factor in factors):
             raise TypeError(
-                f"Product takes one or more manifolds, as in Product(Sphere(), Stiefel()), not {factors!r}."
+                "Product takes one or more manifolds, as in Product(Sphere(), Stiefel()), not "
+                f"{factors!r}."
             )
         object.__setattr__(self, "factors", factors)
 
@@ -112,8 +113,14 @@ class Product(Manifold):
             for factor, one in zip(self.factors, self._shapes(shape), strict=True)
         )
 
-    def _shapes(self, shape):
+    def _shapes(self, shape) -> tuple[tuple[int, ...], ...]:
         return (shape,) * len(self.factors) if isinstance(shape[0], int) else shape
+
+    def check_component(self, rows, columns):
+        return (
+            f"{self!r} is a manifold of tuples, but components of {rows} × {columns} are single "
+            f"matrices; list its factors instead, as {self.factors!r}, to deal them out"
+        )
 
     def second_fundamental_form(self, x, u, v, /):
         return self._each("second_fundamental_form", x, u, v)

@@ -88,14 +88,17 @@ class Sphere(Manifold):
         return y / _lanes.norm(y)
 
     def exp(self, x, v, /):
+        require_points(self, x)
         cosine, sinc = cos_sinc(_lanes.norm(v))
         return cosine * x + sinc * v
 
     def log(self, x, y, /):
+        require_points(self, x)
         w = self.to_tangent(x, y - x)
         return log_factor(self.dist(x, y), _lanes.norm(w), _lanes.norm(x + y)) * w
 
     def dist(self, x, y, /):
+        require_points(self, x)
         return arc(_lanes.norm(x - y), _lanes.norm(x + y))
 
     def residual(self, x, /):
@@ -103,6 +106,7 @@ class Sphere(Manifold):
         return jnp.abs(_lanes.norm(in_working_dtype(x)) - 1)
 
     def random(self, key, shape, dtype=jnp.float32):
+        require_points(self, shape)
         normal = jax.random.normal(key, shape, _lanes.working_dtype(dtype))
         return self.project(normal).astype(dtype)
 

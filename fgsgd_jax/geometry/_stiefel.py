@@ -1,4 +1,4 @@
-"""The Stiefel manifold: orthonormal columns, three retractions, the exact geodesic and its inverse."""
+"""The Stiefel manifold: orthonormal columns, three retractions, the geodesic and its inverse."""
 
 import dataclasses
 from typing import Literal, final, get_args
@@ -17,8 +17,9 @@ from fgsgd_jax.geometry._manifold import (
 
 Retraction = Literal["polar", "qr", "cayley"]
 
-# The condition of the Cayley system is the squared length of the step. Up to this length the result
-# misses orthonormality by at most 1e-3, which two polishing steps remove; longer steps are shortened.
+# The condition of the Cayley system is the squared length of the step. Up to this length the
+# result misses orthonormality by at most 1e-3, which two polishing steps remove; longer steps are
+# shortened.
 LONGEST_CAYLEY_STEP = {4: 1e2, 8: 1e6}
 # `log` solves a dense system in the entries of a point; 1024² numbers are the most it should ask.
 LARGEST_LOG = 1024
@@ -114,6 +115,7 @@ class Stiefel(Manifold):
 
     def random(self, key, shape, dtype=jnp.float32):
         """Uniform (Haar) points: the Q of a Gaussian matrix, its sign fixed by a positive R."""
+        require_points(self, shape)
         normal = jax.random.normal(key, shape, _lanes.working_dtype(dtype))
         return _tall(_lanes.gram_schmidt, normal).astype(dtype)
 
@@ -121,11 +123,14 @@ class Stiefel(Manifold):
         long, short = max(shape[:2]), min(shape[:2])
         return long * short - short * (short + 1) // 2
 
+    def harmless_point(self, like):
+        return _lanes.identity(*like.shape[:2], like)  # pyright: ignore[reportCallIssue]
+
     def check_component(self, rows, columns):
         if min(rows, columns) == 1:
             return (
-                f"{self!r} needs matrices, but components of {rows} × {columns} are vectors, on which "
-                "it is the sphere; ask for Sphere() or for component='matrix'"
+                f"{self!r} needs matrices, but components of {rows} × {columns} are vectors, on "
+                "which it is the sphere; ask for Sphere() or for component='matrix'"
             )
         return super().check_component(rows, columns)
 
@@ -205,7 +210,7 @@ def _log(x, y):
             f"The logarithm on Stiefel solves for all entries of a point at once and stops at "
             f"{LARGEST_LOG} of them, but a point here is {x.shape[0]} × {x.shape[1]}."
         )
-    flat_x, flat_y = (a.reshape(a.shape[:2] + (-1,)) for a in (x, y))
+    flat_x, flat_y = (a.reshape((*a.shape[:2], -1)) for a in (x, y))
     return jax.vmap(_log_one, in_axes=-1, out_axes=-1)(flat_x, flat_y).reshape(x.shape[:2] + lanes)
 
 
@@ -243,5 +248,5 @@ def _log_one(x, y):
     certain = (_lanes.norm(_exp(x, v) - y) <= 16 * rounding) & (length < jnp.pi)
     # Near a conjugate point many vectors end within rounding of y; there the last correction is
     # not small, and the answer not certain.
-    certain &= jnp.linalg.norm(last) <= CERTAIN[dtype.itemsize] * jnp.maximum(length, 1e-3)
+    certain &= jnp.linalg.norm(last) <= CERTAIN[dtype.itemsize] * length + 8 * rounding
     return jnp.where(certain, v, jnp.nan)

@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
@@ -79,7 +80,8 @@ def pom(
         manifolds = (manifolds,)
     if not isinstance(manifolds, (tuple, list)) or not manifolds:
         raise ValueError(
-            f"A pom takes a manifold or a tuple of them, as in (Sphere(), Stiefel()), not {manifolds!r}."
+            "A pom takes a manifold or a tuple of them, as in (Sphere(), Stiefel()), not "
+            f"{manifolds!r}."
         )
     for manifold in manifolds:
         if not isinstance(manifold, Manifold):
@@ -95,9 +97,9 @@ def pom(
                 f"{'one for the layer' if scheme == 'layer' else 'as many as its channels say'}, "
                 f"so leave out groups={groups}."
             )
-        if not isinstance(groups, int) or groups < 1:
+        if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
             raise ValueError(f"PIO needs a number of groups of at least 1, not {groups!r}.")
-    return Pom(scheme, tuple(manifolds), component, groups)
+    return Pom(scheme, tuple(manifolds), component, None if groups is None else int(groups))
 
 
 # The paper's best: three types in every group, groups drawn over both channel axes.
@@ -202,7 +204,7 @@ def collection(
             decides. None leaves the leaf Euclidean.
         default: What becomes of leaves without a rule: None leaves them Euclidean, a pom is given
             to all floating-point leaves of two or more axes, and "by shape" puts convolution
-            kernels larger than 1×1 on spheres, oblique and Stiefel manifolds under PIO and leaves
+            kernels of at least 2×2 on spheres, oblique and Stiefel manifolds under PIO and leaves
             the rest Euclidean.
         seed: Of the random groups and the random deal of types; non-negative.
 
@@ -221,9 +223,13 @@ def collection(
         conv/kernel  (3, 3, 8, 16)  slice 3×3  Sphere: 128  PO: 16
         head/bias    (10,)                     Euclidean
     """
-    if isinstance(seed, bool) or not isinstance(seed, (int, np.integer)) or seed < 0:
-        raise ValueError(f"The seed of a collection is a non-negative integer, not {seed!r}.")
-    if isinstance(default, str) and default != "by shape":
+    whole = isinstance(seed, (int, np.integer)) and not isinstance(seed, bool)
+    if not whole or not 0 <= seed < 2**64:
+        raise ValueError(
+            f"The seed of a collection is a non-negative integer below 2⁶⁴, not {seed!r}."
+        )
+    by_shape = isinstance(default, str) and default == "by shape"
+    if not (by_shape or default is None or isinstance(default, Pom)):
         raise ValueError(f"The default is a pom, None or 'by shape', not {default!r}.")
     for rule in rules:
         _check_rule(rule)
@@ -251,8 +257,9 @@ def collection(
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         if isinstance(default, Pom) and floating and len(leaf.shape) >= 2:
             return _place(path, leaf, default, int(seed))
-        is_kernel = len(leaf.shape) == 4 and leaf.shape[0] * leaf.shape[1] > 1
-        if isinstance(default, str) and floating and is_kernel:
+        # A kernel of one row or column has no place on oblique and Stiefel manifolds.
+        is_kernel = len(leaf.shape) == 4 and min(leaf.shape[:2]) > 1
+        if by_shape and floating and is_kernel:
             return _place(path, leaf, BY_SHAPE, int(seed))
         return None
 
@@ -279,7 +286,10 @@ def _check_use(rules, paths: list[str]) -> None:
     for glob, _ in rules:
         matched = fnmatch.filter(paths, glob) if glob else []
         if not matched:
-            raise ValueError(f"The rule {glob!r} matches no leaf; the leaves are {_listed(paths)}.")
+            raise ValueError(
+                f"The rule {glob!r} matches no leaf; the leaves are {_listed(paths)}. A glob "
+                "must match a whole path, and * also matches '/'."
+            )
         left = [path for path in undecided if not fnmatch.fnmatchcase(path, glob)]
         if len(left) == len(undecided):
             raise ValueError(
@@ -293,8 +303,8 @@ def _place(path: str, leaf, request: Pom, seed: int) -> Layer:
     """The layer of a leaf, or an error that names the leaf."""
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise ValueError(
-            f"{path!r} holds {leaf.dtype}, which has no gradient; manifolds need floating-point "
-            "weights. Leave it Euclidean (None)."
+            f"{path!r} holds {leaf.dtype}, which has no gradient here; manifolds need real "
+            "floating-point weights. Leave it Euclidean (None)."
         )
     shape = tuple(leaf.shape)
     wants_matrix = any(manifold.wants_matrix for manifold in request.manifolds)
@@ -402,6 +412,11 @@ def map_layers(
 
     def one(path, leaf):
         layer = spec.layer_of(path, leaf)
+        if any(path not in other for other in others):
+            raise ValueError(
+                f"The updates have a leaf {path!r} that the parameters (or the state) lack. Give "
+                "trees of the same parameters to init and update."
+            )
         leaves = (leaf, *(other[path] for other in others))
         if layer is None:
             return on_euclidean(*leaves)
@@ -414,13 +429,13 @@ def map_layers(
 
 def _placed_like(value: jax.Array, weight) -> jax.Array:
     """The value on the devices of the weight, where those are several."""
-    placed = isinstance(weight, jax.Array) and not isinstance(value, jax.core.Tracer)
-    if placed and not isinstance(weight, jax.core.Tracer) and len(weight.devices()) > 1:
+    known = isinstance(weight, jax.Array) and not isinstance(weight, Tracer)
+    if known and not isinstance(value, Tracer) and len(weight.devices()) > 1:
         return jax.device_put(value, weight.sharding)
     return value  # a copy to one device would commit it there
 
 
-# --- whole trees -----------------------------------------------------------------------------------
+# --- whole trees ---------------------------------------------------------------------------------
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -486,6 +501,10 @@ def initialize(key: jax.Array, params: Any, spec: Collection) -> Any:
 
 def residual(params: Any, spec: Collection) -> dict[str, jax.Array]:
     """How far each leaf is from its manifolds: the largest residual of its components.
+
+    Args:
+        params: The tree the spec was built from.
+        spec: The collection.
 
     Returns:
         A dictionary from path to a scalar, for all leaves on manifolds. It is |‖x‖ − 1| on spheres,

@@ -57,7 +57,8 @@ class Component:
             axes = getattr(self, field.name)
             if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in axes):
                 raise TypeError(
-                    f"Component({field.name}=…) takes a tuple of axis numbers, as in (0,), not {axes!r}."
+                    f"Component({field.name}=…) takes a tuple of axis numbers, as in (0,), not "
+                    f"{axes!r}."
                 )
         if not self.rows:
             raise ValueError("A component needs at least one axis for its rows.")
@@ -94,7 +95,7 @@ class Component:
         def size(axes):
             return math.prod(shape[axis] for axis in axes)
 
-        return (size(self.rows), size(self.columns)) + tuple(shape[axis] for axis in self.lanes)
+        return (size(self.rows), size(self.columns), *(shape[axis] for axis in self.lanes))
 
     def to_points(self, weight: jax.Array) -> jax.Array:
         """Cuts a weight into points `(rows, columns, *lanes)`."""
@@ -134,8 +135,8 @@ def check_component_name(component: object) -> None:
     names = get_args(ComponentName)
     if component is not None and not isinstance(component, Component) and component not in names:
         raise ValueError(
-            f"A component is one of {', '.join(map(repr, names))} or a Component(rows=…, columns=…, "
-            f"…) that names every axis, not {component!r}."
+            f"A component is one of {', '.join(map(repr, names))} or a Component(rows=…, "
+            f"columns=…, …) that names every axis, not {component!r}."
         )
 
 
@@ -156,9 +157,15 @@ def resolve_component(
     if isinstance(component, Component):
         if len(component.axes) != len(shape):
             raise ValueError(
-                f"has {len(shape)} axes, but its component, {component}, names {len(component.axes)}"
+                f"has {len(shape)} axes, but its component, {component}, names "
+                f"{len(component.axes)}; name every axis of {shape} once"
             )
         return component
+    if component is None and len(shape) not in (0, 1, 2, 4):
+        raise ValueError(
+            f"has shape {shape}; there is no default cut for {len(shape)} axes. Name them, "
+            "as in component=Component(rows=(0,), columns=(2,), stack=(1,)) for heads"
+        )
     if component is None:
         if len(shape) == 4 and shape[0] * shape[1] > 1:
             component = "slice"
@@ -172,7 +179,7 @@ def resolve_component(
                 "output channels, so leave it Euclidean (None)"
             )
         raise ValueError(
-            f"has {len(shape)} axes, of which {component!r} cannot tell the roles. Name them, as in "
-            "component=Component(rows=(0,), columns=(2,), stack=(1,)) for heads"
+            f"has {len(shape)} axes, of which {component!r} cannot tell the roles. Name them, as "
+            "in component=Component(rows=(0,), columns=(2,), stack=(1,)) for heads"
         )
     return cuts[len(shape)]

@@ -128,7 +128,7 @@ class Layer:
         mesh = jax.typeof(weight).sharding.mesh
         if AxisType.Explicit in mesh.axis_types:
             whole = NamedSharding(mesh, PartitionSpec())
-            return auto_axes(largest, out_sharding=whole)(weight, kinds)
+            return auto_axes(largest, out_sharding=whole)(weight, kinds)  # pyright: ignore[reportCallIssue]
         return largest(weight, kinds)
 
     def random(self, key: jax.Array, dtype, kinds) -> jax.Array:
@@ -146,8 +146,8 @@ class Layer:
     ) -> jax.Array:
         """The vector with every group divided by a function of its norm.
 
-        The norm of a group is g of Theorem 1, eq. (6); `by` is called as `by(g, *numbers)`, with one
-        g per group that broadcasts against the points. With `per_component` each is its own group.
+        The norm of a group is g of Theorem 1, eq. (6); `by` is called as `by(g, *numbers)`, with
+        one g per group that broadcasts against the points. With `per_component` each is its own.
         """
         points = self._points(vector)
         g = _lanes.norm(points) if per_component else self._group_norms(points, groups)
@@ -178,11 +178,11 @@ class Layer:
         """
         if len(self.manifolds) == 1:
             return getattr(self.manifolds[0], verb)(points, *vectors)
-        eye = _lanes.identity(*points.shape[:2], points)
         answers = []
         for position, manifold in enumerate(self.manifolds):
             own = kinds == position
-            shown = (jnp.where(own, points, eye), *(jnp.where(own, v, 0) for v in vectors))
+            harmless = manifold.harmless_point(points)
+            shown = (jnp.where(own, points, harmless), *(jnp.where(own, v, 0) for v in vectors))
             answers.append(getattr(manifold, verb)(*shown))
         return _choose(kinds, answers)
 

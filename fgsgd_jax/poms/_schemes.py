@@ -10,7 +10,7 @@ The groups of a layer are drawn once, at random and without replacement, and sta
     kernel      one per component           that component alone (Submanifold SGD: no product)
 
 Where a group mixes types, a random permutation of it is dealt out to the types in turn, so that a
-group holds equal parts of all types, up to one component, and so does the layer.
+group holds equal parts of all types, up to one component, and so does the weight.
 
 The draws depend on the seed and the shape only, and come from the raw stream of a Philox
 generator, which NumPy promises to keep: the same on every platform, in every version, after every
@@ -35,7 +35,8 @@ class Draw(NamedTuple):
     """What was drawn at random for one weight; None where nothing was.
 
     Attributes:
-        groups: PIO only. The group of every component, int32 `(*lanes)`.
+        groups: PIO only. The group of every component, int32 `(*lanes)`, counted over all stacked
+            layers.
         kinds: Mixed types only. The position of every component's manifold in the POM's list,
             int8 `(*lanes)`.
     """
@@ -45,7 +46,7 @@ class Draw(NamedTuple):
 
 
 def channel_counts(component: Component, shape: tuple[int, ...]) -> tuple[int, int, int]:
-    """How many input channels, output channels and stacked layers the components are counted over."""
+    """How many input channels, output channels and stacked layers components are counted over."""
 
     def count(axes):
         return math.prod(shape[axis] for axis in axes)
@@ -135,13 +136,15 @@ def draw(
         kind = np.empty((stacked, count), np.int8)
         for layer in range(stacked):
             order = within[layer][np.argsort(ranks[layer][within[layer]], kind="stable")]
-            kind[layer, order] = np.arange(count) % kinds
+            kind[layer, order] = (layer * count + np.arange(count)) % kinds
 
     def to_lanes(flat: np.ndarray) -> np.ndarray:
         axes = component.stack + component.inputs + component.outputs
         spread = flat.reshape([shape[axis] for axis in axes])
         return np.transpose(spread, np.argsort(axes, kind="stable"))
 
+    # A group never spans stacked layers: each layer numbers its own.
+    group = group + groups * np.arange(stacked, dtype=np.int32)[:, None]
     return Draw(
         groups=to_lanes(group) if scheme == "PIO" else None,
         kinds=None if kind is None else to_lanes(kind),

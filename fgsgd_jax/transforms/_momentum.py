@@ -57,6 +57,7 @@ def trace_on_manifold(
 
         old = map_layers(spec, carried, lambda trace, _: trace, state.trace, params)
         plain = optax.trace(decay, nesterov, accumulator_dtype)
+        traced: Any
         updates, traced = plain.update(updates, optax.TraceState(trace=old))
         # A decay or gradient of a longer dtype must not change that of the state.
         trace = jax.tree.map(lambda new, old: new.astype(old.dtype), traced.trace, old)

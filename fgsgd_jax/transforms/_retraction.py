@@ -5,7 +5,9 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 
 from fgsgd_jax.poms import Collection, Layer, leaves_with_paths, map_layers, residual
 from fgsgd_jax.transforms._params import require_params
@@ -34,8 +36,8 @@ def retract_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
         spec: The collection of the parameters.
 
     Returns:
-        A transformation whose `update` needs `params`. Its `init` raises `ValueError` if a weight is
-        not on its manifold, where values are known (not inside a jitted function).
+        A transformation whose `update` needs `params`. Its `init` raises `ValueError` if a weight
+        is not on its manifold, where values are known (not inside a jitted function).
 
     Example:
         >>> import jax.numpy as jnp
@@ -81,22 +83,23 @@ def _require_on_manifolds(params, spec: Collection) -> None:
     for path, leaf in leaves:
         spec.layer_of(path, leaf)
     known = all(
-        isinstance(leaf, jax.Array) and not isinstance(leaf, jax.core.Tracer) for _, leaf in leaves
+        isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
+        for _, leaf in leaves
     )
     if not known:
         return
     dtypes = {path: leaf.dtype for path, leaf in leaves}
     with jax.ensure_compile_time_eval():  # known weights may be used in a function being traced
-        distances = residual(params, spec)
+        distances = {path: float(distance) for path, distance in residual(params, spec).items()}
     off = {
-        path: float(distance)
+        path: distance
         for path, distance in distances.items()
         if not distance <= ON_MANIFOLD[min(jnp.dtype(dtypes[path]).itemsize, 8)]
     }
     if off:
         worst = max(off, key=lambda path: off[path] if off[path] == off[path] else float("inf"))
         raise ValueError(
-            f"{len(off)} of the weights are not on their manifolds; the furthest is {worst!r}, with "
-            f"a residual of {off[worst]:.2g}. Move them there first: "
+            f"{len(off)} of {len(distances)} weights are not on their manifolds; the furthest is "
+            f"{worst!r}, with a residual of {off[worst]:.2g}. Move them there first: "
             "params = fgsgd_jax.project(params, spec)."
         )

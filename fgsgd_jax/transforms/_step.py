@@ -6,9 +6,9 @@ The Riemannian gradient of a whole group has the norm g = (Σ_components ‖grad
     τ = max{1, Γ}^½,   Γ = g²·max{(2ρ + g)², 1 + c(ρ + g)}            (eq. 5)
 
 With ρ = 1, for every c ≤ 3 + g, this is τ = max(1, g(2 + g)) (eq. 7). Then a step of rate r has
-length r·g for g ≤ √2 − 1 and r/(2 + g) beyond: never more than 0.42·r, and the less, the larger the
-gradient. Larger groups have larger g, so they take smaller steps at the same rate: the rate is to be
-chosen anew for each scheme.
+length r·g for g ≤ √2 − 1 and r/(2 + g) beyond: never more than 0.42·r, and the less, the larger
+the gradient. Larger groups have larger g, so they take smaller steps at the same rate: the rate is
+to be chosen anew for each scheme.
 """
 
 import dataclasses
@@ -57,6 +57,10 @@ def per_group(function: Callable[[Group], float]) -> PerGroup:
         >>> import math
         >>> rho = per_group(lambda group: math.pi * math.sqrt(group.components))
     """
+    if not callable(function):
+        raise TypeError(
+            f"per_group takes a function of a Group, not {function!r}; a number is itself."
+        )
     return PerGroup(function)
 
 
@@ -119,13 +123,14 @@ def scale_by_fgsgd(
         del params, extra_args
 
         def one(path, layer, vector):
-            group = Group(path, layer, layer.components / (layer.groups * layer.stacked))
+            groups = layer.components if per_component else layer.groups * layer.stacked
+            group = Group(path, layer, layer.components / groups)
             numbers = (_value(number, state.count, group) for number in (rho, curvature))
-            groups = state.groups.get(path)
-            return _normalize(layer, per_component, vector, groups, *numbers)
+            drawn = state.groups.get(path)
+            return _normalize(layer, per_component, vector, drawn, *numbers)
 
         scaled = map_layers(spec, one, lambda vector: vector, updates)
-        count = optax.safe_increment(state.count)
+        count = jnp.asarray(optax.safe_increment(state.count))
         return scaled, ScaleByFgsgdState(count=count, groups=state.groups)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -1,0 +1,145 @@
+"""The program's manners: one clear line and exit code 2 after a mistake, and help that helps."""
+
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from fgsgd_jax.__main__ import main
+
+
+def mistake(capsys, *argv):
+    """Runs the program with a mistake in its arguments and returns the line it says."""
+    assert main([str(word) for word in argv]) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.startswith("error: ")
+    assert err.endswith("\n")
+    assert err.count("\n") == 1
+    return err
+
+
+@pytest.fixture(autouse=True)
+def _in_an_empty_folder(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("argv", "said"),
+    [
+        ("trian", "'trian' is not a command; the commands are train, bench. Did you mean 'train'?"),
+        ("train --optimizer fgsdg", "one of sgd, fgsgd, rsgd is needed. Did you mean 'fgsgd'?"),
+        ("train --optimiser sgd", "'--optimiser' is not an argument. Did you mean '--optimizer'?"),
+        ("train --group 3", "'--group' is not an argument. Did you mean '--groups'?"),
+        ("train digits", "'digits' is not an argument."),
+        ("train --scheme POI", "Did you mean 'PO'?"),
+        ("train --data mnits --data-dir x", "Did you mean 'mnist'?"),
+        ("train --manifolds sphere+obligue", "'obligue' was given"),
+        ("train --manifolds sphere+", "'' was given"),
+        ("train --manifolds stifel", "Did you mean 'stiefel'?"),
+        ("train --epochs 0", "--epochs: '0' was given, a whole number of at least 1 is needed."),
+        ("train --epochs 2.5", "--epochs: '2.5' was given, a whole number"),
+        ("train --epochs", "--epochs: expected one argument."),
+        ("train --batch-size -5", "--batch-size: '-5' was given, a whole number of at least 1"),
+        ("train --train-size -5", "--train-size: '-5' was given, a whole number of at least 1"),
+        ("train --channels 8 0", "--channels: '0' was given, a whole number of at least 1"),
+        ("train --seed -1", "--seed: '-1' was given, a whole number of at least 0"),
+        ("train --groups 0", "--groups: '0' was given, a whole number of at least 1"),
+        ("train --learning-rate -0.1", "'-0.1' was given, a number of at least 0 is needed."),
+        ("train --learning-rate nan", "'nan' was given, a number of at least 0 is needed."),
+        ("train --learning-rate fast", "'fast' was given, a number of at least 0 is needed."),
+        ("train --weight-decay inf", "'inf' was given, a number of at least 0 is needed."),
+        ("train --momentum 1", "'1' was given, a number of at least 0 and below 1 is needed."),
+        ("train --data mnist", "--data mnist needs --data-dir, the folder with its files."),
+        ("train --data-dir x", "--data-dir has no use for digits"),
+        ("train --optimizer sgd --scheme PI", "--scheme has no use with --optimizer sgd"),
+        ("train --optimizer sgd --manifolds sp", "--manifolds has no use with --optimizer sgd"),
+        ("train --optimizer sgd --euclidean-learning-rate 1", "--euclidean-learning-rate has no"),
+        ("train --scheme PI --groups 3", "--groups is for --scheme PIO"),
+        ("train --resume x --run-dir y", "leave --run-dir away"),
+        ("train --resume x", "--resume x is not the folder of a run: no config.json."),
+        ("train --data cifar10 --data-dir x", "x does not exist; give the folder with cifar10."),
+        ("train --batch-size 2000", "--batch-size 2000 is more than the 1500 training images"),
+        ("train --train-size 2000", "--train-size 2000 is more than the 1500 training images"),
+    ],
+)
+def test_a_mistake_gets_one_line_and_exit_code_2(capsys, argv, said):
+    assert said in mistake(capsys, *argv.split())
+
+
+def test_more_groups_than_components_is_told_in_the_words_of_the_library(capsys, tmp_path):
+    line = mistake(capsys, *"train --channels 3 4 --groups 4 --run-dir r".split())
+    assert "conv1/kernel" in line
+    assert not (tmp_path / "r").exists()
+
+
+def test_a_damaged_data_file_is_told(capsys, tmp_path):
+    np.savez(tmp_path / "a.npz", pictures=np.zeros(3))
+    line = mistake(capsys, "train", "--data", "fashion", "--data-dir", tmp_path)
+    assert "a.npz lacks x_train, y_train, x_test, y_test (it has pictures)" in line
+
+
+def test_a_run_folder_in_use_is_not_touched(capsys, tmp_path):
+    (tmp_path / "mine").mkdir()
+    (tmp_path / "mine" / "thesis.txt").write_text("years of work")
+    line = mistake(capsys, "train", "--run-dir", "mine")
+    assert "mine exists" in line
+    assert "--resume mine" in line
+    assert [path.name for path in (tmp_path / "mine").iterdir()] == ["thesis.txt"]
+
+
+def test_a_run_folder_that_cannot_be_made_is_told(capsys, tmp_path):
+    (tmp_path / "file").write_text("")
+    words = "train --optimizer sgd --train-size 100 --channels 2 --run-dir file/run"
+    assert "file/run cannot be made" in mistake(capsys, *words.split())
+
+
+def test_a_missing_package_of_the_extra_is_told_with_the_way_to_get_it(capsys, monkeypatch):
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    monkeypatch.delitem(sys.modules, "sklearn", raising=False)
+    line = mistake(capsys, "train", "--optimizer", "sgd")
+    assert "sklearn" in line
+    assert 'pip install "fgsgd_jax[train]"' in line
+
+
+def test_a_mistake_of_ours_keeps_its_traceback(monkeypatch):
+    from fgsgd_jax.experiments import data
+
+    def broken(*args, **kwargs):
+        raise ValueError("a bug")
+
+    monkeypatch.setattr(data, "load", broken)
+    with pytest.raises(ValueError, match="a bug"):
+        main(["train"])
+
+
+@pytest.mark.parametrize("argv", [[], ["-h"], ["--help"]])
+def test_the_overview_names_every_command(capsys, argv):
+    assert main(argv) == 0
+    out = capsys.readouterr().out
+    assert "train " in out
+    assert "bench " in out
+
+
+def test_help_shows_every_argument_with_its_default(capsys):
+    with pytest.raises(SystemExit) as leaving:
+        main(["train", "--help"])
+    assert leaving.value.code == 0
+    help = " ".join(capsys.readouterr().out.split())
+    for group in ("data:", "network and optimizer:", "run:"):
+        assert group in help
+    for shown in ("--channels", "(default: 32 64 64)", "(default: sphere+oblique+stiefel)"):
+        assert shown in help
+
+
+def test_help_does_not_wait_for_flax():
+    """In a process of its own: here, other tests have imported it."""
+    code = (
+        "import sys; from fgsgd_jax.__main__ import main\n"
+        "try: main(['train', '--help'])\n"
+        "except SystemExit: pass\n"
+        "print(sorted({'flax', 'matplotlib', 'orbax', 'sklearn'} & set(sys.modules)))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert out.stdout.splitlines()[-1] == "[]"

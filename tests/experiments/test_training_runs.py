@@ -1,0 +1,298 @@
+"""Whole runs, small ones: what they leave behind, and that they go on bit for bit."""
+
+import csv
+import json
+import re
+import signal
+
+import jax
+import numpy as np
+import orbax.checkpoint as ocp
+import pytest
+from PIL import Image
+
+from fgsgd_jax.__main__ import main
+from fgsgd_jax.experiments import data, report
+from fgsgd_jax.experiments.checkpoints import FOLDER
+
+SMALL = "--train-size 120 --batch-size 40 --channels 3 4".split()
+GROUPS = "--groups 2 --manifolds sp+st --weight-decay 0.001 --learning-rate 0.1 --seed 5".split()
+
+
+def train(*words):
+    return main(["train", *map(str, words)])
+
+
+def start(run_dir, *words, epochs=2):
+    return train("--run-dir", run_dir, "--epochs", epochs, *SMALL, *words)
+
+
+def metrics(run_dir):
+    """The rows of a run, without the times."""
+    with (run_dir / report.METRICS_FILE).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [{name: row[name] for name in row if name != "seconds_per_step"} for row in rows]
+
+
+def saved_leaves(run_dir):
+    """The arrays of the last checkpoint, read without any help of ours."""
+    with ocp.CheckpointManager(run_dir.resolve() / FOLDER) as manager:
+        step = manager.latest_step()
+        return step, jax.tree.leaves(manager.restore(step, args=ocp.args.StandardRestore()))
+
+
+def assert_same_run(one, other):
+    """Both ended bit for bit in the same place, and on the same way."""
+    assert metrics(one) == metrics(other)
+    (step, leaves), (other_step, other_leaves) = saved_leaves(one), saved_leaves(other)
+    assert step == other_step
+    assert len(leaves) == len(other_leaves) > 10
+    for leaf, other_leaf in zip(leaves, other_leaves, strict=True):
+        np.testing.assert_array_equal(leaf, other_leaf)
+
+
+@pytest.fixture(scope="module")
+def run_dir(tmp_path_factory):
+    """A run of two epochs that nothing interrupted."""
+    folder = tmp_path_factory.mktemp("runs") / "whole"
+    assert start(folder, *GROUPS) == 0
+    return folder
+
+
+def test_metrics_have_a_row_for_each_epoch(run_dir):
+    with (run_dir / "metrics.csv").open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    columns = "epoch train_loss train_error test_loss test_error drift seconds_per_step"
+    assert list(rows[0]) == [*columns.split(), "learning_rate"]
+    for row in rows:
+        values = {name: float(value) for name, value in row.items()}
+        assert values["train_loss"] > 0
+        assert values["test_loss"] > 0
+        assert 0 <= values["train_error"] <= 1
+        assert 0 <= values["test_error"] <= 1
+        assert 0 < values["drift"] < 1e-5  # ten steps in float32
+        assert values["seconds_per_step"] > 0
+    # Three steps an epoch, so the rate is halved after 18; the last step of the run is number 5.
+    assert float(rows[1]["learning_rate"]) == pytest.approx(0.1 / (1 + 5 / 18))
+
+
+def test_the_test_error_counts_whole_images(run_dir):
+    errors = [float(row["test_error"]) * 297 for row in metrics(run_dir)]
+    np.testing.assert_allclose(errors, np.round(errors), atol=1e-6)
+
+
+def test_the_configuration_says_all_that_was_asked_for(run_dir):
+    config = json.loads((run_dir / "config.json").read_text())
+    assert config["optimizer"] == "fgsgd"
+    assert config["manifolds"] == ["sphere", "stiefel"]
+    assert config["groups"] == 2
+    assert config["channels"] == [3, 4]
+    assert config["train_size"] == 120
+    assert config["seed"] == 5
+    assert set(config["versions"]) >= {"jax", "flax", "optax"}
+
+
+def test_the_summary_ends_where_the_metrics_end(run_dir):
+    summary = json.loads((run_dir / "summary.json").read_text())
+    last = metrics(run_dir)[-1]
+    for name in ("train_error", "test_error", "train_loss", "test_loss", "drift"):
+        assert summary[name] == float(last[name])
+    # Two convolutions 3×3 (1→3→4), two normalizations, 2×2 maps of 4 channels to 10 classes.
+    assert summary["parameters"] == 27 + 108 + 2 * 3 + 2 * 4 + 16 * 10 + 10
+    assert summary["components"] == 3 + 12
+    assert summary["groups"] == 2 + 2
+    assert summary["epochs"] == 2
+    assert summary["steps"] == 6
+
+
+def test_the_figure_is_a_picture_with_something_on_it(run_dir):
+    with Image.open(run_dir / "curves.png") as picture:
+        assert picture.width > 1000
+        assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
+
+
+def test_a_run_of_one_more_epoch_is_the_run_that_was_longer(run_dir, tmp_path):
+    short = tmp_path / "short"
+    assert start(short, *GROUPS, epochs=1) == 0
+    assert metrics(short) == metrics(run_dir)[:1]
+    assert train("--resume", short, "--epochs", 2) == 0
+    assert_same_run(short, run_dir)
+    assert json.loads((short / "summary.json").read_text())["epochs"] == 2
+
+
+@pytest.fixture
+def ctrl_c(monkeypatch):
+    """Presses Ctrl-C before a batch of an epoch."""
+    original = data.batches
+
+    def press(in_epoch, at_batch):
+        def batches(images, batch_size, seed, epoch):
+            for index, batch in enumerate(original(images, batch_size, seed, epoch)):
+                if (epoch, index) == (in_epoch, at_batch):
+                    signal.raise_signal(signal.SIGINT)
+                yield batch
+
+        monkeypatch.setattr(data, "batches", batches)
+
+    yield press
+    monkeypatch.undo()
+
+
+@pytest.mark.parametrize(("epoch", "batch"), [(1, 1), (2, 0), (2, 2)])
+def test_ctrl_c_leaves_a_run_that_resumes_bit_for_bit(
+    run_dir, tmp_path, capfd, ctrl_c, monkeypatch, epoch, batch
+):
+    stopped = tmp_path / "stopped"
+    ctrl_c(epoch, batch)
+    capfd.readouterr()
+    assert start(stopped, *GROUPS, "--quiet") == 130
+    out, err = capfd.readouterr()
+    assert out == ""
+    assert err == (
+        f"Interrupted; {epoch - 1} of 2 epochs are saved. "
+        f"Go on with: python -m fgsgd_jax train --resume {stopped}\n"
+    )
+    monkeypatch.undo()
+    assert train("--resume", stopped) == 0
+    assert_same_run(stopped, run_dir)
+
+
+def test_a_second_ctrl_c_does_not_wait_for_the_step(tmp_path, capsys, monkeypatch):
+    def stuck(*args):
+        signal.raise_signal(signal.SIGINT)
+        signal.raise_signal(signal.SIGINT)
+        raise AssertionError("the second Ctrl-C had no effect")
+
+    monkeypatch.setattr(data, "batches", stuck)
+    assert start(tmp_path / "stuck", "--optimizer", "sgd", "--quiet") == 130
+    assert "--resume" in capsys.readouterr().err
+
+
+def test_ctrl_c_works_as_before_after_a_run(run_dir):
+    with pytest.raises(KeyboardInterrupt):
+        signal.raise_signal(signal.SIGINT)
+
+
+def test_a_row_without_its_checkpoint_is_dropped(run_dir, tmp_path):
+    """As if the program had been killed between the two."""
+    killed = tmp_path / "killed"
+    assert start(killed, *GROUPS, epochs=1) == 0
+    rows = report.read_metrics(killed / "metrics.csv", 1)
+    report.write_metrics(killed / "metrics.csv", [*rows, {**rows[0], "epoch": 2}])
+    assert train("--resume", killed, "--epochs", 2) == 0
+    assert_same_run(killed, run_dir)
+
+
+def test_a_finished_run_says_that_nothing_is_left(run_dir, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    assert train("--resume", run_dir) == 0
+    assert "2 epochs are done" in capsys.readouterr().out
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
+def test_what_contradicts_a_run_is_named(run_dir, capsys):
+    words = "--optimizer rsgd --channels 3 5 --manifolds ob --seed 5 --learning-rate 0.3".split()
+    assert train("--resume", run_dir, *words) == 2
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    for named in (
+        "--optimizer rsgd (but with fgsgd)",
+        "--channels 3 5 (but with 3 4)",
+        "--manifolds oblique (but with sphere+stiefel)",
+        "--learning-rate 0.3 (but with 0.1)",
+    ):
+        assert named in err
+    assert "--seed" not in err
+
+
+def test_what_repeats_the_configuration_is_welcome(run_dir, capsys):
+    assert train("--resume", run_dir, *SMALL, *GROUPS) == 0
+
+
+def strip(folder):
+    (folder / "manifest.ocdbt").unlink()
+    (folder / "_METADATA").unlink()
+
+
+@pytest.mark.parametrize(
+    ("damage", "said"),
+    [
+        (lambda d: (d / "config.json").write_text("{"), "config.json is damaged"),
+        (lambda d: (d / "config.json").write_text("{}"), "config.json is damaged"),
+        (lambda d: (d / "metrics.csv").write_text("epoch\n"), "metrics.csv lacks some of the 1"),
+        (lambda d: (d / "metrics.csv").unlink(), "metrics.csv is not readable"),
+        (lambda d: (d / FOLDER / "1").rename(d / "away"), "holds no whole checkpoint"),
+        (lambda d: strip(d / FOLDER / "1" / "default"), "1 is damaged, or from another version"),
+    ],
+)
+def test_a_damaged_run_folder_is_told(tmp_path, capsys, damage, said):
+    run = tmp_path / "run"
+    assert start(run, "--optimizer", "sgd", epochs=1) == 0
+    damage(run)
+    capsys.readouterr()
+    assert train("--resume", run, "--epochs", 2, "--quiet") == 2
+    err = capsys.readouterr().err
+    assert said in err
+    assert err.count("\n") == 1
+
+
+def test_other_images_than_those_of_the_run_are_refused(tmp_path, capsys):
+    generator = np.random.default_rng(0)
+    archive = tmp_path / "a.npz"
+    arrays = {
+        "x_train": generator.integers(0, 256, (80, 9, 7, 3), np.uint8),
+        "y_train": np.arange(80) % 4,
+        "x_test": generator.integers(0, 256, (30, 9, 7, 3), np.uint8),
+        "y_test": np.arange(30) % 4,
+    }
+    np.savez(archive, **arrays)
+    run = tmp_path / "run"
+    words = ["--data", "cifar10", "--data-dir", archive, "--optimizer", "rsgd", "--scheme", "PO"]
+    assert train(*words, "--run-dir", run, "--epochs", 1, "--channels", 3, "--batch-size", 20) == 0
+    arrays["x_train"][0, 0, 0, 0] ^= 1
+    np.savez(archive, **arrays)
+    capsys.readouterr()
+    assert train("--resume", run, "--epochs", 2) == 2
+    assert "was trained on other images" in capsys.readouterr().err
+
+
+def test_plain_sgd_has_no_drift_and_no_manifolds(tmp_path, capsys):
+    run = tmp_path / "run"
+    assert start(run, "--optimizer", "sgd", epochs=1) == 0
+    assert [row["drift"] for row in metrics(run)] == [""]
+    summary = json.loads((run / "summary.json").read_text())
+    assert summary["drift"] is None
+    assert summary["components"] == summary["groups"] == 0
+    assert "drift from the manifolds" not in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_ends_the_run_in_one_line(tmp_path, capsys):
+    words = "--optimizer sgd --learning-rate 1e30 --momentum 0 --quiet".split()
+    assert start(tmp_path / "run", *words) == 2
+    err = capsys.readouterr().err
+    assert re.search(r"The loss is (nan|inf) in epoch 1; give a smaller --learning-rate", err)
+    assert err.count("\n") == 1
+
+
+def test_runs_without_a_name_get_folders_of_their_own(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("time.strftime", lambda form: "now")
+    words = [*SMALL, "--optimizer", "sgd", "--epochs", "1", "--quiet"]
+    assert train(*words) == 0
+    assert train(*words) == 0
+    out, err = capsys.readouterr()
+    assert out.split() == ["runs/digits-sgd-now", "runs/digits-sgd-now-2"]
+    assert err == ""
+
+
+def test_training_shows_its_progress_and_ends_with_a_table(tmp_path, capsys):
+    assert start(tmp_path / "run", *GROUPS, epochs=1) == 0
+    out, err = capsys.readouterr()
+    assert "epoch 1/1" in err
+    assert re.search(r"loss \d\.\d+, error \d+\.\d+%", err)
+    assert re.search(r"conv2/kernel +\(3, 3, 3, 4\) .*Sphere: 6, Stiefel: 6 +PIO: 2", out)
+    for shown in ("train error", "test error", "drift", "time per step", "parameters", "groups"):
+        assert shown in out
+    assert str(tmp_path / "run") in out

@@ -1,0 +1,98 @@
+"""On eight devices, weights sharded over their output channels: as on one, and nothing gathered.
+
+The devices are eight CPUs in a process of their own (`_sharding_program.py`), which tries every
+case under Auto and Explicit axes; the expected numbers are NumPy's formulas on whole arrays.
+"""
+
+import functools
+import json
+import os
+import pathlib
+import subprocess
+import sys
+
+import pytest
+from _sharding_program import AXES, CASES, DENSE
+
+PROGRAM = pathlib.Path(__file__).with_name("_sharding_program.py")
+EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
+
+# Numbers of size 1 in float32, some ten operations each.
+TOLERANCE = 1e-6
+
+# xᵀx needs every pair of columns, so a matrix whose columns are on eight devices must pass them on.
+PASSES_COLUMNS = {"stiefel matrix", "stiefel dense matrix"}
+
+every_axis_type = pytest.mark.parametrize("axes", AXES)
+every_case = pytest.mark.parametrize("case", CASES)
+
+
+@functools.cache
+def records() -> dict:
+    done = subprocess.run(
+        [sys.executable, "-W", "error", str(PROGRAM)],
+        env={
+            **os.environ,
+            "JAX_PLATFORMS": "cpu",
+            "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}",
+        },
+        capture_output=True,
+        text=True,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+    return json.loads(done.stdout)
+
+
+def record_of(axes: str, case: str, promise: str) -> dict:
+    record = records()[axes][case][promise]
+    assert "error" not in record, record["error"]
+    return record
+
+
+@every_axis_type
+@every_case
+def test_projection_finds_the_nearest_weights_where_they_are(case, axes):
+    record = record_of(axes, case, "project")
+    assert record["difference"] <= TOLERANCE, record
+    assert record["kept"]
+
+
+@every_axis_type
+@every_case
+def test_momentum_starts_where_the_weights_are(case, axes):
+    assert record_of(axes, case, "init")["kept"]
+
+
+@every_axis_type
+@every_case
+def test_two_steps_follow_the_formulas_of_one_device(case, axes):
+    record = record_of(axes, case, "update")
+    assert record["difference"] <= TOLERANCE, record
+    assert record["moved"] > 1e-3  # far above the tolerance
+
+
+@every_axis_type
+@every_case
+def test_weights_momentum_and_updates_stay_where_they_are(case, axes):
+    assert record_of(axes, case, "update")["kept"]
+
+
+@every_axis_type
+@every_case
+def test_types_of_the_state_are_those_of_init_after_every_update(case, axes):
+    assert record_of(axes, case, "update")["types"]
+
+
+@every_axis_type
+@pytest.mark.parametrize("case", [case for case in CASES if case not in PASSES_COLUMNS])
+def test_devices_exchange_sums_over_groups_and_no_weights(case, axes):
+    exchanged = record_of(axes, case, "update")["collectives"]
+    # At most one number per group: 16 groups of the smaller channel axis, 32 of the larger.
+    largest = DENSE[1]
+    assert all(name == "all-reduce" and size <= largest for name, size in exchanged), exchanged
+
+
+def test_sums_over_groups_are_seen_among_the_collectives():
+    # PI sums over the sharded axis, one number per input channel; else the test above saw nothing.
+    assert ["all-reduce", 16] in record_of("auto", "sphere PI", "update")["collectives"]
