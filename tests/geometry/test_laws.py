@@ -102,3 +102,14 @@ def test_random_points_in_short_dtypes_are_on_the_manifold_to_their_resolution(m
     assert x.dtype == dtype
     # Every entry is rounded by half an eps of itself; √3 columns of norm 1, twice in a Gram matrix.
     assert float(jnp.max(manifold.residual(x))) < 2 * 3**0.5 * jnp.finfo(dtype).eps
+
+
+def test_a_nearly_singular_matrix_has_a_nearest_point_on_stiefel():
+    """Among a million random 3×3 slices some have a singular value of the size of rounding."""
+    keys = jax.random.split(jax.random.key(7))
+    left, right = (Stiefel().random(key, (3, 3)) for key in keys)
+    nearly = left @ jnp.diag(jnp.array([1.0, 1.0, 1e-7])) @ right
+    nearest = Stiefel().project(nearly)
+    assert float(Stiefel().residual(nearest)) < 1e-6
+    # Its well-determined directions are kept: ⟨nearest, nearly⟩ is the sum of singular values.
+    assert float(jnp.sum(nearest * nearly)) == pytest.approx(2.0, abs=1e-5)
