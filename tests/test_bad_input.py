@@ -351,20 +351,23 @@ def test_weights_whose_values_are_unknown_are_taken_on_trust():
     assert jax.tree.structure(state) == jax.tree.structure(shapes)
 
 
-@pytest.mark.parametrize("verb", ["init", "update", "project", "residual", "initialize"])
-def test_weights_of_another_shape_than_the_spec_are_refused(verb):
+# All that takes the parameters of a spec.
+USES = {
+    "init": LINKS["fgsgd"].init,
+    "update": lambda tree: LINKS["fgsgd"].update(tree, LINKS["fgsgd"].init(network()), tree),
+    "project": lambda tree: fg.project(tree, SPEC),
+    "residual": lambda tree: fg.residual(tree, SPEC),
+    "initialize": lambda tree: fg.initialize(jax.random.key(0), tree, SPEC),
+}
+
+
+@pytest.mark.parametrize("use", USES)
+def test_weights_of_another_shape_than_the_spec_are_refused(use):
     params = network()
-    state = LINKS["fgsgd"].init(params)
     other = {**params, "head": {"kernel": jnp.ones((9, 4))}}
     expected = says("'head/kernel'", "(9, 4)", "(8, 4)", "new collection")
     with pytest.raises(ValueError, match=expected):
-        {
-            "init": lambda: LINKS["fgsgd"].init(other),
-            "update": lambda: LINKS["fgsgd"].update(other, state, other),
-            "project": lambda: fg.project(other, SPEC),
-            "residual": lambda: fg.residual(other, SPEC),
-            "initialize": lambda: fg.initialize(jax.random.key(0), other, SPEC),
-        }[verb]()
+        USES[use](other)
 
 
 def test_gradients_and_weights_of_different_shapes_are_refused():
@@ -376,19 +379,12 @@ def test_gradients_and_weights_of_different_shapes_are_refused():
             LINKS["fgsgd"].update(gradients, state, weights)
 
 
-@pytest.mark.parametrize("verb", ["init", "update", "project", "residual", "initialize"])
-def test_a_leaf_the_spec_does_not_know_is_refused(verb):
+@pytest.mark.parametrize("use", USES)
+def test_a_leaf_the_spec_does_not_know_is_refused(use):
     params = network()
-    state = LINKS["fgsgd"].init(params)
     more = {**params, "new": jnp.ones(3)}
     with pytest.raises(ValueError, match=says("no leaf 'new'", "'conv/bias', 'conv/kernel'")):
-        {
-            "init": lambda: LINKS["fgsgd"].init(more),
-            "update": lambda: LINKS["fgsgd"].update(more, state, more),
-            "project": lambda: fg.project(more, SPEC),
-            "residual": lambda: fg.residual(more, SPEC),
-            "initialize": lambda: fg.initialize(jax.random.key(0), more, SPEC),
-        }[verb]()
+        USES[use](more)
 
 
 def test_params_that_lack_a_leaf_of_the_gradients_are_refused():

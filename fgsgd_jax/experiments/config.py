@@ -5,13 +5,13 @@ import importlib.metadata
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Any
 
 from fgsgd_jax.experiments._terminal import UsageError
+from fgsgd_jax.poms import SCHEMES as SCHEMES
+from fgsgd_jax.poms import Scheme as Scheme
 
 OPTIMIZERS = ("sgd", "fgsgd", "rsgd")
-Scheme = Literal["PI", "PO", "PIO", "layer", "kernel"]
-SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 MANIFOLDS = {"sphere": "sp", "oblique": "ob", "stiefel": "st", "euclidean": "euc"}
 
 # Where no rate is given. Chosen on validation parts of digits and MNIST (two to six seeds, rates a

@@ -11,3 +11,5 @@ from fgsgd_jax.poms._collection import project as project
 from fgsgd_jax.poms._collection import residual as residual
 from fgsgd_jax.poms._components import Component as Component
 from fgsgd_jax.poms._layers import Layer as Layer
+from fgsgd_jax.poms._schemes import SCHEMES as SCHEMES
+from fgsgd_jax.poms._schemes import Scheme as Scheme

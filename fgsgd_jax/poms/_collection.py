@@ -6,6 +6,7 @@ computed. This module is the only place that walks the trees of parameters and u
 only place that knows what a path looks like.
 """
 
+import collections
 import dataclasses
 import fnmatch
 import functools
@@ -240,12 +241,10 @@ def collection(
             "nnx.state(model, nnx.Param)."
         )
     paths = [path for path, _ in leaves]
-    twice = (
-        {path for path in paths if paths.count(path) > 1} if len(set(paths)) < len(paths) else ()
-    )
+    twice = sorted(path for path, count in collections.Counter(paths).items() if count > 1)
     if twice:
         raise ValueError(
-            f"Several leaves have the path {_listed(sorted(twice))}, because a key contains '/'. "
+            f"Several leaves have the path {_listed(twice)}, because a key contains '/'. "
             "Rename the key, so that rules can tell the leaves apart."
         )
     _check_use(rules, paths)

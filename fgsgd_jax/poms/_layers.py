@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -21,20 +22,25 @@ from fgsgd_jax.poms._components import Component
 from fgsgd_jax.poms._schemes import Draw, Scheme, channel_counts, draw, summed_axes
 
 
-def _keeps_sharding(verb: Callable) -> Callable:
-    """A verb whose result is sharded like its first array, also on meshes with Explicit axes.
+def _on_automatic_axes(function: Callable, first, *rest, whole: bool = False) -> Any:
+    """`function(first, *rest)`, sharded like `first` (or not at all), also under Explicit axes.
 
     Under Explicit axes JAX refuses to choose a sharding for reshapes, scatters and products over
     sharded axes. The choice is left to the compiler, as it is under Auto axes.
     """
+    sharding = jax.typeof(first).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return function(first, *rest)
+    placed = NamedSharding(sharding.mesh, PartitionSpec()) if whole else sharding
+    return auto_axes(function, out_sharding=placed)(first, *rest)  # pyright: ignore[reportCallIssue]
+
+
+def _keeps_sharding(verb: Callable) -> Callable:
+    """A verb whose result is sharded like its first array, also on meshes with Explicit axes."""
 
     @functools.wraps(verb)
     def wrapped(layer, first, *rest, **static):
-        sharding = jax.typeof(first).sharding
-        if AxisType.Explicit not in sharding.mesh.axis_types:
-            return verb(layer, first, *rest, **static)
-        automatic = auto_axes(lambda *arrays: verb(layer, *arrays, **static), out_sharding=sharding)
-        return automatic(first, *rest)
+        return _on_automatic_axes(lambda *arrays: verb(layer, *arrays, **static), first, *rest)
 
     return wrapped
 
@@ -125,11 +131,7 @@ class Layer:
         def largest(weight, kinds):
             return jnp.max(self._ask("residual", kinds, self._points(weight)))
 
-        mesh = jax.typeof(weight).sharding.mesh
-        if AxisType.Explicit in mesh.axis_types:
-            whole = NamedSharding(mesh, PartitionSpec())
-            return auto_axes(largest, out_sharding=whole)(weight, kinds)  # pyright: ignore[reportCallIssue]
-        return largest(weight, kinds)
+        return _on_automatic_axes(largest, weight, kinds, whole=True)
 
     def random(self, key: jax.Array, dtype, kinds) -> jax.Array:
         """A weight with every component uniform on its manifold."""

@@ -28,7 +28,7 @@ import numpy as np
 from fgsgd_jax.poms._components import Component
 
 Scheme = Literal["PI", "PO", "PIO", "layer", "kernel"]
-SCHEMES = get_args(Scheme)
+SCHEMES: tuple[Scheme, ...] = get_args(Scheme)
 
 
 class Draw(NamedTuple):

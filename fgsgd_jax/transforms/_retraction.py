@@ -1,6 +1,7 @@
 """`retract_updates`: the last link of a chain on manifolds."""
 
 import functools
+import math
 from typing import NamedTuple
 
 import jax
@@ -97,7 +98,7 @@ def _require_on_manifolds(params, spec: Collection) -> None:
         if not distance <= ON_MANIFOLD[min(jnp.dtype(dtypes[path]).itemsize, 8)]
     }
     if off:
-        worst = max(off, key=lambda path: off[path] if off[path] == off[path] else float("inf"))
+        worst = max(off, key=lambda path: math.inf if math.isnan(off[path]) else off[path])
         raise ValueError(
             f"{len(off)} of {len(distances)} weights are not on their manifolds; the furthest is "
             f"{worst!r}, with a residual of {off[worst]:.2g}. Move them there first: "
