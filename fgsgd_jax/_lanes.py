@@ -18,9 +18,11 @@ in TF32 or bfloat16 leaves an orthonormality error of 1e-3 to 1e-2 that no itera
 import functools
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 # Up to this many entries a matrix is worked entry by entry. 11×11, the largest common receptive
@@ -36,6 +38,10 @@ UNROLLED_COLUMNS = 11
 # the direction taken is that of v; squares stay finite.
 LONGEST_STEP = {4: 1e4, 8: 1e8}
 
+# Steps are shortened to this length, so that their squares stay finite. Beside it a unit point is
+# nothing: only the direction counts.
+SQUARABLE_STEP = {4: 1e15, 8: 1e150}
+
 # One pass of the residual polynomial multiplies an error e = σ² − 1 as 63/128·e⁵. From these
 # bounds one pass (float32) or two (float64) end at rounding.
 SHORT_STEP = {4: 0.045, 8: 0.2}
@@ -44,6 +50,10 @@ SHORT_PASSES = {4: 1, 8: 2}
 # as 1 and LONGEST_STEP² meet after 11 (float32) or 21 (float64) passes; the rest is for the loose
 # bound that scales the first pass (a row sum, up to √columns too large) and for convergence.
 LONG_PASSES = {4: 16, 8: 28}
+
+
+# Arrays of fewer entries stay in the cache, and are not worth a pass of their own.
+STAGED_SIZE = 1 << 16
 
 
 def working_dtype(dtype) -> jnp.dtype:
@@ -62,6 +72,42 @@ def _sum(terms: Iterable[jax.Array]) -> jax.Array:
 def _settle(x: jax.Array) -> jax.Array:
     """Keeps XLA's CPU compiler from recomputing a small product inside each of its users."""
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
+
+
+def stage(function: Callable, *arrays: jax.Array, after: jax.Array | None = None) -> Any:
+    """`function(*arrays)`, computed into memory once, before all that uses it.
+
+    XLA's CPU compiler computes a number per lane anew for every entry that it is multiplied with,
+    and so reads and adds nine times as much as needed for 3×3 points; it drops optimization
+    barriers. The branch of a conditional it leaves alone, so on large arrays the function becomes
+    one, under a condition that is always true. Elsewhere this is the function itself.
+
+    Args:
+        function: A function of arrays, in whose result every entry is cheap.
+        *arrays: Its arguments.
+        after: From `done`, something that has to be computed before.
+    """
+    if jax.default_backend() != "cpu" or max(a.size for a in arrays) < STAGED_SIZE:
+        return function(*arrays)
+    always = lax.optimization_barrier(jnp.array(True)) if after is None else (after | 1) != 0
+    result = jax.eval_shape(function, *arrays)
+
+    def never(*_):
+        return jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), result)
+
+    return lax.cond(always, function, never, *arrays)
+
+
+def done(x: jax.Array) -> jax.Array | None:
+    """What `stage` may be told to wait for: that x has been computed. None where it need not.
+
+    XLA's CPU compiler runs all weights side by side, and memory that was not used by the last
+    update costs more than the arithmetic.
+    """
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return None
+    first = x[(0,) * x.ndim].astype(jnp.float32)
+    return lax.bitcast_convert_type(first, jnp.int32)
 
 
 def _with_lanes_last(equation: str) -> str:
@@ -99,11 +145,16 @@ def gram(x: jax.Array, y: jax.Array) -> jax.Array:
     return _einsum("ij,ik->jk", x, y)
 
 
-def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+def times(x: jax.Array, y: jax.Array) -> jax.Array:
     """Xy. `(rows, c, *lanes)`, `(c, d, *lanes)` → `(rows, d, *lanes)`."""
     if _is_small(x):
-        return _settle(_sum(x[:, j, None] * y[None, j] for j in range(y.shape[0])))
+        return _sum(x[:, j, None] * y[None, j] for j in range(y.shape[0]))
     return _einsum("ij,jk->ik", x, y)
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """`times`, for a product that is used more than once."""
+    return _settle(times(x, y))
 
 
 def transpose(x: jax.Array) -> jax.Array:
@@ -137,29 +188,48 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
-def _scaled_norm(product: Callable, largest: jax.Array, x: jax.Array) -> jax.Array:
+def _largest(entries: Iterable[jax.Array]) -> jax.Array:
+    return functools.reduce(jnp.maximum, map(jnp.abs, entries))
+
+
+def _safe_norm(entries: list[jax.Array]) -> jax.Array:
+    """(Σ eᵢ²)^½ entry by entry of the arrays; squares neither overflow nor vanish."""
+    largest = _largest(entries)
     scale = lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
-    unit = x / scale
-    return scale * safe_sqrt(product(unit, unit))
+    return scale * safe_sqrt(_sum((entry / scale) ** 2 for entry in entries))
+
+
+def _reduced_norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    largest = jnp.max(jnp.abs(x), axis=axes)
+    scale = lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
+    return scale * safe_sqrt(jnp.sum((x / scale) ** 2, axis=axes))
 
 
 def norm(x: jax.Array) -> jax.Array:
     """‖x‖ (Frobenius) of every matrix, `(*lanes)`; squares neither overflow nor vanish."""
     if _is_small(x):
-        entries = (jnp.abs(x[i, j]) for i in range(x.shape[0]) for j in range(x.shape[1]))
-        largest = functools.reduce(jnp.maximum, entries)
-    else:
-        largest = jnp.max(jnp.abs(x), axis=(0, 1))
-    return _scaled_norm(inner, largest, x)
+        return _safe_norm([x[i, j] for i in range(x.shape[0]) for j in range(x.shape[1])])
+    return _reduced_norm(x, (0, 1))
 
 
 def column_norm(x: jax.Array) -> jax.Array:
     """‖xⱼ‖ of every column, `(columns, *lanes)`; squares neither overflow nor vanish."""
+    return _safe_norm(list(x)) if _is_small(x) else _reduced_norm(x, (0,))
+
+
+def norm_of_step(x: jax.Array, v: jax.Array, t: jax.Array) -> jax.Array:
+    """‖x + t·v‖ at a unit x and a tangent t·v that can be squared; no array for x + t·v."""
     if _is_small(x):
-        largest = functools.reduce(jnp.maximum, (jnp.abs(x[i]) for i in range(x.shape[0])))
-    else:
-        largest = jnp.max(jnp.abs(x), axis=0)
-    return _scaled_norm(column_inner, largest, x)
+        places = [(i, j) for i in range(x.shape[0]) for j in range(x.shape[1])]
+        return jnp.sqrt(_sum((x[place] + t * v[place]) ** 2 for place in places))
+    return jnp.sqrt(inner(x + t * v, x + t * v))
+
+
+def column_norm_of_step(x: jax.Array, v: jax.Array, t: jax.Array) -> jax.Array:
+    """‖xⱼ + t·vⱼ‖ of every column, likewise."""
+    if _is_small(x):
+        return jnp.sqrt(_sum((x[i] + t * v[i]) ** 2 for i in range(x.shape[0])))
+    return jnp.sqrt(column_inner(x + t * v, x + t * v))
 
 
 def shorten(v: jax.Array, longest: float) -> jax.Array:
@@ -202,7 +272,7 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
         y = x + v
         return y / norm(y)
     if rows == columns == 3:
-        return _rotate_3x3(x, v)
+        return x + times(x, rotation_3x3(x, axis_3x3(x, v), jnp.ones(x.shape[2:], x.dtype)))
     size = x.dtype.itemsize
     y = x + shorten(v, LONGEST_STEP[size])
     e = _gram_error(y)
@@ -239,17 +309,51 @@ def _long_polar(y: jax.Array) -> jax.Array:
     return lax.fori_loop(0, LONG_PASSES[y.dtype.itemsize], centered_pass, y)
 
 
-def _rotate_3x3(x: jax.Array, v: jax.Array) -> jax.Array:
-    """The polar factor of x + v for 3×3 x: a rotation in closed form, exact for every length of v.
+# hat(w)·y = w × y: how the axis of a rotation stands in a skew matrix.
+HAT = np.zeros((3, 3, 3))
+for _i, _j, _k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+    HAT[_i, _k, _j], HAT[_i, _j, _k] = 1, -1
 
-    Every tangent is v = xΩ with Ω skew, of axis w. 1 + Ω has the eigenvalues 1 and 1 ± i‖w‖, so its
-    polar factor is the rotation by arctan ‖w‖: 1 + Ω/c + Ω²/(c(1 + c)), c = √(1 + ‖w‖²).
+
+def axis_3x3(x: jax.Array, g: jax.Array) -> jax.Array:
+    """The axis w of the skew part of xᵀg = hat(w) + symmetric, for 3×3. `(3, *lanes)`."""
+
+    def entry(i, j):
+        return _sum(x[k, i] * g[k, j] for k in range(3))
+
+    return 0.5 * jnp.stack([entry(k, j) - entry(j, k) for j, k in ((1, 2), (2, 0), (0, 1))])
+
+
+def hat(w: jax.Array) -> jax.Array:
+    """The skew matrix of an axis. `(3, *lanes)` → `(3, 3, *lanes)`."""
+    basis = HAT.astype(w.dtype).reshape((3, 3, 3) + (1,) * (w.ndim - 1))
+    return _sum(basis[k] * w[k] for k in range(3))
+
+
+def rotation_3x3(x: jax.Array, w: jax.Array, t: jax.Array) -> jax.Array:
+    """The k with polar factor of x + t·v = x + x·k, for the tangent v = x·hat(w) at a 3×3 x.
+
+    1 + t·hat(w) has the eigenvalues 1 and 1 ± i‖tw‖, so its polar factor is the rotation by
+    arctan ‖tw‖: 1 + tΩ/c + (tΩ)²/(c(1 + c)), Ω = hat(w), c² = 1 + ‖tw‖², exact for every length.
+    Before it comes a Newton-Schulz step, 1 − ½(xᵀx − 1), which removes the rounding of x.
     """
-    # The lengths that a float32 can square are enough: beyond them the angle is π/2 to rounding.
-    omega = skew(gram(x, shorten(v, LONGEST_STEP[x.dtype.itemsize])))
-    c = jnp.sqrt(1 + 0.5 * inner(omega, omega))
-    turn = omega / c + matmul(omega, omega) / (c * (1 + c))
-    return polish(x + matmul(x, turn))
+    longest = LONGEST_STEP[x.dtype.itemsize]  # beyond it the angle is π/2 to rounding
+
+    def coefficients(w, t):
+        length = _largest(t * w[k] for k in range(3))
+        short = t * jnp.where(length > longest, longest / length, 1)
+        c = jnp.sqrt(1 + _sum((short * w[k]) ** 2 for k in range(3)))
+        return short / c, (short / c) * (short / (1 + c))
+
+    def turn(w, first, second):
+        square = w[:, None] * w[None] - identity(3, 3, x) * _sum(w[k] ** 2 for k in range(3))
+        return first * hat(w) + second * square
+
+    def corrected(x, turn):
+        return turn - 0.5 * times(_gram_error(x), identity(3, 3, x) + turn)
+
+    first, second = stage(coefficients, w, t)
+    return stage(lambda x, w, f, s: corrected(x, turn(w, f, s)), x, w, first, second)
 
 
 def gram_schmidt(y: jax.Array) -> jax.Array:

@@ -231,6 +231,19 @@ def _measure(manifold: Manifold, shape, dtype, radius: float, key) -> dict:
         landed = manifold.residual(retracted(jnp.asarray(length, dtype)))
         law(f"retract lands at step length {length:g}", "rounding", landed)
 
+    # The factors of the fast path, where there are any, say the same as the verbs.
+    if not isinstance(v, tuple):
+        t = jnp.asarray(0.7, dtype)
+        removed = manifold.remove_normal(x, g, manifold.normal_factor(x, g))
+        law("remove_normal is to_tangent", "rounding", space.error(removed, to_tangent(g)))
+        for normal in (None, manifold.normal_factor(x, v)):
+            moved = manifold.displacement(x, v, t, manifold.step_factor(x, v, t, normal))
+            error = space.error(space.add(x, moved), retracted(t))
+            given = "alone" if normal is None else "with a normal_factor"
+            law(f"displacement is retract ({given})", "rounding", error)
+        squares = manifold.squared_norm(v, manifold.normal_factor(x, v))
+        law("squared_norm is that of inner", "rounding", jnp.abs(squares - inner(v, v)))
+
     # Law 10: transport.
     there = functools.partial(manifold.transport, x, y)
     law("transport is tangent", "rounding", space.error(manifold.to_tangent(y, there(u)), there(u)))
@@ -332,6 +345,57 @@ def _dimension_law(manifold: Manifold, key, shape) -> Law:
 
 
 # --- retractions and gradients -------------------------------------------------------------------
+
+
+def check_random(
+    manifold: Manifold, key: jax.Array, *, shape: Any = (4, 3), draws: int = 20_000
+) -> Report:
+    """Measures whether random points are spread evenly: no direction is preferred to any other.
+
+    A distribution that no rotation of the rows changes has mean 0, and moments that stay where they
+    are when all points are turned.
+
+    Args:
+        manifold: A manifold of single matrices, not a `Product`.
+        key: A PRNG key.
+        shape: The shape of one point.
+        draws: How many points to draw.
+
+    Returns:
+        A report of the largest deviations, in standard errors estimated from the draws.
+
+    Example:
+        >>> import jax
+        >>> from fgsgd_jax import Stiefel
+        >>> check_random(Stiefel(), jax.random.key(0), shape=(3, 3)).passed
+        True
+    """
+    point_key, turn_key = jax.random.split(key)
+    x = np.asarray(manifold.random(point_key, (*shape, draws)), np.float64)
+    turn, _ = np.linalg.qr(np.asarray(jax.random.normal(turn_key, (shape[0], shape[0]))))
+    flat = x.reshape(-1, draws)
+    turned = np.tensordot(turn, x, axes=1).reshape(-1, draws)
+    products, turned_products = (a[:, None] * a[None] for a in (flat, turned))
+    samples = {
+        "the mean is 0": flat,
+        "second moments stay when points are turned": products - turned_products,
+        "fourth moments stay when points are turned": flat**4 - turned**4,
+    }
+    if shape[0] == shape[1]:
+        samples["determinants have both signs"] = np.sign(np.linalg.det(np.moveaxis(x, -1, 0)))
+    return Report(
+        [
+            Law(f"{name} (standard errors)", float(np.max(_standard_errors(sample))), 5.0)
+            for name, sample in samples.items()
+        ]
+    )
+
+
+def _standard_errors(sample: np.ndarray) -> np.ndarray:
+    """How far the mean over the last axis is from 0."""
+    # Entries that are equal to rounding have no spread.
+    spread = sample.std(axis=-1) / math.sqrt(sample.shape[-1]) + 1e-7
+    return np.abs(sample.mean(axis=-1)) / spread
 
 
 def check_retraction(

@@ -38,6 +38,15 @@ class Euclidean(Manifold):
         require_points(self, x)
         return x + v
 
+    def normal_factor(self, x, g, /):
+        return ()
+
+    def step_factor(self, x, v, t, normal, /):
+        return ()
+
+    def displacement(self, x, v, t, factor, /):
+        return t * v
+
     def exp(self, x, v, /):
         require_points(self, x)
         return x + v

@@ -13,6 +13,7 @@ numerical `log`, which answers NaN where it is not sure; nothing answers a wrong
 
 import abc
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -71,6 +72,38 @@ class Manifold(abc.ABC):
     @abc.abstractmethod
     def second_fundamental_form(self, x: jax.Array, u: jax.Array, v: jax.Array, /) -> jax.Array:
         """The normal part of the derivative of v along u: how the manifold bends in its space."""
+
+    # The same step in parts, for a million points: first the few numbers per point that decide it,
+    # its factors, then one expression for all entries. A manifold without factors (None) goes
+    # through its verbs; overriding these gains speed and changes nothing else.
+
+    def normal_factor(self, x: jax.Array, g: jax.Array, /) -> Any:
+        """What `remove_normal` has to know of x and g, in small arrays; None for nothing."""
+        del x, g
+        return None
+
+    def remove_normal(self, x: jax.Array, g: jax.Array, normal: Any, /) -> jax.Array:
+        """`to_tangent(x, g)`, given its `normal_factor`."""
+        del normal
+        return self.to_tangent(x, g)
+
+    def squared_norm(self, v: jax.Array, normal: Any, /) -> jax.Array:
+        """⟨v, v⟩ of the tangent vector, given its `normal_factor`."""
+        del normal
+        return _lanes.stage(lambda v: _lanes.inner(v, v), v)
+
+    def step_factor(self, x: jax.Array, v: jax.Array, t: jax.Array, normal: Any, /) -> Any:
+        """What `displacement` has to know of x and t·v, in small arrays; None for nothing.
+
+        `normal` is the `normal_factor` that v was made with, or None where it is not known.
+        """
+        del x, v, t, normal
+        return None
+
+    def displacement(self, x: jax.Array, v: jax.Array, t: jax.Array, factor: Any, /) -> jax.Array:
+        """`retract(x, t·v) − x`, given its `step_factor`; t is a number per point, `(*lanes)`."""
+        del factor
+        return self.retract(x, t * v) - x
 
     def transport(self, x: jax.Array, y: jax.Array, v: jax.Array, /) -> jax.Array:
         """Carries the tangent vector v from x to y, by projection on the tangent space at y."""

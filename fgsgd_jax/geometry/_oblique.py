@@ -55,6 +55,18 @@ class Oblique(Manifold):
         y = x + v
         return y / _lanes.column_norm(y)
 
+    def normal_factor(self, x, g, /):
+        return _lanes.column_inner(x, g)
+
+    def remove_normal(self, x, g, normal, /):
+        return g - normal * x
+
+    def step_factor(self, x, v, t, normal, /):
+        return _lanes.stage(lambda x, v, t: 1 / _lanes.column_norm_of_step(x, v, t), x, v, t)
+
+    def displacement(self, x, v, t, factor, /):
+        return (factor - 1) * x + (factor * t) * v
+
     def exp(self, x, v, /):
         require_points(self, x)
         cosine, sinc = cos_sinc(_lanes.column_norm(v))

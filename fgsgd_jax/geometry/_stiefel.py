@@ -85,6 +85,38 @@ class Stiefel(Manifold):
         route = {"polar": _lanes.polar_step, "qr": _qr_step, "cayley": _cayley_step}
         return _tall(route[self.retraction], x, v)
 
+    def _rotates(self, x) -> bool:
+        """Whether the step is a rotation in closed form, given by its axis."""
+        return self.retraction == "polar" and x.shape[:2] == (3, 3)
+
+    def normal_factor(self, x, g, /):
+        if self._rotates(x):
+            return _lanes.axis_3x3(x, g)
+        return _lanes.gram(x, g) if x.shape[0] >= x.shape[1] else None
+
+    def remove_normal(self, x, g, normal, /):
+        if normal is None:
+            return self.to_tangent(x, g)
+        if self._rotates(x):
+            return _lanes.times(x, _lanes.hat(normal))
+        return g - _lanes.times(x, _lanes.symmetric(normal))
+
+    def squared_norm(self, v, normal, /):
+        if normal is None or not self._rotates(v):
+            return super().squared_norm(v, normal)
+        return _lanes.stage(lambda w: 2 * _lanes.inner(w[None], w[None]), normal)
+
+    def step_factor(self, x, v, t, normal, /):
+        if not self._rotates(x):
+            return None
+        axis = _lanes.stage(_lanes.axis_3x3, x, v) if normal is None else normal
+        return _lanes.rotation_3x3(x, axis, t)
+
+    def displacement(self, x, v, t, factor, /):
+        if factor is None:
+            return self.retract(x, t * v) - x
+        return _lanes.times(x, factor)
+
     def exp(self, x, v, /):
         """The geodesic of the Euclidean metric; NaN where ‖v‖ is so large that no digit is left."""
         require_points(self, x)

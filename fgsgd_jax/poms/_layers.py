@@ -110,8 +110,8 @@ class Layer:
     @_keeps_sharding
     def to_tangent(self, weight: jax.Array, gradient: jax.Array, kinds) -> jax.Array:
         """The gradient projected on the tangent spaces at the weight (Algorithm 1, line 5)."""
-        points, vectors = self._points(weight), self._points(gradient)
-        return self._weight(self._ask("to_tangent", kinds, points, vectors), gradient.dtype)
+        v, _ = self._tangent(kinds, self._points, weight, gradient)
+        return self._weight(v, gradient.dtype)
 
     @_keeps_sharding
     def retract(self, weight: jax.Array, step: jax.Array, kinds) -> jax.Array:
@@ -120,10 +120,80 @@ class Layer:
         Exactly 0 for components whose step is 0: a retraction that divides by a norm would
         otherwise move them by its rounding.
         """
-        points, vectors = self._points(weight), self._points(step)
-        moved = self._ask("retract", kinds, points, vectors)
-        still = _lanes.inner(vectors, vectors) == 0  # False for NaN, which must stay visible
-        return self._weight(jnp.where(still, 0, moved - points), weight.dtype)
+        x, v = self._points(weight), self._points(step)
+        t = _squarable(jnp.ones((), x.dtype), _lanes.stage(_lanes.norm, v))
+        moved, _ = self._displacement(kinds, x, v, t, (None,) * len(self.manifolds))
+        still = _lanes.inner(v, v) == 0  # False for NaN, which must stay visible
+        return self._weight(jnp.where(still, 0, moved), weight.dtype)
+
+    @_keeps_sharding
+    def descend(
+        self,
+        weight: jax.Array,
+        gradient: jax.Array,
+        trace: jax.Array | None,
+        kinds,
+        groups,
+        rate: jax.Array,
+        decay: jax.Array,
+        *numbers: jax.Array,
+        nesterov: bool,
+        by: Callable | None,
+        per_component: bool,
+        after: jax.Array | None,
+    ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
+        """A whole step: `to_tangent`, momentum, `divide_groups` and `retract`, in fewer passes.
+
+        Args:
+            weight: The weight.
+            gradient: Its Euclidean gradient.
+            trace: The momentum, or None for none.
+            kinds: The drawn kinds.
+            groups: The drawn groups.
+            rate: The learning rate.
+            decay: That of the momentum, not used without.
+            *numbers: What `by` takes.
+            nesterov: Whether to look ahead.
+            by: As for `divide_groups`; None divides by nothing.
+            per_component: As for `divide_groups`.
+            after: From `_lanes.done`, what has to be computed before.
+
+        Returns:
+            The update, the new momentum, and what `_lanes.done` says of them.
+        """
+        x, new_trace = self._points(weight), None
+        if trace is None:
+            v, normals = self._tangent(kinds, self._points, weight, gradient, after=after)
+        else:
+            # Carried by projection, which is linear: P(g) + d·P(m) = P(g + d·m).
+            v, normals = self._tangent(
+                kinds,
+                lambda g, m: self._points(g) + decay * self._points(m),
+                weight,
+                gradient,
+                trace,
+                after=after,
+            )
+            new_trace = self._weight(v, trace.dtype)
+            if nesterov:
+                v, normals = self._tangent(
+                    kinds, lambda g, m: self._points(g) + decay * m, weight, gradient, v
+                )
+        if kinds is None and new_trace is None:
+            squares = self.manifolds[0].squared_norm(v, normals[0])
+        else:
+            squares = _lanes.stage(lambda v: _lanes.inner(v, v), v)
+        if by is None:
+            t = _squarable(-rate, _lanes.stage(_lanes.norm, v))
+        else:
+            g = _lanes.stage(_lanes.norm, v) if per_component else self._sum_groups(squares, groups)
+            # Divided by τ, no step is longer than the rate.
+            t = -jnp.minimum(rate, _lanes.SQUARABLE_STEP[x.dtype.itemsize]) / by(g, *numbers)
+        moved, factors = self._displacement(kinds, x, v, t, normals)
+        # A step of 0 moves nothing; False for NaN, which must stay visible.
+        still = (t * t * squares == 0) | (t == 0)
+        update = self._weight(jnp.where(still, 0, moved), weight.dtype)
+        return update, new_trace, _lanes.done([squares, *jax.tree.leaves(factors)][-1])
 
     def residual(self, weight: jax.Array, kinds) -> jax.Array:
         """The largest distance of a component from its manifold, a scalar."""
@@ -151,17 +221,49 @@ class Layer:
         The norm of a group is g of Theorem 1, eq. (6); `by` is called as `by(g, *numbers)`, with
         one g per group that broadcasts against the points. With `per_component` each is its own.
         """
-        points = self._points(vector)
-        g = _lanes.norm(points) if per_component else self._group_norms(points, groups)
-        return self._weight(points / by(g, *numbers), vector.dtype)
+        v = self._points(vector)
+        if per_component:
+            g = _lanes.stage(_lanes.norm, v)
+        else:
+            g = self._sum_groups(_lanes.stage(lambda v: _lanes.inner(v, v), v), groups)
+        return self._weight(v / by(g, *numbers), vector.dtype)
 
-    def _group_norms(self, points: jax.Array, groups) -> jax.Array:
-        squares = _lanes.inner(points, points)
+    def _sum_groups(self, squares: jax.Array, groups) -> jax.Array:
+        """The norm of every group, from the squared norms of its components."""
         if groups is None:
             axes = summed_axes(self.scheme, self.component)
             return _lanes.safe_sqrt(jnp.sum(squares, axis=axes, keepdims=True))
         sums = jnp.zeros(self.stacked * self.groups, squares.dtype).at[groups].add(squares)
         return _lanes.safe_sqrt(sums)[groups]
+
+    def _tangent(
+        self, kinds, aim: Callable, weight: jax.Array, *vectors: jax.Array, after=None
+    ) -> tuple[jax.Array, tuple]:
+        """The tangent part of `aim(*vectors)`, as points, and the normal factors it took."""
+
+        def factors(weight, *vectors):
+            x, u = self._points(weight), aim(*vectors)
+            return tuple(manifold.normal_factor(x, u) for manifold in self.manifolds)
+
+        normals = _lanes.stage(factors, weight, *vectors, after=after)
+        x, u = self._points(weight), aim(*vectors)
+        answers = []
+        for position, (manifold, normal) in enumerate(zip(self.manifolds, normals, strict=True)):
+            at, vector = (x, u) if normal is not None else self._shown(position, kinds, x, u)
+            answers.append(manifold.remove_normal(at, vector, normal))
+        return _choose(kinds, answers), normals
+
+    def _displacement(
+        self, kinds, x: jax.Array, v: jax.Array, t: jax.Array, normals: tuple
+    ) -> tuple[jax.Array, tuple]:
+        """R(x, t·v) − x, and the step factors it took."""
+        answers, factors = [], []
+        for position, (manifold, normal) in enumerate(zip(self.manifolds, normals, strict=True)):
+            factor = manifold.step_factor(x, v, t, normal)
+            at, vector = (x, v) if factor is not None else self._shown(position, kinds, x, v)
+            answers.append(manifold.displacement(at, vector, t, factor))
+            factors.append(factor)
+        return _choose(kinds, answers), tuple(factors)
 
     # --- cutting, and asking the right manifold ------------------------------------------------
 
@@ -171,22 +273,35 @@ class Layer:
     def _weight(self, points: jax.Array, dtype) -> jax.Array:
         return self.component.from_points(points, self.shape).astype(dtype)
 
-    def _ask(self, verb: str, kinds, points: jax.Array, *vectors: jax.Array):
+    def _ask(self, verb: str, kinds, points: jax.Array):
         """The verb of every component's own manifold.
 
         With several types, all are computed and each lane keeps its own: for small points that is
-        cheaper than gathering lanes. A manifold is shown a harmless point and vector in the lanes
-        of others, so that its care for extreme input is not spent on them.
+        cheaper than gathering lanes.
         """
-        if len(self.manifolds) == 1:
-            return getattr(self.manifolds[0], verb)(points, *vectors)
-        answers = []
-        for position, manifold in enumerate(self.manifolds):
-            own = kinds == position
-            harmless = manifold.harmless_point(points)
-            shown = (jnp.where(own, points, harmless), *(jnp.where(own, v, 0) for v in vectors))
-            answers.append(getattr(manifold, verb)(*shown))
+        answers = [
+            getattr(manifold, verb)(*self._shown(position, kinds, points))
+            for position, manifold in enumerate(self.manifolds)
+        ]
         return _choose(kinds, answers)
+
+    def _shown(self, position: int, kinds, x: jax.Array, *vectors: jax.Array):
+        """What a manifold is shown: a harmless point and vector in the lanes of others.
+
+        So that its care for extreme input is not spent on them.
+        """
+        if kinds is None:
+            return (x, *vectors)
+        own = kinds == position
+        harmless = self.manifolds[position].harmless_point(x)
+        return (jnp.where(own, x, harmless), *(jnp.where(own, v, 0) for v in vectors))
+
+
+def _squarable(t: jax.Array, length: jax.Array) -> jax.Array:
+    """T, or less where the square of t·length could overflow. `(*lanes)`."""
+    most = _lanes.SQUARABLE_STEP[t.dtype.itemsize]
+    product = jnp.abs(t) * length
+    return t * jnp.where(product > most, most / product, 1)
 
 
 def _choose(kinds, answers: list[jax.Array]) -> jax.Array:

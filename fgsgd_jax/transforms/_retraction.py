@@ -56,7 +56,7 @@ def retract_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
     """
 
     def init_fn(params):
-        _require_on_manifolds(params, spec)
+        require_on_manifolds(params, spec)
         return RetractUpdatesState(kinds=spec.kinds())
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -79,7 +79,8 @@ def _retract(layer: Layer, weight, step, kinds):
     return layer.retract(weight, step, kinds)
 
 
-def _require_on_manifolds(params, spec: Collection) -> None:
+def require_on_manifolds(params, spec: Collection) -> None:
+    """Raises if the values of weights are known, and not on their manifolds."""
     leaves = leaves_with_paths(params)
     for path, leaf in leaves:
         spec.layer_of(path, leaf)

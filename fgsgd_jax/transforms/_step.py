@@ -123,9 +123,8 @@ def scale_by_fgsgd(
         del params, extra_args
 
         def one(path, layer, vector):
-            groups = layer.components if per_component else layer.groups * layer.stacked
-            group = Group(path, layer, layer.components / groups)
-            numbers = (_value(number, state.count, group) for number in (rho, curvature))
+            group = group_of(path, layer, per_component=per_component)
+            numbers = (value_at(number, state.count, group) for number in (rho, curvature))
             drawn = state.groups.get(path)
             return _normalize(layer, per_component, vector, drawn, *numbers)
 
@@ -153,7 +152,14 @@ def _normalize(layer: Layer, per_component: bool, vector, groups, rho, curvature
     return layer.divide_groups(vector, groups, *numbers, by=tau, per_component=per_component)
 
 
-def _value(number: ScalarOrScheduleOrGroup, count: jax.Array, group: Group):
+def group_of(path: str, layer: Layer, *, per_component: bool) -> Group:
+    """What is known of the groups of a weight."""
+    groups = layer.components if per_component else layer.groups * layer.stacked
+    return Group(path, layer, layer.components / groups)
+
+
+def value_at(number: ScalarOrScheduleOrGroup, count: jax.Array, group: Group):
+    """A number, schedule or function of the group at a step."""
     if isinstance(number, PerGroup):
         return number.function(group)
     return number(count) if callable(number) else number

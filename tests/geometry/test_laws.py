@@ -28,6 +28,25 @@ def test_the_laws_of_a_manifold_hold(manifold, shape, dtype):
     assert report.passed, f"\n{report.failures}"
 
 
+@pytest.mark.parametrize("manifold", [Sphere(), Oblique(), Stiefel()], ids=str)
+@pytest.mark.parametrize("shape", [(3, 2), (2, 3), (3, 3)])
+def test_random_points_prefer_no_direction(manifold, shape):
+    report = checks.check_random(manifold, jax.random.key(0), shape=shape)
+    assert report.passed, f"\n{report}"
+
+
+def test_random_points_with_a_preferred_sign_are_found_out():
+    class Positive(type(Stiefel())):  # pyright: ignore[reportGeneralTypeIssues]
+        def random(self, key, shape, dtype=jnp.float32):
+            x = super().random(key, shape, dtype)
+            return x * jnp.sign(jnp.linalg.det(jnp.moveaxis(x, (0, 1), (-2, -1))))
+
+    report = checks.check_random(Positive(), jax.random.key(0), shape=(3, 3))
+    assert [law.name for law in report.failures] == [
+        "determinants have both signs (standard errors)"
+    ]
+
+
 ORDERS = [
     (Euclidean(), (4, 3), 2),
     (Sphere(), (4, 3), 2),

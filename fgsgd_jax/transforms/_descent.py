@@ -1,0 +1,149 @@
+"""`descend_on_manifolds`: the whole chain of a step on manifolds as one link, for speed."""
+
+import functools
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fgsgd_jax import _lanes
+from fgsgd_jax.poms import Collection, Layer, map_layers
+from fgsgd_jax.transforms._params import require_params
+from fgsgd_jax.transforms._retraction import require_on_manifolds
+from fgsgd_jax.transforms._step import ScalarOrScheduleOrGroup, group_of, normalizer, value_at
+
+
+class DescendOnManifoldsState(NamedTuple):
+    """The state of a descent.
+
+    Attributes:
+        count: The number of steps taken, for schedules.
+        trace: The momentum, a tree like the parameters; () without momentum.
+        kinds: The drawn manifold of every component, by path, for weights of mixed types.
+        groups: The drawn groups, by path, for weights under PIO.
+    """
+
+    count: jax.Array
+    trace: Any
+    kinds: dict[str, jax.Array]
+    groups: dict[str, jax.Array]
+
+
+Normalization = Literal["group", "component"] | None
+
+
+def descend_on_manifolds(
+    learning_rate: optax.ScalarOrSchedule,
+    spec: Collection,
+    *,
+    decay: Any = None,
+    nesterov: bool = False,
+    accumulator_dtype: Any = None,
+    normalization: Normalization = "group",
+    rho: ScalarOrScheduleOrGroup = 1.0,
+    curvature: ScalarOrScheduleOrGroup = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """The links of a step on manifolds in one, equal to their chain up to rounding.
+
+    That is `project_to_tangent`, `trace_on_manifold`, `scale_by_fgsgd`,
+    `optax.scale_by_learning_rate` and `retract_updates`, in this order, arranged so that weights
+    and gradients pass through memory as few times as they must. Chain the links themselves to put
+    something between them.
+
+    Args:
+        learning_rate: A number or schedule.
+        spec: The collection of the parameters.
+        decay: That of `trace_on_manifold`, or None for no momentum.
+        nesterov: As for `trace_on_manifold`.
+        accumulator_dtype: As for `trace_on_manifold`.
+        normalization: One τ per `"group"` or per `"component"`, or None for none.
+        rho: As for `scale_by_fgsgd`.
+        curvature: As for `scale_by_fgsgd`.
+
+    Returns:
+        A transformation whose `update` needs `params`.
+    """
+
+    def init_fn(params):
+        require_on_manifolds(params, spec)
+        has_trace = decay is not None
+        return DescendOnManifoldsState(
+            count=jnp.zeros([], jnp.int32),
+            trace=optax.tree.zeros_like(params, dtype=accumulator_dtype) if has_trace else (),
+            kinds=spec.kinds(),
+            groups=spec.groups() if normalization == "group" else {},
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        require_params(params, "a step on a manifold starts from the present weights")
+        rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        after = None
+
+        def on_manifold(path, layer, gradient, weight, *trace):
+            nonlocal after
+            group = group_of(path, layer, per_component=normalization == "component")
+            numbers = (value_at(number, state.count, group) for number in (rho, curvature))
+            update, new_trace, after = _descend(
+                layer,
+                (nesterov, normalization),
+                (weight, gradient, *trace),
+                state.kinds.get(path),
+                state.groups.get(path),
+                (rate, 0.0 if decay is None else decay, *numbers),
+                after,
+            )
+            return _Pair(update, new_trace)
+
+        def on_euclidean(gradient, weight, *trace):
+            step, new_trace = gradient, None
+            if trace:
+                step = new_trace = gradient + decay * trace[0]
+                if nesterov:
+                    step = gradient + decay * new_trace
+                new_trace = new_trace.astype(trace[0].dtype)
+            return _Pair((-jnp.asarray(rate, step.dtype) * step).astype(weight.dtype), new_trace)
+
+        trees = (params,) if decay is None else (params, state.trace)
+        pairs = map_layers(spec, on_manifold, on_euclidean, updates, *trees)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        trace = () if decay is None else _every(1, pairs)
+        return _every(0, pairs), state._replace(count=count, trace=trace)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+class _Pair(NamedTuple):
+    update: jax.Array
+    trace: jax.Array | None
+
+
+def _every(side: int, pairs: Any) -> Any:
+    return jax.tree.map(
+        lambda pair: pair[side], pairs, is_leaf=lambda node: isinstance(node, _Pair)
+    )
+
+
+# An inner jit, so that leaves that are treated alike are traced once.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _descend(
+    layer: Layer, options: tuple[bool, Normalization], arrays, kinds, groups, numbers, after
+):
+    nesterov, normalization = options
+    weight, gradient, *trace = arrays
+    dtype = _lanes.working_dtype(weight.dtype)
+    # Injected hyper-parameters arrive in the dtype of the parameters; geometry is in a longer one.
+    numbers = [jnp.asarray(number, dtype) for number in numbers]
+    return layer.descend(
+        weight,
+        gradient,
+        trace[0] if trace else None,
+        kinds,
+        groups,
+        *numbers,
+        nesterov=nesterov,
+        by=None if normalization is None else normalizer,
+        per_component=normalization == "component",
+        after=after,
+    )
