@@ -4,7 +4,9 @@ The way through: `collection` decides from paths and shapes which weight is cut 
 `project` moves the weights there, `fgsgd` trains them there, `residual` says how well they stay.
 """
 
+from fgsgd_jax import bounds as bounds
 from fgsgd_jax import checks as checks
+from fgsgd_jax import norms as norms
 from fgsgd_jax.geometry import Euclidean as Euclidean
 from fgsgd_jax.geometry import Manifold as Manifold
 from fgsgd_jax.geometry import Oblique as Oblique
@@ -14,6 +16,12 @@ from fgsgd_jax.geometry import Stiefel as Stiefel
 from fgsgd_jax.optimizers import fgsgd as fgsgd
 from fgsgd_jax.optimizers import robbins_monro as robbins_monro
 from fgsgd_jax.optimizers import rsgd as rsgd
+from fgsgd_jax.paths import balance as balance
+from fgsgd_jax.paths import path_norm as path_norm
+from fgsgd_jax.paths import path_scales as path_scales
+from fgsgd_jax.paths import path_sgd as path_sgd
+from fgsgd_jax.paths import scale_by_path as scale_by_path
+from fgsgd_jax.paths import unbalance as unbalance
 from fgsgd_jax.poms import Collection as Collection
 from fgsgd_jax.poms import Component as Component
 from fgsgd_jax.poms import Layer as Layer

@@ -1,13 +1,16 @@
-"""Measure what one update costs, next to one of optax.sgd with momentum.
+"""Measure what an update costs, next to one of optax.sgd with momentum.
 
-An update is tx.update and optax.apply_updates under one jax.jit, on the weights of all 3×3 kernels
-of a ResNet-18. Weights and state are donated and fed back; the gradient stays as it is. Contestants
-run in turn, in a new order each round, each waited for, all warm. A ratio is that of the medians
-over the rounds; the middle half is where the ratios of the single rounds lie, without the lowest
-and the highest quarter (where the machine is busy with other work, the ratio of the medians may lie
-outside). The limit is the ratio if only memory traffic took time: the arrays of the size of the
-weights that have to be read or written, over the 5 of SGD with momentum. On an accelerator, what
-the host needs to start an update is part of its time.
+The section updates. An update is tx.update and optax.apply_updates under one jax.jit, on the
+weights of all 3×3 kernels of a ResNet-18. Weights and state are donated and fed back; the gradient
+stays as it is. Contestants run in turn, in a new order each round, each waited for, all warm. A
+ratio is that of the medians over the rounds; the middle half is where the ratios of the single
+rounds lie, without the lowest and the highest quarter (where the machine is busy with other work,
+the ratio of the medians may lie outside). The limit is the ratio if only memory traffic took time:
+the arrays of the size of the weights that have to be read or written, over the 5 of SGD with
+momentum. Memory is what the compiled update needs beside weights, state and gradient, over the
+largest weight. On an accelerator, what the host needs to start an update is part of its time.
+
+The section paths. Training steps of Path-SGD over those of SGD on the same network and batch.
 """
 
 import argparse
@@ -30,12 +33,13 @@ import rich.table
 from tqdm import tqdm
 
 import fgsgd_jax as fg
-from fgsgd_jax.experiments import _terminal
+from fgsgd_jax.experiments import _terminal, bench_paths
 from fgsgd_jax.experiments._terminal import UsageError
 from fgsgd_jax.experiments.config import MANIFOLDS, SCHEMES, Scheme, spelled
 
 # The stages of a ResNet-18: channels, those of the stage before, and 3×3 convolutions.
 STAGES = ((64, 64, 4), (128, 64, 4), (256, 128, 4), (512, 256, 4))
+SECTIONS = ("updates", "paths")
 MOMENTUM = 0.9
 RATE = 1e-3
 DEFAULT_MANIFOLDS = (("sphere",), ("oblique",), ("stiefel",), ("sphere", "oblique", "stiefel"))
@@ -44,6 +48,14 @@ DEFAULT_SCHEMES: tuple[Scheme, ...] = ("PI", "PO", "PIO")
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command to its parser."""
+    parser.add_argument(
+        "--sections",
+        help=f"what to measure, out of {', '.join(SECTIONS)} (default: all)",
+        type=_terminal.one_of(SECTIONS),
+        nargs="+",
+        default=SECTIONS,
+        metavar="SECTION",
+    )
     parser.add_argument(
         "--manifolds",
         help="sets of manifolds for FG-SGD, each joined by +, out of sphere (sp), oblique (ob), "
@@ -95,17 +107,41 @@ def main(args: argparse.Namespace) -> int:
     if args.json and (args.json.is_dir() or not args.json.absolute().parent.is_dir()):
         raise UsageError(f"--json {args.json} is not a file in a folder that exists.")
     shapes = kernel_shapes(args.width)
-    blocks = contestants(args.manifolds, args.schemes, args.momentum)
     environment = _environment(shapes)
     console = rich.console.Console()
     console.print(
         f"{environment['device']}, {environment['cores']} CPU cores, load {_load()}, "
-        f"JAX {environment['jax']}; {environment['weights']:,} weights, "
-        f"{environment['components']:,} components in {environment['kernels']} kernels, "
-        f"{args.rounds} rounds",
+        f"JAX {environment['jax']}, {args.rounds} rounds",
         highlight=False,
     )
     started = time.perf_counter()
+    content = {**environment, "width": args.width, "rounds": args.rounds}
+    if "updates" in args.sections:
+        figures = _measure_updates(args, shapes)
+        content["contestants"] = [row for rows in figures.values() for row in rows]
+        console.print(
+            f"{environment['weights']:,} weights, {environment['components']:,} components in "
+            f"{environment['kernels']} kernels",
+            highlight=False,
+        )
+        _print_table(console, figures)
+    if "paths" in args.sections:
+        costs = [bench_paths.measure(name, args.rounds) for name in tqdm(bench_paths.NETWORKS)]
+        content["paths"] = [cost._asdict() for cost in costs]
+        _print_paths(console, costs)
+    console.print(
+        f"{time.perf_counter() - started:.0f} s in all, load at the end {_load()}", highlight=False
+    )
+    if args.json:
+        try:
+            args.json.write_text(json.dumps(content, indent=2) + "\n")
+        except OSError as error:
+            raise UsageError(f"{args.json} cannot be written ({error}).") from error
+    return 0
+
+
+def _measure_updates(args: argparse.Namespace, shapes) -> dict[str, list[dict[str, Any]]]:
+    blocks = contestants(args.manifolds, args.schemes, args.momentum)
     # One block after the other, each against a yardstick of its own, so that only the weights and
     # states of one are alive.
     total = sum(len(block) + 1 for block in blocks.values())
@@ -114,18 +150,7 @@ def main(args: argparse.Namespace) -> int:
         for name, block in blocks.items():
             bar.set_description(name)
             figures[name] = measure(block, shapes, args.rounds, bar.update)
-    _print_table(console, figures)
-    console.print(
-        f"{time.perf_counter() - started:.0f} s in all, load at the end {_load()}", highlight=False
-    )
-    if args.json:
-        content = {**environment, "width": args.width, "rounds": args.rounds}
-        content["contestants"] = [row for rows in figures.values() for row in rows]
-        try:
-            args.json.write_text(json.dumps(content, indent=2) + "\n")
-        except OSError as error:
-            raise UsageError(f"{args.json} cannot be written ({error}).") from error
-    return 0
+    return figures
 
 
 # --- who runs ------------------------------------------------------------------------------------
@@ -245,6 +270,9 @@ class Runner:
         begun = time.perf_counter()
         self.update: Callable[..., Any] = lowered.compile()
         self.compile_seconds = time.perf_counter() - begun
+        largest = max(leaf.nbytes for leaf in jax.tree.leaves(params))
+        memory = self.update.memory_analysis()  # None where the device does not tell
+        self.memory = memory and memory.temp_size_in_bytes / largest
         jax.block_until_ready(self.donated)
 
     def run(self) -> float:
@@ -298,6 +326,7 @@ def measure(
             "yardstick_seconds": medians[0],
             "trace_seconds": runners[position].trace_seconds,
             "compile_seconds": runners[position].compile_seconds,
+            "memory": runners[position].memory,
         }
         for position, contestant in enumerate(everyone)
     ]
@@ -339,7 +368,7 @@ def _print_table(console: rich.console.Console, figures: Mapping[str, Any]) -> N
         box=rich.box.SIMPLE_HEAD, title=title, title_style="bold", pad_edge=False
     )
     table.add_column("update", no_wrap=True)
-    for heading in ("ratio", "middle half", "limit", "median", "compile"):
+    for heading in ("ratio", "middle half", "limit", "median", "compile", "memory"):
         table.add_column(heading, justify="right", no_wrap=True)
     for name, rows in figures.items():
         table.add_row(name, style="bold")
@@ -353,6 +382,21 @@ def _print_table(console: rich.console.Console, figures: Mapping[str, Any]) -> N
                 f"{row['limit']:.1f}",
                 f"{_short(1e3 * row['seconds'])} ms",
                 f"{row['trace_seconds'] + row['compile_seconds']:.1f} s",
+                "unknown" if row["memory"] is None else f"{row['memory']:.1f}",
             )
         table.add_section()
+    console.print(table)
+
+
+def _print_paths(console: rich.console.Console, costs: Sequence[bench_paths.PathCost]) -> None:
+    title = f"time of a step of Path-SGD / that of SGD, batch {bench_paths.BATCH_SIZE}"
+    table = rich.table.Table(
+        box=rich.box.SIMPLE_HEAD, title=title, title_style="bold", pad_edge=False
+    )
+    table.add_column("network", no_wrap=True)
+    for heading in ("ratio", "SGD", "Path-SGD"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for cost in costs:
+        milliseconds = (f"{_short(1e3 * seconds)} ms" for seconds in (cost.sgd, cost.path_sgd))
+        table.add_row(f"  {cost.network}", _short(cost.ratio), *milliseconds)
     console.print(table)

@@ -15,7 +15,10 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 
 
 def test_a_small_run_prints_a_table_and_writes_json(capsys, tmp_path):
-    words = "bench --width 0.0625 --rounds 2 --manifolds sp+ob --schemes PO PIO --json b.json"
+    words = (
+        "bench --sections updates --width 0.0625 --rounds 2 --manifolds sp+ob --schemes PO PIO "
+        "--json b.json"
+    )
     assert main(words.split()) == 0
     out = capsys.readouterr().out
     for told in (jax.devices()[0].device_kind, jax.__version__, "sphere+oblique", "fgsgd PIO"):
@@ -41,6 +44,7 @@ def test_a_small_run_prints_a_table_and_writes_json(capsys, tmp_path):
         assert 0 < low <= high
         assert row["ratio"] == row["seconds"] / row["yardstick_seconds"]
         assert min(row["trace_seconds"], row["compile_seconds"]) > 0
+        assert row["memory"] >= 0
     assert {row["ratio"] for row in rows if row["label"] == bench.YARDSTICK.label} == {1.0}
 
 

@@ -28,7 +28,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("trian", "'trian' is not a command; the commands are train, bench. Did you mean 'train'?"),
+        ("trian", "'trian' is not a command; the commands are train, paths, bench. Did you mean"),
         ("train --optimizer fgsdg", "one of sgd, fgsgd, rsgd is needed. Did you mean 'fgsgd'?"),
         ("train --optimiser sgd", "'--optimiser' is not an argument. Did you mean '--optimizer'?"),
         ("train --group 3", "'--group' is not an argument. Did you mean '--groups'?"),

@@ -1,0 +1,149 @@
+"""Path-SGD for Flax NNX: the shortcuts from a model to its `apply_fn`."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import optax
+from flax import nnx
+
+from fgsgd_jax import paths
+
+NORMALIZATIONS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.RMSNorm, nnx.InstanceNorm)
+
+
+def apply_fn(model: nnx.Module, call: Callable | None = None) -> Callable[[Any, jax.Array], Any]:
+    """The function `(params, x) -> outputs` of a model, for the path functions of this package.
+
+    `params` is `nnx.state(model, nnx.Param)`, or a tree of arrays with its leaves, as
+    `nnx.Optimizer` gives them to a transformation. What else the model holds is taken as it is now.
+
+    Args:
+        model: A model without normalization layers.
+        call: How the model is called, such as `lambda model, x: model(x, training=False)`; by
+            default `model(x)`.
+
+    Raises:
+        ValueError: If the model has a normalization layer, with its path.
+    """
+    for path, module in nnx.iter_modules(model):
+        if isinstance(module, NORMALIZATIONS):
+            remedy = (
+                "Fold it into the weights (fgsgd_jax.nnx.fold_batch_norm), or leave it out."
+                if isinstance(module, nnx.BatchNorm)
+                else "Leave it out."
+            )
+            raise ValueError(
+                f"The layer {'/'.join(map(str, path))!r} is a {type(module).__name__}, which no "
+                f"sum over paths describes. {remedy}"
+            )
+    graph, template, rest = nnx.split(model, nnx.Param, ...)
+    structure = jax.tree.structure(template)
+    shapes = [leaf.shape for leaf in jax.tree.leaves(template)]
+
+    def function(params, x):
+        leaves = jax.tree.leaves(params)
+        if [leaf.shape for leaf in leaves] != shapes:
+            raise ValueError(
+                "The parameters are not those of the model that apply_fn was made of: "
+                f"{len(leaves)} leaves where the model has {len(shapes)}, or other shapes. Give "
+                "nnx.state(model, nnx.Param), and wrt=nnx.Param to nnx.Optimizer."
+            )
+        # A copy, so that the model may write into its own state without touching this one.
+        merged = nnx.merge(graph, structure.unflatten(leaves), rest, copy=True)
+        return merged(x) if call is None else call(merged, x)
+
+    return function
+
+
+def path_norm(
+    model: nnx.Module, input_shape: Sequence[int], p: Any = 2, *, call: Callable | None = None
+) -> jax.Array:
+    """The path norm of a model; see `fgsgd_jax.path_norm`.
+
+    Args:
+        model: The model. Derivatives go through `nnx.grad`.
+        input_shape: The shape of one example.
+        p: The power, at least 1.
+        call: How the model is called; by default `model(x)`.
+
+    Raises:
+        ValueError: If the model has a normalization layer, or is no ReLU network.
+
+    Example:
+        >>> from flax import nnx
+        >>> import fgsgd_jax.nnx
+        >>> model = nnx.Sequential(nnx.Linear(3, 8, rngs=nnx.Rngs(0)), nnx.relu)
+        >>> bool(fgsgd_jax.nnx.path_norm(model, (3,)) > 0)
+        True
+    """
+    return paths.path_norm(apply_fn(model, call), nnx.state(model, nnx.Param), input_shape, p)
+
+
+def path_scales(
+    model: nnx.Module,
+    input_shape: Sequence[int],
+    p: Any = 2,
+    *,
+    second_term: bool = False,
+    call: Callable | None = None,
+) -> Any:
+    """The κ of every weight of a model, a state like `nnx.state(model, nnx.Param)`.
+
+    See `fgsgd_jax.path_scales`; the arguments are as for `path_norm`.
+    """
+    params = nnx.state(model, nnx.Param)
+    function = apply_fn(model, call)
+    return paths.path_scales(function, params, input_shape, p, second_term=second_term)
+
+
+def scale_by_path(
+    model: nnx.Module,
+    input_shape: Sequence[int],
+    p: Any = 2,
+    *,
+    call: Callable | None = None,
+    **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Divides the gradients of a model by κ; see `fgsgd_jax.scale_by_path`.
+
+    The arguments are as for `path_norm`; `options` are further ones of `fgsgd_jax.scale_by_path`.
+    """
+    return paths.scale_by_path(apply_fn(model, call), input_shape, p, **options)
+
+
+def path_sgd(
+    learning_rate: optax.ScalarOrSchedule,
+    model: nnx.Module,
+    input_shape: Sequence[int],
+    p: Any = 2,
+    momentum: Any = None,
+    *,
+    call: Callable | None = None,
+    **options: Any,
+) -> optax.GradientTransformationExtraArgs:
+    """Path-SGD for the parameters of a model; see `fgsgd_jax.path_sgd`.
+
+    Args:
+        learning_rate: A number or schedule.
+        model: The model, of which only the structure is used.
+        input_shape: The shape of one example.
+        p: The power of the path norm.
+        momentum: The decay of the momentum, or None for none.
+        call: How the model is called; by default `model(x)`.
+        **options: Further arguments of `fgsgd_jax.path_sgd`.
+
+    Raises:
+        ValueError: If the model has a normalization layer; at `init` if it is no ReLU network.
+
+    Example:
+        >>> from flax import nnx
+        >>> import fgsgd_jax.nnx
+        >>> model = nnx.Sequential(nnx.Linear(3, 8, rngs=nnx.Rngs(0)), nnx.relu)
+        >>> tx = fgsgd_jax.nnx.path_sgd(0.1, model, input_shape=(3,), momentum=0.9)
+        >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
+        >>> gradient = nnx.grad(lambda model: model(jax.numpy.ones((1, 3))).sum())(model)
+        >>> _ = optimizer.update(model, gradient)
+    """
+    function = apply_fn(model, call)
+    return paths.path_sgd(learning_rate, function, input_shape, p, momentum, **options)

@@ -1,0 +1,115 @@
+"""Norms of many matrices at once, on lanes."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fgsgd_jax import _lanes
+
+
+class Norms(NamedTuple):
+    """The three norms of many matrices, arrays of one shape.
+
+    Attributes:
+        frobenius: The root of the sum of squares.
+        spectral: The largest singular value.
+        two_to_one: The sum of the Euclidean norms of the rows.
+    """
+
+    frobenius: jax.Array
+    spectral: jax.Array
+    two_to_one: jax.Array
+
+
+def frobenius(x: jax.Array, /) -> jax.Array:
+    """‖x‖_F of every matrix: `(rows, columns, *lanes)` → `(*lanes)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> frobenius(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
+        Array(5., dtype=float32)
+    """
+    return _lanes.norm(working(x))
+
+
+def two_to_one(x: jax.Array, /) -> jax.Array:
+    """‖x‖₂→₁, the sum of the Euclidean norms of the rows: `(rows, columns, *lanes)` → `(*lanes)`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> two_to_one(jnp.array([[3.0, 4.0], [0.0, 2.0]]))
+        Array(7., dtype=float32)
+    """
+    return jnp.sum(_lanes.column_norm(_lanes.transpose(working(x))), axis=0)
+
+
+@jax.jit
+def spectral(x: jax.Array, /) -> jax.Array:
+    """‖x‖₂, the largest singular value of every matrix: `(rows, columns, *lanes)` → `(*lanes)`.
+
+    Accurate to a few units in the last place, however close the singular values lie and however
+    large or small they are, and without LAPACK: the Gram matrix of the shorter side is squared
+    until what is left cannot change the result.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> spectral(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
+        Array(4., dtype=float32)
+    """
+    x = working(x)
+    if x.shape[0] < x.shape[1]:
+        x = _lanes.transpose(x)
+    if x.shape[1] == 1:
+        return _lanes.norm(x)
+    largest = jnp.max(jnp.abs(x), axis=(0, 1))
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    unit = x / scale  # so that squares neither overflow nor vanish
+    norm = scale * _lanes.safe_sqrt(_largest_eigenvalue(_lanes.gram(unit, unit)))
+    return jnp.where(jnp.isinf(largest), largest, norm)
+
+
+def _largest_eigenvalue(gram: jax.Array) -> jax.Array:
+    """λ₁ of every positive semidefinite matrix, `(n, n, *lanes)` → `(*lanes)`.
+
+    With M₀ of trace 1 and Mₖ = Mₖ₋₁²/tₖ, tₖ its trace, log λ₁(M₀) = Σⱼ₌₁ᵏ log tⱼ/2ʲ +
+    log λ₁(Mₖ)/2ᵏ. Mₖ tends to a projection divided by its rank, whose λ₁ is tₖ. Squaring k times is
+    2ᵏ steps of the power method without its start vector, and the error of tₖ counts 2⁻ᵏ only.
+    """
+    size = gram.shape[0]
+    tolerance = jnp.finfo(gram.dtype).eps / 2
+
+    def of_trace_one(m):
+        trace = sum(m[i, i] for i in range(1, size)) + m[0, 0] if size < 32 else jnp.trace(m)
+        positive = jnp.where(trace == 0, 1, trace)  # NaN stays
+        return m / positive, trace, jnp.log(positive)
+
+    def goes_on(state):
+        k, _, _, _, error = state
+        return (k < jnp.finfo(gram.dtype).nmant + 3) & jnp.any(error > tolerance)
+
+    def square(state):
+        k, m, total, _, _ = state
+        squared, _, log_trace = of_trace_one(_lanes.matmul(m, m))
+        share = jnp.exp2(-(k + 1).astype(gram.dtype))
+        # λ₁ of the present matrix is tₖ up to the factor 1 + n·‖Mₖ − Mₖ₋₁‖.
+        error = size * _lanes.norm(squared - m) * share
+        return k + 1, squared, total + share * log_trace, share * log_trace, error
+
+    m, first, _ = of_trace_one(gram)
+    zero = jnp.zeros_like(first)
+    start = (jnp.int32(0), m, zero, zero, jnp.full_like(first, jnp.inf))
+    _, _, total, last, _ = lax.while_loop(goes_on, square, start)
+    return first * jnp.exp(total + last)
+
+
+@jax.jit
+def norms_of(x: jax.Array, /) -> Norms:
+    """The three norms of every matrix: `(rows, columns, *lanes)` → `(*lanes)` each."""
+    return Norms(frobenius(x), spectral(x), two_to_one(x))
+
+
+def working(x: jax.Array) -> jax.Array:
+    x = jnp.asarray(x)
+    return x.astype(_lanes.working_dtype(x.dtype))
