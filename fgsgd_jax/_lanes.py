@@ -98,7 +98,7 @@ def stage(function: Callable, *arrays: jax.Array, after: jax.Array | None = None
     return lax.cond(always, function, never, *arrays)
 
 
-def done(x: jax.Array) -> jax.Array | None:
+def done(x: jax.Array | None = None) -> jax.Array | None:
     """What `stage` may be told to wait for: that x has been computed. None where it need not.
 
     XLA's CPU compiler runs all weights side by side, and memory that was not used by the last
@@ -106,6 +106,8 @@ def done(x: jax.Array) -> jax.Array | None:
     """
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
         return None
+    if x is None:
+        return lax.optimization_barrier(jnp.zeros((), jnp.int32))
     first = x[(0,) * x.ndim].astype(jnp.float32)
     return lax.bitcast_convert_type(first, jnp.int32)
 
@@ -343,17 +345,18 @@ def rotation_3x3(x: jax.Array, w: jax.Array, t: jax.Array) -> jax.Array:
         length = _largest(t * w[k] for k in range(3))
         short = t * jnp.where(length > longest, longest / length, 1)
         c = jnp.sqrt(1 + _sum((short * w[k]) ** 2 for k in range(3)))
-        return short / c, (short / c) * (short / (1 + c))
+        return short, 1 / c, 1 / (c * (1 + c))
 
-    def turn(w, first, second):
-        square = w[:, None] * w[None] - identity(3, 3, x) * _sum(w[k] ** 2 for k in range(3))
-        return first * hat(w) + second * square
+    def turn(w, short, first, second):
+        axis = short * w  # before it is squared, which w may be too long for
+        square = axis[:, None] * axis[None] - identity(3, 3, x) * inner(axis[None], axis[None])
+        return first * hat(axis) + second * square
 
     def corrected(x, turn):
         return turn - 0.5 * times(_gram_error(x), identity(3, 3, x) + turn)
 
-    first, second = stage(coefficients, w, t)
-    return stage(lambda x, w, f, s: corrected(x, turn(w, f, s)), x, w, first, second)
+    numbers = stage(coefficients, w, t)
+    return stage(lambda x, w, *numbers: corrected(x, turn(w, *numbers)), x, w, *numbers)
 
 
 def gram_schmidt(y: jax.Array) -> jax.Array:

@@ -405,8 +405,8 @@ def no_params_message():
 @pytest.mark.parametrize(
     ("name", "reason"),
     [
-        ("fgsgd", "tangent space"),
-        ("rsgd", "tangent space"),
+        ("fgsgd", "a step on a manifold starts from the present weights"),
+        ("rsgd", "a step on a manifold starts from the present weights"),
         ("project_to_tangent", "tangent space"),
         ("trace_on_manifold", "carried to the present weights"),
         ("retract_updates", "retraction starts from the present weights"),

@@ -380,9 +380,9 @@ def test_a_named_chain_finds_its_momentum_by_name():
     whole = fg.fgsgd(0.1, spec, momentum=0.9)
     updates, state = tx.update(gradients, tx.init(params), params)
     expected, expected_state = whole.update(gradients, whole.init(params), params)
-    assert_trees_equal(updates, expected)
+    assert_trees_close(updates, expected)
     assert list(state) == ["tangent", "momentum", "normalizer", "rate", "retraction"]
-    assert_trees_equal(state["momentum"].trace, optax.tree.get(expected_state, "trace"))
+    assert_trees_close(state["momentum"].trace, optax.tree.get(expected_state, "trace"))
 
 
 @pytest.mark.parametrize("partition", [optax.partition, optax.multi_transform])
@@ -797,8 +797,7 @@ def test_leaves_that_are_alike_are_traced_once():
     TRACES.clear()
     tx = fg.fgsgd(0.1, spec, momentum=0.9)
     jax.jit(tx.update).lower(params, tx.init(params), params)
-    # The momentum is carried by a projection too, so two rules per shape use it.
-    assert TRACES == {"to_tangent": 2 * 2, "retract": 2}
+    assert TRACES == {"to_tangent": 2, "retract": 2}
 
 
 def test_eager_updates_compile_once_for_leaves_that_are_alike():
@@ -810,8 +809,7 @@ def test_eager_updates_compile_once_for_leaves_that_are_alike():
     with compilations() as compiled:
         tx.update(params, state, params)
     counts = collections.Counter(compiled)
-    for rule in ("jit(_to_tangent)", "jit(_normalize)", "jit(_retract)"):
-        assert counts[rule] == 1, counts
+    assert counts["jit(_descend)"] == 1, counts
 
 
 # --- drift --------------------------------------------------------------------------------------

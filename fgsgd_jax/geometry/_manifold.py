@@ -21,6 +21,12 @@ from jax.core import Tracer
 
 from fgsgd_jax import _lanes
 
+# The parts that the fast path takes a verb to.
+FACTORS_OF = {
+    "to_tangent": ("normal_factor", "remove_normal", "squared_norm"),
+    "retract": ("step_factor", "displacement"),
+}
+
 
 class Manifold(abc.ABC):
     """A set of matrices that a component weight may be confined to.
@@ -30,6 +36,14 @@ class Manifold(abc.ABC):
     your own. Every verb works on points `(rows, columns, *lanes)` and under `jax.jit`,
     `jax.vmap` and differentiation.
     """
+
+    def __init_subclass__(cls, **options):
+        """A subclass that defines a verb anew defines its factors too, or goes without them."""
+        super().__init_subclass__(**options)
+        for verb, parts in FACTORS_OF.items():
+            for part in parts:
+                if verb in vars(cls) and part not in vars(cls):
+                    setattr(cls, part, getattr(Manifold, part))
 
     # An upper bound of the sectional curvature at unit scale: c of FG-SGD, eq. (5).
     curvature_bound: float

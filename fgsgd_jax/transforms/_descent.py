@@ -79,7 +79,7 @@ def descend_on_manifolds(
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        after = None
+        after = _lanes.done()
 
         def on_manifold(path, layer, gradient, weight, *trace):
             nonlocal after
