@@ -274,7 +274,8 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
         y = x + v
         return y / norm(y)
     if rows == columns == 3:
-        return x + times(x, rotation_3x3(x, axis_3x3(x, v), jnp.ones(x.shape[2:], x.dtype)))
+        w = axis_3x3(x, shorten(v, SQUARABLE_STEP[x.dtype.itemsize]))
+        return x + times(x, rotation_3x3(x, w, jnp.ones((1,) * (x.ndim - 2), x.dtype)))
     size = x.dtype.itemsize
     y = x + shorten(v, LONGEST_STEP[size])
     e = _gram_error(y)
@@ -335,28 +336,30 @@ def hat(w: jax.Array) -> jax.Array:
 def rotation_3x3(x: jax.Array, w: jax.Array, t: jax.Array) -> jax.Array:
     """The k with polar factor of x + t·v = x + x·k, for the tangent v = x·hat(w) at a 3×3 x.
 
+    For t·w that can be squared.
+
     1 + t·hat(w) has the eigenvalues 1 and 1 ± i‖tw‖, so its polar factor is the rotation by
-    arctan ‖tw‖: 1 + tΩ/c + (tΩ)²/(c(1 + c)), Ω = hat(w), c² = 1 + ‖tw‖², exact for every length.
+    arctan ‖tw‖, of cosine c = (1 + ‖tw‖²)^−½: 1 + c·tΩ + c²/(1 + c)·(tΩ)², Ω = hat(w), exact for
+    every length.
     Before it comes a Newton-Schulz step, 1 − ½(xᵀx − 1), which removes the rounding of x.
     """
-    longest = LONGEST_STEP[x.dtype.itemsize]  # beyond it the angle is π/2 to rounding
 
     def coefficients(w, t):
-        length = _largest(t * w[k] for k in range(3))
-        short = t * jnp.where(length > longest, longest / length, 1)
-        c = jnp.sqrt(1 + _sum((short * w[k]) ** 2 for k in range(3)))
-        return short, 1 / c, 1 / (c * (1 + c))
+        c = 1 / jnp.sqrt(1 + _sum((t * w[k]) ** 2 for k in range(3)))
+        return c, c * c / (1 + c)
 
-    def turn(w, short, first, second):
-        axis = short * w  # before it is squared, which w may be too long for
-        square = axis[:, None] * axis[None] - identity(3, 3, x) * inner(axis[None], axis[None])
+    def turn(w, t, first, second):
+        axis = t * w  # before it is squared, which w may be too long for
+        square = axis[:, None] * axis[None] - identity(3, 3, x) * _sum(
+            axis[k] ** 2 for k in range(3)
+        )
         return first * hat(axis) + second * square
 
     def corrected(x, turn):
         return turn - 0.5 * times(_gram_error(x), identity(3, 3, x) + turn)
 
     numbers = stage(coefficients, w, t)
-    return stage(lambda x, w, *numbers: corrected(x, turn(w, *numbers)), x, w, *numbers)
+    return stage(lambda x, *known: corrected(x, turn(*known)), x, w, t, *numbers)
 
 
 def gram_schmidt(y: jax.Array) -> jax.Array:

@@ -102,20 +102,31 @@ CASES = {
     "stiefel matrix": Case(CONV, fg.pom("layer", STIEFEL, component="matrix")),
     "stiefel dense matrix": Case(DENSE, fg.pom("layer", STIEFEL, component="matrix")),
 }
+# xᵀx needs every pair of columns, so columns on eight devices are exchanged for rows.
+EXCHANGES_COLUMNS = ("stiefel matrix", "stiefel dense matrix")
 AXES = {"auto": AxisType.Auto, "explicit": AxisType.Explicit}
 
 
 def collectives(program: str) -> list[tuple[str, int]]:
-    """The collective operations of a compiled program, and how many numbers each passes."""
+    """The collective operations of a compiled program, and how many numbers a device is given.
+
+    The program is that of one device. An all-to-all is given a part by every device; of all others
+    several results are several arrays, and the largest is told.
+    """
     names = (
         "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
     )
     found = re.findall(rf"= (\S.*?) ({names})(?:-start)?\(", program)
     return [
-        (name, max(int(np.prod([*map(int, filter(None, size.split(",")))])) for size in sizes))
+        (name, (sum if name == "all-to-all" else max)(map(_numbers, shapes)))
         for types, name in found
-        if (sizes := re.findall(r"\[([\d,]*)\]", types))
+        if (shapes := re.findall(r"\[([\d,]*)\]", types))
     ]
+
+
+def _numbers(shape: str) -> int:
+    """How many numbers an array of this shape holds, given as in "3,3,16"."""
+    return int(np.prod([*map(int, filter(None, shape.split(",")))]))
 
 
 def difference(actual, expected) -> float:
@@ -189,6 +200,58 @@ def examine(case: Case, sharding: NamedSharding, eager: bool):
     yield "update", update
 
 
+def examine_products(case: Case, mesh):
+    """Yields likewise what else is promised of points whose columns are moved between devices."""
+    tx = fg.fgsgd(RATE, case.spec, momentum=DECAY)
+    weight = np.float32(case.nearest(case.random(seed=0)))
+    sharding = NamedSharding(mesh, PartitionSpec(*[None] * (len(case.shape) - 1), "x"))
+
+    def step(gradient, weight):
+        params = {"w": weight}
+        return tx.update({"w": gradient}, tx.init(params), params)[0]["w"]
+
+    def rows():
+        by_rows = NamedSharding(mesh, PartitionSpec(*[None] * (len(case.shape) - 2), "x"))
+        arrays = [jax.device_put(array, by_rows) for array in (case.gradient(seed=2), weight)]
+        compiled = jax.jit(step).lower(*arrays).compile()
+        return {
+            "kept": compiled(*arrays).sharding.is_equivalent_to(by_rows, len(case.shape)),
+            "collectives": collectives(compiled.as_text()),
+        }
+
+    yield "rows", rows
+
+    def maps():
+        gradients = np.stack([case.gradient(seed) for seed in range(8)])
+        weights = np.broadcast_to(weight, gradients.shape)
+        one_by_one = np.stack([step(gradient, weight) for gradient in gradients])
+        own = PartitionSpec("x")
+        placed = [jax.device_put(a, NamedSharding(mesh, own)) for a in (gradients, weights)]
+        own_step = jax.shard_map(jax.vmap(step), in_specs=own, out_specs=own)
+        return {
+            "vmap": difference(jax.jit(jax.vmap(step))(gradients, weights), one_by_one),
+            "shard_map": difference(jax.jit(own_step)(*placed), one_by_one),
+        }
+
+    yield "maps", maps
+
+    def slope():
+        gradient, direction = case.gradient(seed=2), case.gradient(seed=3)
+
+        def loss(t):
+            at = jax.device_put(gradient, sharding) + t * jax.device_put(direction, sharding)
+            return jnp.sum(step(at, jax.device_put(weight, sharding)) ** 2)
+
+        h = 1e-2
+        expected = float(loss(h) - loss(-h)) / (2 * h)
+        return {
+            "slope": abs(expected),
+            "difference": abs(float(jax.jit(jax.grad(loss))(0.0)) - expected),
+        }
+
+    yield "slope", slope
+
+
 def main(only: list[str]) -> None:
     assert jax.device_count() == 8, jax.devices()
     records: dict = {}
@@ -200,7 +263,10 @@ def main(only: list[str]) -> None:
             spec = PartitionSpec(*[None] * (len(case.shape) - 1), "x")
             eager = name in ("sphere PO", "mixture PIO")
             with jax.set_mesh(mesh):
-                for promise, measure in examine(case, NamedSharding(mesh, spec), eager):
+                promises = [*examine(case, NamedSharding(mesh, spec), eager)]
+                if name in EXCHANGES_COLUMNS:
+                    promises += examine_products(case, mesh)
+                for promise, measure in promises:
                     try:
                         result = measure()
                     except Exception as error:

@@ -6,22 +6,21 @@ case under Auto and Explicit axes; the expected numbers are NumPy's formulas on 
 
 import functools
 import json
+import math
 import os
 import pathlib
 import subprocess
 import sys
 
 import pytest
-from _sharding_program import AXES, CASES, DENSE
+from _sharding_program import AXES, CASES, DENSE, EXCHANGES_COLUMNS
 
 PROGRAM = pathlib.Path(__file__).with_name("_sharding_program.py")
-EIGHT_DEVICES = "--xla_force_host_platform_device_count=8"
+DEVICES = 8
+EIGHT_DEVICES = f"--xla_force_host_platform_device_count={DEVICES}"
 
 # Numbers of size 1 in float32, some ten operations each.
 TOLERANCE = 1e-6
-
-# xᵀx needs every pair of columns, so a matrix whose columns are on eight devices must pass them on.
-PASSES_COLUMNS = {"stiefel matrix", "stiefel dense matrix"}
 
 every_axis_type = pytest.mark.parametrize("axes", AXES)
 every_case = pytest.mark.parametrize("case", CASES)
@@ -85,7 +84,7 @@ def test_types_of_the_state_are_those_of_init_after_every_update(case, axes):
 
 
 @every_axis_type
-@pytest.mark.parametrize("case", [case for case in CASES if case not in PASSES_COLUMNS])
+@pytest.mark.parametrize("case", [case for case in CASES if case not in EXCHANGES_COLUMNS])
 def test_devices_exchange_sums_over_groups_and_no_weights(case, axes):
     exchanged = record_of(axes, case, "update")["collectives"]
     # At most one number per group: 16 groups of the smaller channel axis, 32 of the larger.
@@ -93,6 +92,46 @@ def test_devices_exchange_sums_over_groups_and_no_weights(case, axes):
     assert all(name == "all-reduce" and size <= largest for name, size in exchanged), exchanged
 
 
+@every_axis_type
+@pytest.mark.parametrize("case", EXCHANGES_COLUMNS)
+def test_devices_exchange_columns_for_rows_and_never_hold_more_than_their_share(case, axes):
+    exchanged = record_of(axes, case, "update")["collectives"]
+    shape = CASES[case].shape
+    share, gram = math.prod(shape) // DEVICES, shape[-1] ** 2
+    # The weight, its gradient and momentum go to rows; its update and momentum come back.
+    assert [size for name, size in exchanged if name == "all-to-all"] == [share] * 5, exchanged
+    sums = [size for name, size in exchanged if name != "all-to-all"]
+    assert {name for name, _ in exchanged} == {"all-to-all", "all-reduce"}, exchanged
+    assert max(sums) == gram, exchanged
+
+
+@every_axis_type
+@pytest.mark.parametrize("case", EXCHANGES_COLUMNS)
+def test_weights_on_devices_by_input_channels_stay_there(case, axes):
+    assert record_of(axes, case, "rows")["kept"]
+
+
+@every_axis_type
+def test_rows_on_devices_are_not_exchanged(axes):
+    # Those of a dense kernel; of a convolution the input channels are only part of the rows.
+    exchanged = record_of(axes, "stiefel dense matrix", "rows")["collectives"]
+    assert all(name == "all-reduce" and size <= DENSE[1] ** 2 for name, size in exchanged)
+
+
+@every_axis_type
+@pytest.mark.parametrize("case", EXCHANGES_COLUMNS)
+@pytest.mark.parametrize("transform", ["vmap", "shard_map"])
+def test_updates_are_mapped_on_several_devices_as_one_by_one(transform, case, axes):
+    assert record_of(axes, case, "maps")[transform] <= TOLERANCE
+
+
+@every_axis_type
+@pytest.mark.parametrize("case", EXCHANGES_COLUMNS)
+def test_updates_are_differentiated_on_several_devices(case, axes):
+    record = record_of(axes, case, "slope")
+    assert record["difference"] <= 1e-2 * record["slope"], record  # central differences, float32
+
+
 def test_sums_over_groups_are_seen_among_the_collectives():
-    # PI sums over the sharded axis, one number per input channel; else the test above saw nothing.
+    # PI sums over the sharded axis, one number per input channel; else the tests above saw nothing.
     assert ["all-reduce", 16] in record_of("auto", "sphere PI", "update")["collectives"]

@@ -54,6 +54,10 @@ class Manifold(abc.ABC):
     # Whether it is about the columns of a matrix, so that a dense kernel is best left whole.
     wants_matrix: bool = False
 
+    # Whether its steps are products of columns with one another, as in xᵀx: large points that are
+    # split by columns over devices are then split by rows first.
+    mixes_columns: bool = False
+
     @abc.abstractmethod
     def project(self, x: jax.Array, /) -> jax.Array:
         """The point of the manifold nearest to x, `(rows, columns, *lanes)`.

@@ -68,6 +68,12 @@ class Stiefel(Manifold):
                 f"{self.retraction!r} is none of them."
             )
 
+    @property
+    def mixes_columns(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
+        # The other two go column by column, or add a system of as many columns as there are rows:
+        # of rows on many devices that is an exchange per column.
+        return self.retraction == "polar"
+
     def __repr__(self) -> str:
         default = self.retraction == "polar"
         return "Stiefel()" if default else f"Stiefel(retraction={self.retraction!r})"

@@ -20,6 +20,7 @@ from fgsgd_jax import _lanes
 from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.poms._components import Component
 from fgsgd_jax.poms._schemes import Draw, Scheme, channel_counts, draw, summed_axes
+from fgsgd_jax.poms._sharding import by_rows, is_open, placed_like
 
 
 def _on_automatic_axes(function: Callable, first, *rest, whole: bool = False) -> Any:
@@ -41,6 +42,36 @@ def _keeps_sharding(verb: Callable) -> Callable:
     @functools.wraps(verb)
     def wrapped(layer, first, *rest, **static):
         return _on_automatic_axes(lambda *arrays: verb(layer, *arrays, **static), first, *rest)
+
+    return wrapped
+
+
+def _split_by_rows(verb: Callable) -> Callable:
+    """A verb that, where columns are multiplied with each other, has points split by rows.
+
+    It is asked of a layer whose weight is the points, so that they need not be put together, which
+    would split them anew, before the result.
+    """
+
+    @functools.wraps(verb)
+    def wrapped(layer: "Layer", weight, *rest, **static):
+        if not layer._multiplies_columns():
+            return verb(layer, weight, *rest, **static)
+        points = layer.component.to_points(weight)
+
+        def cut(array):
+            whole = np.shape(array) == layer.shape
+            return by_rows(layer.component.to_points(array)) if whole else array
+
+        def join(array):
+            if array.shape != points.shape:
+                return array
+            # First as points, for rows on several devices are not an axis of the weight.
+            joined = layer.component.from_points(placed_like(array, points), layer.shape)
+            return placed_like(joined, weight)
+
+        result = verb(layer._of_points(), *map(cut, (weight, *rest)), **static)
+        return jax.tree.map(join, result)
 
     return wrapped
 
@@ -108,12 +139,14 @@ class Layer:
         return self._weight(self._ask("project", kinds, points), weight.dtype)
 
     @_keeps_sharding
+    @_split_by_rows
     def to_tangent(self, weight: jax.Array, gradient: jax.Array, kinds) -> jax.Array:
         """The gradient projected on the tangent spaces at the weight (Algorithm 1, line 5)."""
         v, _ = self._tangent(kinds, self._points, weight, gradient)
         return self._weight(v, gradient.dtype)
 
     @_keeps_sharding
+    @_split_by_rows
     def retract(self, weight: jax.Array, step: jax.Array, kinds) -> jax.Array:
         """The update that carries the weight along the tangent step (Algorithm 1, line 7).
 
@@ -127,6 +160,7 @@ class Layer:
         return self._weight(jnp.where(still, 0, moved), weight.dtype)
 
     @_keeps_sharding
+    @_split_by_rows
     def descend(
         self,
         weight: jax.Array,
@@ -197,11 +231,11 @@ class Layer:
 
     def residual(self, weight: jax.Array, kinds) -> jax.Array:
         """The largest distance of a component from its manifold, a scalar."""
+        return _on_automatic_axes(self._largest_residual, weight, kinds, whole=True)
 
-        def largest(weight, kinds):
-            return jnp.max(self._ask("residual", kinds, self._points(weight)))
-
-        return _on_automatic_axes(largest, weight, kinds, whole=True)
+    @_split_by_rows
+    def _largest_residual(self, weight: jax.Array, kinds) -> jax.Array:
+        return jnp.max(self._ask("residual", kinds, self._points(weight)))
 
     def random(self, key: jax.Array, dtype, kinds) -> jax.Array:
         """A weight with every component uniform on its manifold."""
@@ -264,6 +298,33 @@ class Layer:
             answers.append(manifold.displacement(at, vector, t, factor))
             factors.append(factor)
         return _choose(kinds, answers), tuple(factors)
+
+    # --- on several devices ---------------------------------------------------------------------
+
+    def _multiplies_columns(self) -> bool:
+        """Whether products of points would gather a weight that is split by columns.
+
+        Small points lie in many lanes, which are split instead; of wide ones rows are multiplied.
+        """
+        rows, columns = self.points_shape[:2]
+        return (
+            any(manifold.mixes_columns for manifold in self.manifolds)
+            and rows >= columns
+            and rows * columns > _lanes.UNROLLED_SIZE
+            and math.gcd(rows, columns) > 1
+            and is_open()
+        )
+
+    def _of_points(self) -> "Layer":
+        """The same layer, its weight being the points `(rows, columns, *lanes)` themselves."""
+        place = {axis: lane for lane, axis in enumerate(self.component.lanes, start=2)}
+
+        def placed(axes):
+            return tuple(place[axis] for axis in axes)
+
+        cut = self.component
+        own = Component((0,), (1,), placed(cut.inputs), placed(cut.outputs), placed(cut.stack))
+        return dataclasses.replace(self, shape=self.points_shape, component=own)
 
     # --- cutting, and asking the right manifold ------------------------------------------------
 
