@@ -232,7 +232,7 @@ def _measure(manifold: Manifold, shape, dtype, radius: float, key) -> dict:
         law(f"retract lands at step length {length:g}", "rounding", landed)
 
     # The factors of the fast path, where there are any, say the same as the verbs.
-    if not isinstance(v, tuple):
+    if len(jax.tree.leaves(v)) == 1:  # not a `Product`, whose points are tuples
         t = jnp.asarray(0.7, dtype)
         removed = manifold.remove_normal(x, g, manifold.normal_factor(x, g))
         law("remove_normal is to_tangent", "rounding", space.error(removed, to_tangent(g)))
