@@ -9,14 +9,14 @@ from fgsgd_jax import Euclidean, Oblique, Product, Sphere, Stiefel, checks
 ALL = (Euclidean(), Sphere(), Oblique(), Stiefel())
 # One point, lanes, wide points.
 SHAPES = ((4, 3), (3, 3, 5), (2, 5))
-CASES = [(m, s, d) for m in ALL[:3] for s in SHAPES for d in ("float32", "float64")]
+CASES = [(m, s, "float64") for m in ALL[:3] for s in SHAPES]
+CASES += [(m, (3, 3, 5), "float32") for m in ALL[:3]]
 # The logarithm on Stiefel is expensive to compile, so its cases are picked, not multiplied.
 CASES += [
     (Stiefel(), (4, 3), "float64"),
     (Stiefel(), (3, 3, 5), "float32"),
     (Stiefel(), (2, 5), "float64"),
     (Product(Sphere(), Oblique()), ((3, 3, 2), (4, 1, 2)), "float32"),
-    (Product(Sphere(), Stiefel()), (3, 2), "float64"),
 ]
 
 
