@@ -133,6 +133,11 @@ def inner(x: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.sum(x * y, axis=(0, 1))
 
 
+def squares(v: jax.Array) -> jax.Array:
+    """⟨v, v⟩ of every matrix, computed in a stage of its own."""
+    return stage(lambda v: inner(v, v), v)
+
+
 def column_inner(x: jax.Array, y: jax.Array) -> jax.Array:
     """⟨xⱼ, yⱼ⟩ of every column. `(rows, columns, *lanes)` → `(columns, *lanes)`."""
     if _is_small(x):
@@ -190,20 +195,19 @@ def safe_sqrt(x: jax.Array) -> jax.Array:
     return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
 
 
-def _largest(entries: Iterable[jax.Array]) -> jax.Array:
-    return functools.reduce(jnp.maximum, map(jnp.abs, entries))
+def _scale(largest: jax.Array) -> jax.Array:
+    """What to divide by before squaring, given the largest entry: never 0 nor infinite."""
+    return lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
 
 
 def _safe_norm(entries: list[jax.Array]) -> jax.Array:
     """(Σ eᵢ²)^½ entry by entry of the arrays; squares neither overflow nor vanish."""
-    largest = _largest(entries)
-    scale = lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
+    scale = _scale(functools.reduce(jnp.maximum, map(jnp.abs, entries)))
     return scale * safe_sqrt(_sum((entry / scale) ** 2 for entry in entries))
 
 
 def _reduced_norm(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    largest = jnp.max(jnp.abs(x), axis=axes)
-    scale = lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
+    scale = _scale(jnp.max(jnp.abs(x), axis=axes))
     return scale * safe_sqrt(jnp.sum((x / scale) ** 2, axis=axes))
 
 

@@ -6,6 +6,7 @@ import difflib
 import math
 import signal
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from pathlib import Path
 
 
 class UsageError(Exception):
@@ -38,6 +39,11 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 
     def __init__(self, prog: str):
         super().__init__(prog, max_help_position=28)
+
+
+def is_taken(folder: Path) -> bool:
+    """Whether something is where a new run is to write its results."""
+    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
 
 
 def nearest(given: str, names: Iterable[str]) -> str:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from fgsgd_jax.experiments import data
 from fgsgd_jax.experiments._terminal import UsageError
 from fgsgd_jax.poms import SCHEMES as SCHEMES
 from fgsgd_jax.poms import Scheme as Scheme
@@ -67,10 +68,7 @@ def configured(given: Mapping[str, Any]) -> Config:
 
 
 def _require_sense(config: Config, given: Mapping[str, Any]) -> None:
-    if config.data == "digits" and config.data_dir:
-        raise UsageError("--data-dir has no use for digits, which come with scikit-learn.")
-    if config.data != "digits" and not config.data_dir:
-        raise UsageError(f"--data {config.data} needs --data-dir, the folder with its files.")
+    data.require_folder(config.data, config.data_dir)
     for name in ("scheme", "groups", "manifolds", "euclidean_learning_rate"):
         if config.optimizer == "sgd" and name in given:
             raise UsageError(f"{_flag(name)} has no use with --optimizer sgd; leave it away.")

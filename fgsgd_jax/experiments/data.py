@@ -70,6 +70,14 @@ class ImageData:
         return digest.hexdigest()[:16]
 
 
+def require_folder(name: str, folder: object) -> None:
+    """Raises `UsageError` unless --data and --data-dir go together."""
+    if name == "digits" and folder:
+        raise UsageError("--data-dir has no use for digits, which come with scikit-learn.")
+    if name != "digits" and not folder:
+        raise UsageError(f"--data {name} needs --data-dir, the folder with its files.")
+
+
 def load(
     name: str,
     folder: Path | None = None,

@@ -102,12 +102,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 
 def main(args: argparse.Namespace) -> int:
     """Trains what the figures need and draws them; returns the exit code."""
-    if args.data == "digits" and args.data_dir:
-        raise UsageError("--data-dir has no use for digits, which come with scikit-learn.")
-    if args.data != "digits" and not args.data_dir:
-        raise UsageError(f"--data {args.data} needs --data-dir, the folder with its files.")
+    data.require_folder(args.data, args.data_dir)
     run_dir = args.run_dir or Path(f"runs/paths-{args.data}-{time.strftime('%Y%m%d-%H%M%S')}")
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if _terminal.is_taken(run_dir):
         raise UsageError(f"{run_dir} exists; name another --run-dir.")
     # Imported only now, so that --help and mistakes answer at once.
     from fgsgd_jax.experiments import path_figures

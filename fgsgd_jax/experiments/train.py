@@ -162,7 +162,7 @@ def main(args: argparse.Namespace) -> int:
     else:
         settings, digest = config.configured(given), None
         run_dir = args.run_dir or _new_run_dir(settings)
-        if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        if _terminal.is_taken(run_dir):
             raise UsageError(
                 f"{run_dir} exists; name another --run-dir, or go on with that run by --resume "
                 f"{run_dir}."

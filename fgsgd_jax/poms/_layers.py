@@ -216,7 +216,7 @@ class Layer:
         if kinds is None and new_trace is None:
             squares = self.manifolds[0].squared_norm(v, normals[0])
         else:
-            squares = _lanes.stage(lambda v: _lanes.inner(v, v), v)
+            squares = _lanes.squares(v)
         if by is None:
             t = _squarable(-rate, _lanes.stage(_lanes.norm, v))
         else:
@@ -259,7 +259,7 @@ class Layer:
         if per_component:
             g = _lanes.stage(_lanes.norm, v)
         else:
-            g = self._sum_groups(_lanes.stage(lambda v: _lanes.inner(v, v), v), groups)
+            g = self._sum_groups(_lanes.squares(v), groups)
         return self._weight(v / by(g, *numbers), vector.dtype)
 
     def _sum_groups(self, squares: jax.Array, groups) -> jax.Array:
