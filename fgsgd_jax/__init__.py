@@ -32,10 +32,12 @@ from fgsgd_jax.poms import pom as pom
 from fgsgd_jax.poms import project as project
 from fgsgd_jax.poms import residual as residual
 from fgsgd_jax.transforms import Group as Group
+from fgsgd_jax.transforms import get_feature_std as get_feature_std
 from fgsgd_jax.transforms import per_group as per_group
 from fgsgd_jax.transforms import project_to_tangent as project_to_tangent
 from fgsgd_jax.transforms import retract_updates as retract_updates
 from fgsgd_jax.transforms import scale_by_fgsgd as scale_by_fgsgd
+from fgsgd_jax.transforms import set_feature_std as set_feature_std
 from fgsgd_jax.transforms import trace_on_manifold as trace_on_manifold
 
 __version__ = "0.1.0"

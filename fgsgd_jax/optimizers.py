@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax.poms import Collection, leaves_with_paths
+from fgsgd_jax.poms import Collection, Coordinates, leaves_with_paths
 from fgsgd_jax.transforms import Normalization, ScalarOrScheduleOrGroup, descend_on_manifolds
 
 
@@ -18,6 +18,7 @@ def fgsgd(
     *,
     momentum: Any = None,
     nesterov: bool = False,
+    coordinates: Coordinates = "unit",
     rho: ScalarOrScheduleOrGroup = 1.0,
     curvature: ScalarOrScheduleOrGroup = 1.0,
     weight_decay: Any = 0.0,
@@ -48,6 +49,7 @@ def fgsgd(
         spec: The collection of the parameters.
         momentum: The decay of the momentum, or None for none.
         nesterov: Whether to use Nesterov momentum.
+        coordinates: COORDDOC
         rho: ρ of eq. (5), see `scale_by_fgsgd`.
         curvature: c of eq. (5), see `scale_by_fgsgd`.
         weight_decay: L2 weight decay of Euclidean leaves, added to their gradients. Leaves on
@@ -92,6 +94,7 @@ def fgsgd(
         curvature=curvature,
         momentum=momentum,
         nesterov=nesterov,
+        coordinates=coordinates,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
         euclidean=euclidean,
@@ -106,6 +109,7 @@ def rsgd(
     momentum: Any = None,
     nesterov: bool = False,
     normalize: bool = False,
+    coordinates: Coordinates = "unit",
     rho: ScalarOrScheduleOrGroup = 1.0,
     curvature: ScalarOrScheduleOrGroup = 1.0,
     weight_decay: Any = 0.0,
@@ -124,6 +128,7 @@ def rsgd(
         momentum: The decay of the momentum, or None for none.
         nesterov: Whether to use Nesterov momentum.
         normalize: Whether to divide the step of every component by its own τ (eq. 7).
+        coordinates: As for `fgsgd`.
         rho: ρ of eq. (5), where `normalize` is set.
         curvature: c of eq. (5), where `normalize` is set.
         weight_decay: As for `fgsgd`.
@@ -146,6 +151,7 @@ def rsgd(
         curvature=curvature,
         momentum=momentum,
         nesterov=nesterov,
+        coordinates=coordinates,
         weight_decay=weight_decay,
         weight_decay_mask=weight_decay_mask,
         euclidean=euclidean,
@@ -162,6 +168,7 @@ def _descend(
     curvature,
     momentum,
     nesterov,
+    coordinates,
     weight_decay,
     weight_decay_mask,
     euclidean,
@@ -175,6 +182,7 @@ def _descend(
         nesterov=nesterov,
         accumulator_dtype=accumulator_dtype,
         normalization=normalization,
+        coordinates=coordinates,
         rho=rho,
         curvature=curvature,
     )

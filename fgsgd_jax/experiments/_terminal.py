@@ -101,6 +101,22 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
     return parse
 
 
+def number_or(names: Iterable[str]) -> Callable[[str], float | str]:
+    """An argument type: a finite number above 0, or one of some names."""
+    named = one_of(names)
+
+    def parse(text: str) -> float | str:
+        try:
+            number = float(text)
+        except ValueError:
+            return named(text)
+        if not 0 < number < math.inf:
+            raise argparse.ArgumentTypeError(f"{text!r} was given, a number above 0 is needed")
+        return number
+
+    return parse
+
+
 def sum_of(names: Mapping[str, str]) -> Callable[[str], tuple[str, ...]]:
     """An argument type: some names joined by `+`, each in full or in its short form.
 

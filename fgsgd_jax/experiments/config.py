@@ -12,6 +12,8 @@ from fgsgd_jax.experiments._terminal import UsageError
 from fgsgd_jax.poms import SCHEMES as SCHEMES
 from fgsgd_jax.poms import Scheme as Scheme
 
+SCALES = ("none", "geometric", "literal")
+COORDINATES = ("unit", "scaled")
 OPTIMIZERS = ("sgd", "fgsgd", "rsgd")
 MANIFOLDS = {"sphere": "sp", "oblique": "ob", "stiefel": "st", "euclidean": "euc"}
 
@@ -39,6 +41,10 @@ class Config:
     learning_rate: float
     euclidean_learning_rate: float = 0.05
     momentum: float = 0.9
+    scale: str | float = "none"
+    feature_batches: int = 0
+    min_std: float = 0.1
+    coordinates: str | float = "unit"
     weight_decay: float = 0.0
     batch_size: int = 50
     epochs: int = 20
@@ -46,7 +52,10 @@ class Config:
 
     def __str__(self) -> str:
         manifolds = f" {self.scheme} {'+'.join(self.manifolds)}" if self.optimizer != "sgd" else ""
-        return f"{self.data} · {self.optimizer}{manifolds} · seed {self.seed}"
+        scale = "" if self.scale == "none" else f" · scale {spelled(self.scale)}"
+        if self.feature_batches:
+            scale += " by features"
+        return f"{self.data} · {self.optimizer}{manifolds}{scale} · seed {self.seed}"
 
 
 FIELDS = tuple(field.name for field in dataclasses.fields(Config))
@@ -67,11 +76,19 @@ def configured(given: Mapping[str, Any]) -> Config:
     return config
 
 
+_RESCALING = ("scale", "feature_batches", "min_std", "coordinates")
+
+
 def _require_sense(config: Config, given: Mapping[str, Any]) -> None:
     data.require_folder(config.data, config.data_dir)
-    for name in ("scheme", "groups", "manifolds", "euclidean_learning_rate"):
+    for name in ("scheme", "groups", "manifolds", "euclidean_learning_rate", *_RESCALING):
         if config.optimizer == "sgd" and name in given:
             raise UsageError(f"{_flag(name)} has no use with --optimizer sgd; leave it away.")
+    if config.scale == "none" and config.feature_batches:
+        raise UsageError(
+            "--feature-batches re-scales the kernels, which --scale none leaves at unit scale; "
+            "give --scale geometric, or leave it away."
+        )
     if config.groups is not None and config.scheme != "PIO":
         raise UsageError(
             f"--groups is for --scheme PIO; the channels decide the groups of {config.scheme}."

@@ -16,6 +16,7 @@ from flax import nnx
 from tqdm import tqdm
 
 import fgsgd_jax as fg
+import fgsgd_jax.nnx as fg_nnx
 from fgsgd_jax.experiments import checkpoints, config, data, models, report, steps
 from fgsgd_jax.experiments._terminal import UsageError, deferred_interrupts
 from fgsgd_jax.experiments.config import Config
@@ -39,6 +40,7 @@ class Training(NamedTuple):
         learning_rate: The learning rate at a step.
         step: One step of training.
         evaluate: Loss and error on any images.
+        rescaled: The state re-scaled by the features of an epoch, where that is asked for.
         state: The state before the first step.
     """
 
@@ -47,6 +49,7 @@ class Training(NamedTuple):
     learning_rate: optax.Schedule
     step: steps.TrainStep
     evaluate: steps.Evaluate
+    rescaled: Callable[[TrainState, int], TrainState]
     state: TrainState
 
 
@@ -125,8 +128,17 @@ def fit(
     return 0
 
 
-def prepared(settings: Config, images: data.ImageData) -> Training:
+def prepared(
+    settings: Config,
+    images: data.ImageData,
+    wrapped: Callable = lambda optimizer, rate: optimizer(rate),
+) -> Training:
     """The network, its manifolds and its optimizer, before the first step.
+
+    Args:
+        settings: The run.
+        images: Its data.
+        wrapped: Makes an optimizer from a function of the first learning rate, and that rate.
 
     Raises:
         UsageError: If the manifolds or groups asked for do not fit the network.
@@ -145,28 +157,63 @@ def prepared(settings: Config, images: data.ImageData) -> Training:
     graph, params, averages = nnx.split(model, nnx.Param, nnx.BatchStat)
     half_life = RATE_HALVES_AFTER * steps_per_epoch(settings, images)
     schedule = functools.partial(fg.robbins_monro, transition_steps=half_life)
-    learning_rate = schedule(settings.learning_rate)
-    spec = None if settings.optimizer == "sgd" else _spec(settings, params)
+    spec = None
+    if settings.optimizer != "sgd":
+        spec = _spec(settings, params, lambda: _map_sizes(model, images))
     if spec is not None:
         params = fg.project(params, spec)
     beside = schedule(settings.euclidean_learning_rate)
-    optimizer = _optimizer(settings, spec, learning_rate, beside)
+
+    def of_rate(learning_rate):
+        return _optimizer(settings, spec, schedule(learning_rate), beside)
+
+    optimizer = wrapped(of_rate, settings.learning_rate)
     return Training(
         images,
         spec,
-        learning_rate,
+        schedule(settings.learning_rate),
         steps.train_step(graph, optimizer, images),
         steps.evaluation(graph, images),
+        _rescaling(settings, graph, images, spec),
         TrainState(params, averages, optimizer.init(params)),
     )
 
 
-def _spec(settings: Config, params: nnx.State) -> Collection:
+def _map_sizes(model: nnx.Module, images: data.ImageData) -> dict[str, int]:
+    one = jax.ShapeDtypeStruct((1, *images.train_images.shape[1:]), jnp.float32)
+    return fg_nnx.feature_map_sizes(model, one, training=False)
+
+
+def _rescaling(
+    settings: Config, graph: nnx.GraphDef, images: data.ImageData, spec: Collection | None
+) -> Callable[[TrainState, int], TrainState]:
+    if spec is None or not settings.feature_batches:
+        return lambda state, epoch: state
+    measure = steps.feature_statistics(
+        graph, images, spec, settings.feature_batches, settings.batch_size
+    )
+
+    def rescaled(state, epoch):
+        stds = measure(state, settings.seed, epoch)
+        optimizer = fg.set_feature_std(state.optimizer, stds, min_std=settings.min_std)
+        return state._replace(optimizer=optimizer)
+
+    return rescaled
+
+
+def _spec(settings: Config, params: nnx.State, map_sizes: Callable) -> Collection:
     """The convolution kernels on the manifolds asked for, all else Euclidean."""
     manifolds = tuple(getattr(fg, name.title())() for name in settings.manifolds)
     try:
         kernels = fg.pom(settings.scheme, manifolds, groups=settings.groups)
-        return fg.collection(params, ("conv*/kernel", kernels), default=None, seed=settings.seed)
+        return fg.collection(
+            params,
+            ("conv*/kernel", kernels),
+            default=None,
+            scale={"none": None, "literal": "geometric"}.get(str(settings.scale), settings.scale),
+            feature_map_sizes=map_sizes() if settings.scale == "literal" else None,
+            seed=settings.seed,
+        )
     except ValueError as error:  # the library's sentence says what does not fit
         raise UsageError(str(error)) from error
 
@@ -190,6 +237,7 @@ def _optimizer(
         learning_rate,
         spec,
         momentum=settings.momentum,
+        coordinates=settings.coordinates,
         euclidean=plain(euclidean_learning_rate),
     )
 
@@ -246,6 +294,7 @@ def epochs(
                 )
                 bar.update()
                 stop_if_interrupted()
+            state = training.rescaled(state, epoch)
             test_loss, test_error = training.evaluate(state, images.test_images, images.test_labels)
             yield (
                 {
@@ -274,7 +323,9 @@ def _drift(spec: Collection | None, state: TrainState) -> float | None:
     """The largest residual of any component; None where nothing is on a manifold."""
     if spec is None:
         return None
-    return max(float(residual) for residual in fg.residual(state.params, spec).values())
+    feature_std = fg.get_feature_std(state.optimizer)
+    distances = fg.residual(state.params, spec, feature_std=feature_std)
+    return max(float(distance) for distance in distances.values())
 
 
 def _start_folder(run_dir: Path) -> None:

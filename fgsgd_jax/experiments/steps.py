@@ -1,5 +1,6 @@
 """One step of training and one pass of evaluation, as pure functions of the state."""
 
+import itertools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,7 +10,10 @@ import numpy as np
 import optax
 from flax import nnx
 
+import fgsgd_jax.nnx as fg_nnx
 from fgsgd_jax.experiments.data import ImageData
+from fgsgd_jax.experiments.data import batches as data_batches
+from fgsgd_jax.poms import Collection
 
 EVALUATION_BATCH = 1000
 
@@ -87,6 +91,24 @@ def evaluation(graph: nnx.GraphDef, data: ImageData) -> Evaluate:
     return evaluate
 
 
+def feature_statistics(
+    graph: nnx.GraphDef, data: ImageData, spec: Collection, batches: int, batch_size: int
+) -> Callable[[TrainState, int, int], dict[str, jax.Array]]:
+    """The function `(state, seed, epoch) -> feature_std` of the kernels on manifolds.
+
+    Measured on the first training batches of an epoch, with the averages of batch normalization.
+    """
+    normalized = _normalization(data)
+
+    def measure(state, seed, epoch):
+        model = nnx.merge(graph, state.params, state.statistics)
+        some = itertools.islice(data_batches(data, batch_size, seed, epoch), batches)
+        images = (normalized(pixels) for pixels, _ in some)
+        return fg_nnx.feature_std(model, images, spec=spec, training=False)
+
+    return measure
+
+
 def _normalization(data: ImageData) -> Callable[[jax.Array], jax.Array]:
     mean, deviation = data.statistics()
-    return lambda images: (images.astype(jnp.float32) - mean) / deviation
+    return lambda images: (jnp.asarray(images, jnp.float32) - mean) / deviation

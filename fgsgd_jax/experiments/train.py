@@ -115,6 +115,37 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=real(0),
         metavar="R",
     )
+    add(
+        method,
+        "--scale",
+        "length of the kernels' components: none is 1; geometric is (fan-in + fan-out)^(-1/2); "
+        "literal counts the size of the feature map into the fan-out, as the paper; or a number",
+        type=_terminal.number_or(config.SCALES),
+        metavar="|".join(config.SCALES) + "|S",
+    )
+    add(
+        method,
+        "--feature-batches",
+        "after each epoch divide the scale by the standard deviation of the features that enter, "
+        "measured on N batches; 0 leaves it",
+        type=whole(0),
+        metavar="N",
+    )
+    add(
+        method,
+        "--min-std",
+        "the least standard deviation to divide by; 1 as the paper wants it",
+        type=real(0),
+        metavar="D",
+    )
+    add(
+        method,
+        "--coordinates",
+        "on which manifolds steps are taken: of unit components, of scaled ones as the paper, or "
+        "of components of length R",
+        type=_terminal.number_or(config.COORDINATES),
+        metavar="|".join(config.COORDINATES) + "|R",
+    )
     add(method, "--momentum", "momentum", type=real(0, below=1), metavar="M")
     add(
         method,

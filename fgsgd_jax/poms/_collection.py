@@ -11,7 +11,7 @@ import dataclasses
 import fnmatch
 import functools
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import jax
@@ -28,6 +28,14 @@ from fgsgd_jax.poms._components import (
     resolve_component,
 )
 from fgsgd_jax.poms._layers import Layer
+from fgsgd_jax.poms._scales import (
+    Gamma,
+    Numbers,
+    ScaleRequest,
+    checked_feature_std,
+    gamma,
+    requested,
+)
 from fgsgd_jax.poms._schemes import SCHEMES, Scheme, count_groups
 
 
@@ -39,6 +47,7 @@ class Pom:
     manifolds: tuple[Manifold, ...]
     component: Component | ComponentName | None
     groups: int | None
+    scale: ScaleRequest
 
 
 def pom(
@@ -47,6 +56,7 @@ def pom(
     *,
     component: Component | ComponentName | None = None,
     groups: int | None = None,
+    scale: Any = None,
 ) -> Pom:
     """How a weight is cut into components, grouped, and placed on products of manifolds.
 
@@ -60,6 +70,8 @@ def pom(
             every axis. By default kernels larger than 1×1 fall into slices; 1×1 and dense kernels
             are one matrix where the manifolds are about columns, else a filter per output.
         groups: PIO only, the number of groups; by default that of the smaller channel axis.
+        scale: γ of the scale s = γ/λ: "geometric", a number, or an array that spreads over the
+            components, as `(inputs, outputs)` of slices; by default that of the collection.
 
     Returns:
         A request for `collection`, not tied to a weight.
@@ -100,7 +112,8 @@ def pom(
             )
         if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
             raise ValueError(f"PIO needs a number of groups of at least 1, not {groups!r}.")
-    return Pom(scheme, tuple(manifolds), component, None if groups is None else int(groups))
+    groups = None if groups is None else int(groups)
+    return Pom(scheme, tuple(manifolds), component, groups, requested(scale))
 
 
 # The paper's best: three types in every group, groups drawn over both channel axes.
@@ -134,9 +147,11 @@ class Collection:
         return ((path, layer) for path, layer in self.layers if layer is not None)
 
     def __str__(self) -> str:
-        header = ("path", "shape", "component", "manifolds", "groups")
+        header = ("path", "shape", "component", "manifolds", "groups", "scale")
         pairs = zip(self.layers, self.shapes, strict=True)
         rows = [header] + [_describe(path, shape, layer) for (path, layer), shape in pairs]
+        if all(layer.gamma is None for _, layer in self.on_manifolds()):
+            rows = [row[:-1] for row in rows]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
         return "\n".join(lines)
@@ -189,11 +204,29 @@ class Collection:
         draws = ((path, layer.draw().groups) for path, layer in self.on_manifolds())
         return {path: jnp.asarray(groups) for path, groups in draws if groups is not None}
 
+    # --- what changes from epoch to epoch --------------------------------------------------------
+
+    def feature_std(self, measured: Any = None) -> dict[str, jax.Array]:
+        """λ by path, for all leaves that have a scale: as measured, or 1.
+
+        Raises:
+            ValueError: As `set_feature_std`.
+        """
+        channels = {
+            path: layer.feature_channels
+            for path, layer in self.on_manifolds()
+            if layer.gamma is not None
+        }
+        ones = {path: jnp.ones(shape) for path, shape in channels.items()}
+        return ones if measured is None else ones | checked_feature_stds(measured, channels)
+
 
 def collection(
     params: Any,
     *rules: tuple[str, Pom | None],
     default: Pom | str | None = "by shape",
+    scale: Any = None,
+    feature_map_sizes: Mapping[str, int] | None = None,
     seed: int = 0,
 ) -> Collection:
     """Decides for every leaf how it is cut, grouped, and on which manifolds it lives.
@@ -207,6 +240,12 @@ def collection(
             to all floating-point leaves of two or more axes, and "by shape" puts convolution
             kernels of at least 2×2 on spheres, oblique and Stiefel manifolds under PIO and leaves
             the rest Euclidean.
+        scale: γ of the scale s = γ/λ of components, for poms that name none: None for weights at
+            unit scale, "geometric" for γ = (fan-in + fan-out)^−½, or a number or array. λ is 1
+            until `set_feature_std` tells it.
+        feature_map_sizes: The size H·W of the map that a leaf's layer gives, by path, as
+            `fgsgd_jax.nnx.feature_map_sizes` finds it; then the fan-out in "geometric" is that of
+            eq. (2), H·W times the output channels.
         seed: Of the random groups and the random deal of types; non-negative.
 
     Returns:
@@ -234,6 +273,7 @@ def collection(
         raise ValueError(f"The default is a pom, None or 'by shape', not {default!r}.")
     for rule in rules:
         _check_rule(rule)
+    default_scale = requested(scale)
     leaves = leaves_with_paths(params)
     if not leaves:
         raise ValueError(
@@ -248,18 +288,24 @@ def collection(
             "Rename the key, so that rules can tell the leaves apart."
         )
     _check_use(rules, paths)
+    map_sizes = _checked_map_sizes(feature_map_sizes, paths)
+
+    def place(path: str, leaf, request: Pom) -> Layer:
+        if request.scale is None:
+            request = dataclasses.replace(request, scale=default_scale)
+        return _place(path, leaf, request, map_sizes.get(path), int(seed))
 
     def decide(path: str, leaf) -> Layer | None:
         for glob, request in rules:
             if fnmatch.fnmatchcase(path, glob):
-                return request and _place(path, leaf, request, int(seed))
+                return request and place(path, leaf, request)
         floating = jnp.issubdtype(leaf.dtype, jnp.floating)
         if isinstance(default, Pom) and floating and len(leaf.shape) >= 2:
-            return _place(path, leaf, default, int(seed))
+            return place(path, leaf, default)
         # A kernel of one row or column has no place on oblique and Stiefel manifolds.
         is_kernel = len(leaf.shape) == 4 and min(leaf.shape[:2]) > 1
         if by_shape and floating and is_kernel:
-            return _place(path, leaf, BY_SHAPE, int(seed))
+            return place(path, leaf, BY_SHAPE)
         return None
 
     return Collection(
@@ -298,7 +344,22 @@ def _check_use(rules, paths: list[str]) -> None:
         undecided = left
 
 
-def _place(path: str, leaf, request: Pom, seed: int) -> Layer:
+def _checked_map_sizes(sizes: Mapping[str, int] | None, paths: list[str]) -> Mapping[str, int]:
+    for path, size in (sizes or {}).items():
+        if path not in paths:
+            raise ValueError(
+                f"feature_map_sizes has {path!r}, which is no leaf of the parameters; they are "
+                f"{_listed(paths)}."
+            )
+        if isinstance(size, bool) or not isinstance(size, (int, np.integer)) or size < 1:
+            raise ValueError(
+                f"The feature map size of {path!r} is a whole number H·W of at least 1, not "
+                f"{size!r}."
+            )
+    return sizes or {}
+
+
+def _place(path: str, leaf, request: Pom, map_size: int | None, seed: int) -> Layer:
     """The layer of a leaf, or an error that names the leaf."""
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise ValueError(
@@ -310,6 +371,7 @@ def _place(path: str, leaf, request: Pom, seed: int) -> Layer:
     try:
         component = resolve_component(request.component, shape, prefer_matrix=wants_matrix)
         groups = count_groups(request.scheme, request.groups, component, shape)
+        scale = gamma(request.scale, component, shape, map_size)
     except ValueError as error:
         raise ValueError(f"{path!r} {error}.") from None
     for manifold in request.manifolds:
@@ -319,12 +381,12 @@ def _place(path: str, leaf, request: Pom, seed: int) -> Layer:
                 f"{path!r}, of shape {shape} and cut by {component}: {objection}. Choose another "
                 "component= or manifold, or leave it Euclidean (None)."
             )
-    return Layer(shape, component, request.scheme, groups, request.manifolds, seed)
+    return Layer(shape, component, request.scheme, groups, request.manifolds, seed, scale)
 
 
 def _describe(path: str, shape: tuple[int, ...], layer: Layer | None) -> tuple[str, ...]:
     if layer is None:
-        return (path, str(shape), "", "Euclidean", "")
+        return (path, str(shape), "", "Euclidean", "", "")
     rows, columns = layer.points_shape[:2]
     placed = zip(layer.manifolds, layer.counts(), strict=True)
     manifolds = ", ".join(
@@ -333,7 +395,14 @@ def _describe(path: str, shape: tuple[int, ...], layer: Layer | None) -> tuple[s
     groups = f"{layer.scheme}: {layer.groups}"
     if layer.stacked > 1:
         groups += f" in each of {layer.stacked}"
-    return (path, str(shape), f"{layer.component} {rows}×{columns}", manifolds, groups)
+    cut = f"{layer.component} {rows}×{columns}"
+    return (path, str(shape), cut, manifolds, groups, _spelled(layer.gamma))
+
+
+def _spelled(gamma: Gamma) -> str:
+    if isinstance(gamma, Numbers):
+        return f"{gamma.array().min():.3g} to {gamma.array().max():.3g}"
+    return "1" if gamma is None else f"{gamma:.3g}"
 
 
 def _listed(paths, most: int = 20) -> str:
@@ -434,20 +503,39 @@ def _placed_like(value: jax.Array, weight) -> jax.Array:
     return value  # a copy to one device would commit it there
 
 
+def checked_feature_stds(
+    measured: Any, channels: Mapping[str, tuple[int, ...]], min_std: float | None = None
+) -> dict[str, jax.Array]:
+    """Measured λ by path, in the shapes that `Layer.feature_channels` tells."""
+    stds = dict(leaves_with_paths(measured))
+    unknown = sorted(set(stds) - set(channels))
+    if unknown:
+        raise ValueError(
+            f"Feature statistics were given for {_listed(unknown)}, but the leaves that have a "
+            f"scale are {_listed(channels)}. Measure those only: feature_std(…, spec=spec)."
+        )
+    return {
+        path: checked_feature_std(path, given, channels[path], min_std)
+        for path, given in stds.items()
+    }
+
+
 # --- whole trees ---------------------------------------------------------------------------------
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _residual_leaf(layer: Layer, weight, kinds):
-    return layer.residual(weight, kinds)
+def _residual_leaf(layer: Layer, weight, kinds, feature_std):
+    return layer.residual(weight, kinds, layer.scale(feature_std, weight.dtype))
 
 
-def project(params: Any, spec: Collection) -> Any:
+def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | None = None) -> Any:
     """The parameters with every component moved to the nearest point of its manifold.
 
     Args:
         params: The tree the spec was built from. Euclidean leaves are returned as they are.
         spec: The collection.
+        feature_std: λ by path, as `get_feature_std` reads it from an optimizer's state; 1 by
+            default.
 
     Returns:
         A tree like `params`.
@@ -465,11 +553,12 @@ def project(params: Any, spec: Collection) -> Any:
         ... )
         (5.0, True)
     """
-    kinds = spec.kinds()
+    kinds, stds = spec.kinds(), spec.feature_std(feature_std)
 
     def one(path, layer, weight):
         try:
-            moved = layer.project(weight, kinds.get(path))
+            s = layer.scale(stds.get(path), weight.dtype)
+            moved = layer.project(weight, kinds.get(path), s)
         except ValueError as error:
             raise ValueError(f"{path!r}: {error}") from None
         return _placed_like(moved, weight)
@@ -492,26 +581,32 @@ def initialize(key: jax.Array, params: Any, spec: Collection) -> Any:
 
     def one(path, layer, weight):
         own_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        drawn = layer.random(own_key, weight.dtype, kinds.get(path))
+        s = layer.scale(None, weight.dtype)
+        drawn = layer.random(own_key, weight.dtype, kinds.get(path), s)
         return _placed_like(drawn, weight)
 
     return map_layers(spec, one, lambda weight: weight, params)
 
 
-def residual(params: Any, spec: Collection) -> dict[str, jax.Array]:
+def residual(
+    params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | None = None
+) -> dict[str, jax.Array]:
     """How far each leaf is from its manifolds: the largest residual of its components.
 
     Args:
         params: The tree the spec was built from.
         spec: The collection.
+        feature_std: λ by path, as `get_feature_std` reads it from an optimizer's state; 1 by
+            default.
 
     Returns:
         A dictionary from path to a scalar, for all leaves on manifolds. It is |‖x‖ − 1| on spheres,
-        the same for the worst column on oblique manifolds, ‖xᵀx − 1‖ on Stiefel, 0 on flat space.
+        the same for the worst column on oblique manifolds, ‖xᵀx − 1‖ on Stiefel, 0 on flat space;
+        of the components at unit scale.
     """
-    kinds = spec.kinds()
+    kinds, stds = spec.kinds(), spec.feature_std(feature_std)
     return {
-        path: _residual_leaf(layer, weight, kinds.get(path))
+        path: _residual_leaf(layer, weight, kinds.get(path), stds.get(path))
         for path, weight in leaves_with_paths(params)
         if (layer := spec.layer_of(path, weight)) is not None
     }

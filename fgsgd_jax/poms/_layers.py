@@ -19,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 from fgsgd_jax import _lanes
 from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.poms._components import Component
+from fgsgd_jax.poms._scales import Coordinates, Gamma, Numbers, step_radius
 from fgsgd_jax.poms._schemes import Draw, Scheme, channel_counts, draw, summed_axes
 from fgsgd_jax.poms._sharding import by_rows, is_open, placed_like
 
@@ -70,7 +71,7 @@ def _split_by_rows(verb: Callable) -> Callable:
             joined = layer.component.from_points(placed_like(array, points), layer.shape)
             return placed_like(joined, weight)
 
-        result = verb(layer._of_points(), *map(cut, (weight, *rest)), **static)
+        result = verb(layer._of_points(), *jax.tree.map(cut, (weight, *rest)), **static)
         return jax.tree.map(join, result)
 
     return wrapped
@@ -88,6 +89,7 @@ class Layer:
         groups: The number of groups in each stacked layer.
         manifolds: The types that are dealt out inside every group.
         seed: The seed of the draw.
+        gamma: γ of the scale s = γ/λ; None where weights are at unit scale and stay there.
     """
 
     shape: tuple[int, ...]
@@ -96,6 +98,7 @@ class Layer:
     groups: int
     manifolds: tuple[Manifold, ...]
     seed: int
+    gamma: Gamma = None
 
     # --- what it is made of --------------------------------------------------------------------
 
@@ -130,34 +133,86 @@ class Layer:
             return (self.components,)
         return tuple(np.bincount(kinds.ravel(), minlength=len(self.manifolds)).tolist())
 
+    # --- scale ---------------------------------------------------------------------------------
+
+    @property
+    def feature_channels(self) -> tuple[int, ...]:
+        """The shape of λ: `(input channels,)`, or `()` where a component holds several of them."""
+        inputs = self.component.inputs
+        return (math.prod(self.shape[axis] for axis in inputs),) if inputs else ()
+
+    def scale(self, feature_std: jax.Array | None, dtype) -> jax.Array | None:
+        """The scale γ/λ in the working dtype of a weight, against `(*lanes)`; None for 1.
+
+        Args:
+            feature_std: λ, of the shape `feature_channels`; None for 1.
+            dtype: That of the weight.
+        """
+        if self.gamma is None:
+            return None
+        dtype = _lanes.working_dtype(dtype)
+        given = self.gamma.array() if isinstance(self.gamma, Numbers) else self.gamma
+        gamma = jnp.asarray(given, dtype)
+        if feature_std is None:
+            return gamma
+        feature_std = feature_std.astype(dtype)
+        if feature_std.ndim:
+            component = self.component
+            feature_std = feature_std.reshape(
+                [self.shape[axis] if axis in component.inputs else 1 for axis in component.lanes]
+            )
+        return gamma / feature_std
+
     # --- geometry ------------------------------------------------------------------------------
+    #
+    # Everywhere s is the scale of the weight, as `scale` gives it: θ = W/s lives on the manifolds.
 
     @_keeps_sharding
-    def project(self, weight: jax.Array, kinds) -> jax.Array:
+    def project(self, weight: jax.Array, kinds, s=None) -> jax.Array:
         """The nearest weight on the manifolds."""
-        points = self._points(weight)
-        return self._weight(self._ask("project", kinds, points), weight.dtype)
+        projected = self._ask("project", kinds, self._unit_points(weight, s))
+        return self._weight(_times(projected, s), weight.dtype)
 
     @_keeps_sharding
     @_split_by_rows
-    def to_tangent(self, weight: jax.Array, gradient: jax.Array, kinds) -> jax.Array:
+    def to_tangent(
+        self, weight: jax.Array, gradient: jax.Array, kinds, s=None, *, coordinates: Coordinates
+    ) -> jax.Array:
         """The gradient projected on the tangent spaces at the weight (Algorithm 1, line 5)."""
-        v, _ = self._tangent(kinds, self._points, weight, gradient)
+        _, factor = step_radius(coordinates, s)
+        v, _ = self._tangent(
+            kinds,
+            lambda weight: self._unit_points(weight, s),
+            lambda g: _times(self._points(g), factor),
+            weight,
+            gradient,
+        )
         return self._weight(v, gradient.dtype)
 
     @_keeps_sharding
     @_split_by_rows
-    def retract(self, weight: jax.Array, step: jax.Array, kinds) -> jax.Array:
+    def retract(
+        self,
+        weight: jax.Array,
+        step: jax.Array,
+        kinds,
+        s=None,
+        s_next=None,
+        *,
+        coordinates: Coordinates,
+    ) -> jax.Array:
         """The update that carries the weight along the tangent step (Algorithm 1, line 7).
 
-        Exactly 0 for components whose step is 0: a retraction that divides by a norm would
-        otherwise move them by its rounding.
+        Exactly 0 for components whose step is 0 and whose scale stays: a retraction that divides
+        by a norm would otherwise move them by its rounding.
         """
-        x, v = self._points(weight), self._points(step)
+        radius, _ = step_radius(coordinates, s)
+        x, v = self._unit_points(weight, s), self._points(step)
+        v = v if radius is None else v / radius
         t = _squarable(jnp.ones((), x.dtype), _lanes.stage(_lanes.norm, v))
         moved, _ = self._displacement(kinds, x, v, t, (None,) * len(self.manifolds))
         still = _lanes.inner(v, v) == 0  # False for NaN, which must stay visible
-        return self._weight(jnp.where(still, 0, moved), weight.dtype)
+        return self._update(x, jnp.where(still, 0, moved), s, s_next, weight.dtype)
 
     @_keeps_sharding
     @_split_by_rows
@@ -168,9 +223,11 @@ class Layer:
         trace: jax.Array | None,
         kinds,
         groups,
+        scales: tuple,
         rate: jax.Array,
         decay: jax.Array,
         *numbers: jax.Array,
+        coordinates: Coordinates,
         nesterov: bool,
         by: Callable | None,
         per_component: bool,
@@ -184,9 +241,11 @@ class Layer:
             trace: The momentum, or None for none.
             kinds: The drawn kinds.
             groups: The drawn groups.
+            scales: s of the weight, and that of the weight after the step.
             rate: The learning rate.
             decay: That of the momentum, not used without.
             *numbers: What `by` takes.
+            coordinates: The radius of the manifolds on which the step is taken.
             nesterov: Whether to look ahead.
             by: As for `divide_groups`; None divides by nothing.
             per_component: As for `divide_groups`.
@@ -195,14 +254,24 @@ class Layer:
         Returns:
             The update, the new momentum, and what `_lanes.done` says of them.
         """
-        x, new_trace = self._points(weight), None
+        s, s_next = scales
+        radius, factor = step_radius(coordinates, s)
+
+        def at(weight):
+            return self._unit_points(weight, s)
+
+        def of(gradient):
+            return _times(self._points(gradient), factor)
+
+        x, new_trace = at(weight), None
         if trace is None:
-            v, normals = self._tangent(kinds, self._points, weight, gradient, after=after)
+            v, normals = self._tangent(kinds, at, of, weight, gradient, after=after)
         else:
             # Carried by projection, which is linear: P(g) + d·P(m) = P(g + d·m).
             v, normals = self._tangent(
                 kinds,
-                lambda g, m: self._points(g) + decay * self._points(m),
+                at,
+                lambda g, m: of(g) + decay * self._points(m),
                 weight,
                 gradient,
                 trace,
@@ -211,12 +280,13 @@ class Layer:
             new_trace = self._weight(v, trace.dtype)
             if nesterov:
                 v, normals = self._tangent(
-                    kinds, lambda g, m: self._points(g) + decay * m, weight, gradient, v
+                    kinds, at, lambda g, m: of(g) + decay * m, weight, gradient, v
                 )
         if kinds is None and new_trace is None:
             squares = self.manifolds[0].squared_norm(v, normals[0])
         else:
             squares = _lanes.squares(v)
+        rate = rate if radius is None else rate / radius
         if by is None:
             t = _squarable(-rate, _lanes.stage(_lanes.norm, v))
         else:
@@ -226,25 +296,25 @@ class Layer:
         moved, factors = self._displacement(kinds, x, v, t, normals)
         # A step of 0 moves nothing; False for NaN, which must stay visible.
         still = (t * t * squares == 0) | (t == 0)
-        update = self._weight(jnp.where(still, 0, moved), weight.dtype)
+        update = self._update(x, jnp.where(still, 0, moved), s, s_next, weight.dtype)
         return update, new_trace, _lanes.done([squares, *jax.tree.leaves(factors)][-1])
 
-    def residual(self, weight: jax.Array, kinds) -> jax.Array:
-        """The largest distance of a component from its manifold, a scalar."""
-        return _on_automatic_axes(self._largest_residual, weight, kinds, whole=True)
+    def residual(self, weight: jax.Array, kinds, s=None) -> jax.Array:
+        """The largest distance of a unit component from its manifold, a scalar."""
+        return _on_automatic_axes(self._largest_residual, weight, kinds, s, whole=True)
 
     @_split_by_rows
-    def _largest_residual(self, weight: jax.Array, kinds) -> jax.Array:
-        return jnp.max(self._ask("residual", kinds, self._points(weight)))
+    def _largest_residual(self, weight: jax.Array, kinds, s) -> jax.Array:
+        return jnp.max(self._ask("residual", kinds, self._unit_points(weight, s)))
 
-    def random(self, key: jax.Array, dtype, kinds) -> jax.Array:
+    def random(self, key: jax.Array, dtype, kinds, s=None) -> jax.Array:
         """A weight with every component uniform on its manifold."""
         keys = jax.random.split(key, len(self.manifolds))
         drawn = [
             manifold.random(key, self.points_shape, dtype)
             for manifold, key in zip(self.manifolds, keys, strict=True)
         ]
-        return self._weight(_choose(kinds, drawn), dtype)
+        return self._weight(_times(_choose(kinds, drawn), s), dtype)
 
     @_keeps_sharding
     def divide_groups(
@@ -271,20 +341,20 @@ class Layer:
         return _lanes.safe_sqrt(sums)[groups]
 
     def _tangent(
-        self, kinds, aim: Callable, weight: jax.Array, *vectors: jax.Array, after=None
+        self, kinds, at: Callable, aim: Callable, weight: jax.Array, *vectors: jax.Array, after=None
     ) -> tuple[jax.Array, tuple]:
-        """The tangent part of `aim(*vectors)`, as points, and the normal factors it took."""
+        """The tangent part of `aim(*vectors)` at `at(weight)`, and the normal factors it took."""
 
         def factors(weight, *vectors):
-            x, u = self._points(weight), aim(*vectors)
+            x, u = at(weight), aim(*vectors)
             return tuple(manifold.normal_factor(x, u) for manifold in self.manifolds)
 
         normals = _lanes.stage(factors, weight, *vectors, after=after)
-        x, u = self._points(weight), aim(*vectors)
+        x, u = at(weight), aim(*vectors)
         answers = []
         for position, (manifold, normal) in enumerate(zip(self.manifolds, normals, strict=True)):
-            at, vector = (x, u) if normal is not None else self._shown(position, kinds, x, u)
-            answers.append(manifold.remove_normal(at, vector, normal))
+            own, vector = (x, u) if normal is not None else self._shown(position, kinds, x, u)
+            answers.append(manifold.remove_normal(own, vector, normal))
         return _choose(kinds, answers), normals
 
     def _displacement(
@@ -331,6 +401,16 @@ class Layer:
     def _points(self, weight: jax.Array) -> jax.Array:
         return self.component.to_points(weight).astype(_lanes.working_dtype(weight.dtype))
 
+    def _unit_points(self, weight: jax.Array, s) -> jax.Array:
+        points = self._points(weight)
+        return points if s is None else points / s
+
+    def _update(self, x: jax.Array, moved: jax.Array, s, s_next, dtype) -> jax.Array:
+        """What carries the weight s·x to s_next·(x + moved)."""
+        if s is not None:
+            moved = s_next * moved + (s_next - s) * x
+        return self._weight(moved, dtype)
+
     def _weight(self, points: jax.Array, dtype) -> jax.Array:
         return self.component.from_points(points, self.shape).astype(dtype)
 
@@ -356,6 +436,10 @@ class Layer:
         own = kinds == position
         harmless = self.manifolds[position].harmless_point(x)
         return (jnp.where(own, x, harmless), *(jnp.where(own, v, 0) for v in vectors))
+
+
+def _times(points: jax.Array, factor) -> jax.Array:
+    return points if factor is None else points * jnp.asarray(factor, points.dtype)
 
 
 def _squarable(t: jax.Array, length: jax.Array) -> jax.Array:

@@ -3,6 +3,8 @@
 from fgsgd_jax.transforms._descent import DescendOnManifoldsState as DescendOnManifoldsState
 from fgsgd_jax.transforms._descent import Normalization as Normalization
 from fgsgd_jax.transforms._descent import descend_on_manifolds as descend_on_manifolds
+from fgsgd_jax.transforms._feature_std import get_feature_std as get_feature_std
+from fgsgd_jax.transforms._feature_std import set_feature_std as set_feature_std
 from fgsgd_jax.transforms._momentum import TraceOnManifoldState as TraceOnManifoldState
 from fgsgd_jax.transforms._momentum import trace_on_manifold as trace_on_manifold
 from fgsgd_jax.transforms._retraction import RetractUpdatesState as RetractUpdatesState

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import _lanes
-from fgsgd_jax.poms import Collection, Layer, map_layers
+from fgsgd_jax.poms import Collection, Coordinates, Layer, check_coordinates, map_layers
 from fgsgd_jax.transforms._params import require_params
 from fgsgd_jax.transforms._retraction import require_on_manifolds
 from fgsgd_jax.transforms._step import ScalarOrScheduleOrGroup, group_of, normalizer, value_at
@@ -22,12 +22,16 @@ class DescendOnManifoldsState(NamedTuple):
         trace: The momentum, a tree like the parameters; () without momentum.
         kinds: The drawn manifold of every component, by path, for weights of mixed types.
         groups: The drawn groups, by path, for weights under PIO.
+        feature_std: λ of the present weights, by path, for those that have a scale.
+        next_feature_std: λ of the weights after the next update.
     """
 
     count: jax.Array
     trace: Any
     kinds: dict[str, jax.Array]
     groups: dict[str, jax.Array]
+    feature_std: dict[str, jax.Array]
+    next_feature_std: dict[str, jax.Array]
 
 
 Normalization = Literal["group", "component"] | None
@@ -41,6 +45,7 @@ def descend_on_manifolds(
     nesterov: bool = False,
     accumulator_dtype: Any = None,
     normalization: Normalization = "group",
+    coordinates: Coordinates = "unit",
     rho: ScalarOrScheduleOrGroup = 1.0,
     curvature: ScalarOrScheduleOrGroup = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
@@ -58,12 +63,14 @@ def descend_on_manifolds(
         nesterov: As for `trace_on_manifold`.
         accumulator_dtype: As for `trace_on_manifold`.
         normalization: One τ per `"group"` or per `"component"`, or None for none.
+        coordinates: On which manifolds steps are taken, as for `fgsgd`.
         rho: As for `scale_by_fgsgd`.
         curvature: As for `scale_by_fgsgd`.
 
     Returns:
         A transformation whose `update` needs `params`.
     """
+    check_coordinates(coordinates)
 
     def init_fn(params):
         require_on_manifolds(params, spec)
@@ -73,6 +80,8 @@ def descend_on_manifolds(
             trace=optax.tree.zeros_like(params, dtype=accumulator_dtype) if has_trace else (),
             kinds=spec.kinds(),
             groups=spec.groups() if normalization == "group" else {},
+            feature_std=spec.feature_std(),
+            next_feature_std=spec.feature_std(),
         )
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -87,10 +96,11 @@ def descend_on_manifolds(
             numbers = (value_at(number, state.count, group) for number in (rho, curvature))
             update, new_trace, after = _descend(
                 layer,
-                (nesterov, normalization),
+                (nesterov, normalization, coordinates),
                 (weight, gradient, *trace),
                 state.kinds.get(path),
                 state.groups.get(path),
+                (state.feature_std.get(path), state.next_feature_std.get(path)),
                 (rate, 0.0 if decay is None else decay, *numbers),
                 after,
             )
@@ -109,7 +119,9 @@ def descend_on_manifolds(
         pairs = map_layers(spec, on_manifold, on_euclidean, updates, *trees)
         count = jnp.asarray(optax.safe_increment(state.count))
         trace = () if decay is None else _every(1, pairs)
-        return _every(0, pairs), state._replace(count=count, trace=trace)
+        return _every(0, pairs), state._replace(
+            count=count, trace=trace, feature_std=state.next_feature_std
+        )
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -128,9 +140,16 @@ def _every(side: int, pairs: Any) -> Any:
 # An inner jit, so that leaves that are treated alike are traced once.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _descend(
-    layer: Layer, options: tuple[bool, Normalization], arrays, kinds, groups, numbers, after
+    layer: Layer,
+    options: tuple[bool, Normalization, Coordinates],
+    arrays,
+    kinds,
+    groups,
+    stds,
+    numbers,
+    after,
 ):
-    nesterov, normalization = options
+    nesterov, normalization, coordinates = options
     weight, gradient, *trace = arrays
     dtype = _lanes.working_dtype(weight.dtype)
     # Injected hyper-parameters arrive in the dtype of the parameters; geometry is in a longer one.
@@ -141,7 +160,9 @@ def _descend(
         trace[0] if trace else None,
         kinds,
         groups,
+        tuple(layer.scale(std, dtype) for std in stds),
         *numbers,
+        coordinates=coordinates,
         nesterov=nesterov,
         by=None if normalization is None else normalizer,
         per_component=normalization == "component",

@@ -11,10 +11,12 @@ from fgsgd_jax.transforms._params import require_params
 
 
 class TraceOnManifoldState(NamedTuple):
-    """The momentum, a tree like the parameters, and the drawn manifolds of mixed weights."""
+    """The momentum, a tree like the parameters; the drawn manifolds; λ now and next, by path."""
 
     trace: Any
     kinds: dict[str, jax.Array]
+    feature_std: dict[str, jax.Array]
+    next_feature_std: dict[str, jax.Array]
 
 
 def trace_on_manifold(
@@ -46,14 +48,16 @@ def trace_on_manifold(
 
     def init_fn(params):
         trace = optax.tree.zeros_like(params, dtype=accumulator_dtype)
-        return TraceOnManifoldState(trace=trace, kinds=spec.kinds())
+        stds = spec.feature_std()
+        return TraceOnManifoldState(trace, spec.kinds(), stds, stds)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
 
         def carried(path, layer, trace, weight):
-            return _carry(layer, weight, trace, state.kinds.get(path))
+            drawn, feature_std = state.kinds.get(path), state.feature_std.get(path)
+            return _carry(layer, weight, trace, drawn, feature_std)
 
         old = map_layers(spec, carried, lambda trace, _: trace, state.trace, params)
         plain = optax.trace(decay, nesterov, accumulator_dtype)
@@ -61,11 +65,13 @@ def trace_on_manifold(
         updates, traced = plain.update(updates, optax.TraceState(trace=old))
         # A decay or gradient of a longer dtype must not change that of the state.
         trace = jax.tree.map(lambda new, old: new.astype(old.dtype), traced.trace, old)
-        return updates, TraceOnManifoldState(trace=trace, kinds=state.kinds)
+        return updates, state._replace(trace=trace, feature_std=state.next_feature_std)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _carry(layer: Layer, weight, trace, kinds):
-    return layer.to_tangent(weight, trace, kinds)
+def _carry(layer: Layer, weight, trace, kinds, feature_std):
+    s = layer.scale(feature_std, weight.dtype)
+    # A trace is in the coordinates of steps already, whichever they are.
+    return layer.to_tangent(weight, trace, kinds, s, coordinates="scaled")

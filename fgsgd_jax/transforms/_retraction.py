@@ -10,7 +10,15 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from fgsgd_jax.poms import Collection, Layer, leaves_with_paths, map_layers, residual
+from fgsgd_jax.poms import (
+    Collection,
+    Coordinates,
+    Layer,
+    check_coordinates,
+    leaves_with_paths,
+    map_layers,
+    residual,
+)
 from fgsgd_jax.transforms._params import require_params
 
 # A weight within this residual of its manifold was meant to be on it. Rounding leaves about eps per
@@ -20,21 +28,27 @@ ON_MANIFOLD = {2: 5e-2, 4: 1e-3, 8: 1e-3}
 
 
 class RetractUpdatesState(NamedTuple):
-    """The drawn manifold of every component, by path, for weights of mixed types."""
+    """The drawn manifold of every component of mixed weights, and λ now and next, by path."""
 
     kinds: dict[str, jax.Array]
+    feature_std: dict[str, jax.Array]
+    next_feature_std: dict[str, jax.Array]
 
 
-def retract_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
+def retract_updates(
+    spec: Collection, *, coordinates: Coordinates = "unit"
+) -> optax.GradientTransformationExtraArgs:
     """Turns tangent steps into updates that end on the manifolds (Algorithm 1, line 7).
 
     A tangent step v at the weight x becomes the update R(x, v) − x, R the retraction of the
     manifold; adding it, as `optax.apply_updates` does, ends on the manifold. So this is the last
     link of a chain: whatever scales or clips after it would leave the manifold. A component whose
     step is 0 is not moved at all. Euclidean leaves pass unchanged, in the dtype of the weight.
+    After `set_feature_std` the update ends on the re-scaled manifolds.
 
     Args:
         spec: The collection of the parameters.
+        coordinates: On which manifolds steps are taken, as for `fgsgd`; the same in all links.
 
     Returns:
         A transformation whose `update` needs `params`. Its `init` raises `ValueError` if a weight
@@ -54,29 +68,33 @@ def retract_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
     References:
         Absil, Mahony & Sepulchre, 2008, section 4.1; Ozay, 2019, Algorithm 1.
     """
+    check_coordinates(coordinates)
 
     def init_fn(params):
         require_on_manifolds(params, spec)
-        return RetractUpdatesState(kinds=spec.kinds())
+        return RetractUpdatesState(spec.kinds(), spec.feature_std(), spec.feature_std())
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "a retraction starts from the present weights")
 
         def one(path, layer, step, weight):
-            return _retract(layer, weight, step, state.kinds.get(path))
+            stds = state.feature_std.get(path), state.next_feature_std.get(path)
+            return _retract(layer, coordinates, weight, step, state.kinds.get(path), stds)
 
         def plain(step, weight):
             return step.astype(weight.dtype)
 
-        return map_layers(spec, one, plain, updates, params), state
+        moves = map_layers(spec, one, plain, updates, params)
+        return moves, state._replace(feature_std=state.next_feature_std)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
-@functools.partial(jax.jit, static_argnums=0)
-def _retract(layer: Layer, weight, step, kinds):
-    return layer.retract(weight, step, kinds)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _retract(layer: Layer, coordinates: Coordinates, weight, step, kinds, stds):
+    scales = (layer.scale(std, weight.dtype) for std in stds)
+    return layer.retract(weight, step, kinds, *scales, coordinates=coordinates)
 
 
 def require_on_manifolds(params, spec: Collection) -> None:

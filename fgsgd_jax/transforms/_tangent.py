@@ -6,17 +6,21 @@ from typing import NamedTuple
 import jax
 import optax
 
-from fgsgd_jax.poms import Collection, Layer, map_layers
+from fgsgd_jax.poms import Collection, Coordinates, Layer, check_coordinates, map_layers
 from fgsgd_jax.transforms._params import require_params
 
 
 class ProjectToTangentState(NamedTuple):
-    """The drawn manifold of every component, by path, for weights of mixed types."""
+    """The drawn manifold of every component of mixed weights, and λ now and next, by path."""
 
     kinds: dict[str, jax.Array]
+    feature_std: dict[str, jax.Array]
+    next_feature_std: dict[str, jax.Array]
 
 
-def project_to_tangent(spec: Collection) -> optax.GradientTransformationExtraArgs:
+def project_to_tangent(
+    spec: Collection, *, coordinates: Coordinates = "unit"
+) -> optax.GradientTransformationExtraArgs:
     """Projects gradients on the tangent space of the manifolds (Algorithm 1, line 5).
 
     Component by component, the part of the gradient that would leave the manifold is removed.
@@ -25,6 +29,7 @@ def project_to_tangent(spec: Collection) -> optax.GradientTransformationExtraArg
 
     Args:
         spec: The collection of the parameters.
+        coordinates: On which manifolds steps are taken, as for `fgsgd`; the same in all links.
 
     Returns:
         A transformation whose `update` needs `params`.
@@ -42,25 +47,28 @@ def project_to_tangent(spec: Collection) -> optax.GradientTransformationExtraArg
     References:
         Ozay, 2019, Algorithm 1.
     """
+    check_coordinates(coordinates)
 
     def init_fn(params):
         del params
-        return ProjectToTangentState(kinds=spec.kinds())
+        return ProjectToTangentState(spec.kinds(), spec.feature_std(), spec.feature_std())
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "the tangent space is that of the present weights")
 
         def one(path, layer, gradient, weight):
-            return _to_tangent(layer, weight, gradient, state.kinds.get(path))
+            drawn, feature_std = state.kinds.get(path), state.feature_std.get(path)
+            return _to_tangent(layer, coordinates, weight, gradient, drawn, feature_std)
 
         projected = map_layers(spec, one, lambda gradient, _: gradient, updates, params)
-        return projected, state
+        return projected, state._replace(feature_std=state.next_feature_std)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 # An inner jit, so that leaves that are treated alike are traced once.
-@functools.partial(jax.jit, static_argnums=0)
-def _to_tangent(layer: Layer, weight, gradient, kinds):
-    return layer.to_tangent(weight, gradient, kinds)
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _to_tangent(layer: Layer, coordinates: Coordinates, weight, gradient, kinds, feature_std):
+    s = layer.scale(feature_std, weight.dtype)
+    return layer.to_tangent(weight, gradient, kinds, s, coordinates=coordinates)

@@ -1,0 +1,104 @@
+"""`set_feature_std`: measured features re-scale the weights, once per epoch.
+
+Every link that meets weights keeps λ, by path, twice in its state: `feature_std`, by which the
+present weights are scaled, and `next_feature_std`, by which those after the next update will be.
+The update divides by the one and multiplies by the other, so no weight is ever off its manifold.
+"""
+
+from typing import Any
+
+import jax
+
+from fgsgd_jax.poms import checked_feature_stds
+
+
+def set_feature_std(state: Any, stds: Any, *, min_std: float | None = None) -> Any:
+    """The optimizer state with newly measured feature statistics λ; scales become s = γ/λ.
+
+    The next update moves the weights to the re-scaled manifolds, W ← (s_new/s_old)·W, and takes its
+    step there. To be called once per epoch, say, with what `fgsgd_jax.nnx.feature_std` or
+    `fgsgd_jax.linen.feature_std` measured.
+
+    Args:
+        state: The state of `fgsgd`, `rsgd` or a chain of this library's links, however wrapped by
+            Optax; of a collection with a `scale`.
+        stds: Standard deviations of the features that enter a weight, by path: an array over its
+            input channels, or one number. Weights that are not named keep theirs.
+        min_std: Smaller ones are raised to this; 1 clips λ as the paper wants it. None raises
+            none, and then none may be zero.
+
+    Returns:
+        The new state.
+
+    Raises:
+        ValueError: If the collection had no scale, a path is not on a manifold, there are not as
+            many numbers as input channels, or one is NaN, infinite, negative, or zero without a
+            `min_std`. Inside a jitted function values cannot be checked.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jnp.ones((3, 3, 2, 8))}
+        >>> spec = fg.collection(params, ("w", fg.pom("PO", fg.Sphere())), scale=1.0)
+        >>> params = fg.project(params, spec)
+        >>> tx = fg.fgsgd(0.1, spec)
+        >>> state = set_feature_std(tx.init(params), {"w": jnp.array([1.0, 2.0])})
+        >>> updates, state = tx.update({"w": jnp.zeros((3, 3, 2, 8))}, state, params)
+        >>> params = optax.apply_updates(params, updates)
+        >>> jnp.linalg.norm(params["w"][..., 0], axis=(0, 1)).round(4)  # s = 1/λ
+        Array([1. , 0.5], dtype=float32)
+
+    References:
+        Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, section 3.
+    """
+    known = {path: std for link in _links(state) for path, std in link.next_feature_std.items()}
+    if not known:
+        raise ValueError(
+            "This state has no feature statistics to set: its collection was built without a "
+            "scale. Build it with collection(…, scale='geometric') or scale=1.0, and the "
+            "optimizer and its state from it."
+        )
+    shapes = {path: tuple(jax.tree.leaves(std)[0].shape) for path, std in known.items()}
+    checked = checked_feature_stds(stds, shapes, min_std)
+
+    def renewed(old: dict[str, Any]) -> dict[str, Any]:
+        return {
+            path: _like(std, checked[path]) if path in checked else std for path, std in old.items()
+        }
+
+    return jax.tree.map(
+        lambda node: (
+            node._replace(next_feature_std=renewed(node.next_feature_std))
+            if _is_link(node)
+            else node
+        ),
+        state,
+        is_leaf=_is_link,
+    )
+
+
+def get_feature_std(state: Any) -> dict[str, jax.Array]:
+    """The feature statistics λ by which the present weights are scaled, by path.
+
+    Args:
+        state: As for `set_feature_std`.
+
+    Returns:
+        What `project`, `residual` and `diagnostics` take as `feature_std`; empty without a scale.
+    """
+    known = {path: std for link in _links(state) for path, std in link.feature_std.items()}
+    return {path: jax.tree.leaves(std)[0] for path, std in known.items()}
+
+
+def _is_link(node: Any) -> bool:
+    return hasattr(node, "next_feature_std")
+
+
+def _links(state: Any) -> list[Any]:
+    return [node for node in jax.tree.leaves(state, is_leaf=_is_link) if _is_link(node)]
+
+
+def _like(old: Any, new: jax.Array) -> Any:
+    """The new array where the old one is, which Flax NNX keeps in a Variable."""
+    leaf, structure = jax.tree.flatten(old)
+    return structure.unflatten([new.astype(leaf[0].dtype)])
