@@ -128,17 +128,14 @@ def fit(
     return 0
 
 
-def prepared(
-    settings: Config,
-    images: data.ImageData,
-    wrapped: Callable = lambda optimizer, rate: optimizer(rate),
-) -> Training:
+def prepared(settings: Config, images: data.ImageData, wrapped: Callable | None = None) -> Training:
     """The network, its manifolds and its optimizer, before the first step.
 
     Args:
         settings: The run.
         images: Its data.
-        wrapped: Makes an optimizer from a function of the first learning rate, and that rate.
+        wrapped: Makes the optimizer from a function of the first learning rate, and that rate; by
+            default calls the function.
 
     Raises:
         UsageError: If the manifolds or groups asked for do not fit the network.
@@ -167,11 +164,12 @@ def prepared(
     def of_rate(learning_rate):
         return _optimizer(settings, spec, schedule(learning_rate), beside)
 
-    optimizer = wrapped(of_rate, settings.learning_rate)
+    rate = settings.learning_rate
+    optimizer = of_rate(rate) if wrapped is None else wrapped(of_rate, rate)
     return Training(
         images,
         spec,
-        schedule(settings.learning_rate),
+        schedule(rate),
         steps.train_step(graph, optimizer, images),
         steps.evaluation(graph, images),
         _rescaling(settings, graph, images, spec),

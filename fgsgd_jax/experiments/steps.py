@@ -109,6 +109,6 @@ def feature_statistics(
     return measure
 
 
-def _normalization(data: ImageData) -> Callable[[jax.Array], jax.Array]:
+def _normalization(data: ImageData) -> Callable[[Any], jax.Array]:
     mean, deviation = data.statistics()
     return lambda images: (jnp.asarray(images, jnp.float32) - mean) / deviation

@@ -1,0 +1,117 @@
+"""Trials: many short runs of one network that differ in numbers only, compiled once.
+
+Rates are chosen on validation images, which are held out of the training images; test images are
+looked at once, at the end of a trial.
+"""
+
+import dataclasses
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from flax import nnx
+
+import fgsgd_jax as fg
+from fgsgd_jax.experiments import data, fit, models
+from fgsgd_jax.experiments.config import Config
+from fgsgd_jax.experiments.data import ImageData
+from fgsgd_jax.experiments.steps import TrainState
+
+Row = dict[str, Any]
+
+
+def split(images: ImageData) -> tuple[ImageData, np.ndarray, np.ndarray]:
+    """The data with half of the training images kept, and the other half for validation."""
+    order = data.stratified_order(images.train_labels)
+    kept, held_out = np.sort(order[: len(order) // 2]), np.sort(order[len(order) // 2 :])
+    training = dataclasses.replace(
+        images, train_images=images.train_images[kept], train_labels=images.train_labels[kept]
+    )
+    return training, images.train_images[held_out], images.train_labels[held_out]
+
+
+class Trials:
+    """The trials of one setting, whose learning rate, seed and scale are free.
+
+    Args:
+        settings: All else. The random groups and kinds are those of its seed in every trial.
+        images: All images.
+    """
+
+    def __init__(self, settings: Config, images: ImageData):
+        self.settings = settings
+        self.images, self.held_out, self.held_out_labels = split(images)
+        self.training = fit.prepared(settings, self.images, _with_injected_rate)
+
+    def run(
+        self, learning_rate: float, seed: int, scale: float = 1.0, measure: Callable | None = None
+    ) -> Row:
+        """Trains once.
+
+        Args:
+            learning_rate: The first learning rate.
+            seed: Of the weights and the order of the images.
+            scale: Multiplies that of the settings.
+            measure: What else is to be known of the last state, as a function to a row.
+
+        Returns:
+            Training loss of the last epoch, validation and test error; errors are 1 where the loss
+            is no number any more.
+        """
+        state = self._start(learning_rate, seed, scale)
+        loss = math.nan
+        for epoch in range(1, self.settings.epochs + 1):
+            losses = []
+            for batch in data.batches(self.images, self.settings.batch_size, seed, epoch):
+                state, batch_loss, _ = self.training.step(state, *batch)
+                losses.append(batch_loss)
+            loss = float(jnp.mean(jnp.stack(losses)))
+            if not math.isfinite(loss):
+                break
+            state = self.training.rescaled(state, epoch)
+        row: Row = {"train_loss": loss, "validation_error": 1.0, "test_error": 1.0}
+        if math.isfinite(loss):
+            evaluate = self.training.evaluate
+            held_out = evaluate(state, self.held_out, self.held_out_labels)
+            tested = evaluate(state, self.images.test_images, self.images.test_labels)
+            row |= {"validation_error": held_out[1], "test_error": tested[1]}
+        return row | (measure(self, state) if measure else {})
+
+    def _start(self, learning_rate: float, seed: int, scale: float) -> TrainState:
+        settings, spec = self.settings, self.training.spec
+        shape = self.images.train_images.shape[1:]
+        model = models.CNN(settings.channels, shape, self.images.classes, rngs=nnx.Rngs(seed))
+        _, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
+        optimizer = self.training.state.optimizer
+        if spec is not None:
+            params = fg.project(params, spec)
+            if scale != 1:
+                stds = {path: 1 / scale for path in spec.feature_std()}
+                params = fg.project(params, spec, feature_std=stds)
+                optimizer = fg.set_feature_std(optimizer, stds)
+                optimizer = jax.tree.map(_arrived, optimizer, is_leaf=_has_scale)
+        return TrainState(
+            params, statistics, optax.tree.set(optimizer, first_rate=jnp.asarray(learning_rate))
+        )
+
+
+def _with_injected_rate(of_rate: Callable, rate: float) -> optax.GradientTransformation:
+    """The optimizer with its first learning rate in the state, so that it is no constant."""
+
+    def made(first_rate):
+        return of_rate(first_rate)
+
+    return optax.inject_hyperparams(made)(first_rate=rate)
+
+
+def _has_scale(node: Any) -> bool:
+    return hasattr(node, "next_feature_std")
+
+
+def _arrived(node: Any) -> Any:
+    """The state of a link whose weights are at the scale that was set, not on their way there."""
+    return node._replace(feature_std=node.next_feature_std) if _has_scale(node) else node
