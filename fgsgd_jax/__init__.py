@@ -6,7 +6,9 @@ The way through: `collection` decides from paths and shapes which weight is cut 
 
 from fgsgd_jax import bounds as bounds
 from fgsgd_jax import checks as checks
+from fgsgd_jax import diagnostics as diagnostics
 from fgsgd_jax import norms as norms
+from fgsgd_jax.diagnostics import report as report
 from fgsgd_jax.geometry import Euclidean as Euclidean
 from fgsgd_jax.geometry import Manifold as Manifold
 from fgsgd_jax.geometry import Oblique as Oblique

@@ -34,9 +34,9 @@ import jax.numpy as jnp
 from jax.core import Tracer
 from jax.scipy.special import logsumexp
 
-from fgsgd_jax.norms import NetworkNorms, Norms, network_norms
+from fgsgd_jax.norms import NetworkNorms, Norms, group_norms, layer_norms
+from fgsgd_jax.norms._weights import weights_of
 from fgsgd_jax.poms import Collection, Layer
-from fgsgd_jax.poms._collection import leaves_with_paths
 
 
 class LayerTerms(NamedTuple):
@@ -230,11 +230,17 @@ def network_bounds(
         >>> round(float(bounds.neyshabur_2015), 3)  # log (2·(√8)⁴/10)
         2.549
     """
-    network = network_norms(params, spec)
+    weights = weights_of(params, spec)
     if width is None:
-        weights = dict(leaves_with_paths(params))
-        width = max(_outputs(spec[path], weights[path].shape) for path in network.groups)
-    return bounds_of(network, samples=samples, width=width)
+        width = max(_outputs(layer, weight.shape) for _, weight, layer in weights)
+    groups, layers = (
+        {path: norms(weight, layer) for path, weight, layer in weights}
+        for norms in (group_norms, layer_norms)
+    )
+    return NetworkBounds(
+        groups=log_bounds(groups, samples=samples, width=width),
+        layers=log_bounds(layers, samples=samples, width=width),
+    )
 
 
 def bounds_of(network: NetworkNorms, *, samples: jax.Array | int, width: int) -> NetworkBounds:

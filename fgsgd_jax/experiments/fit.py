@@ -20,6 +20,7 @@ import fgsgd_jax.nnx as fg_nnx
 from fgsgd_jax.experiments import checkpoints, config, data, models, report, steps
 from fgsgd_jax.experiments._terminal import UsageError, deferred_interrupts
 from fgsgd_jax.experiments.config import Config
+from fgsgd_jax.experiments.insights import diagnosed, normalized_margins
 from fgsgd_jax.experiments.report import Row
 from fgsgd_jax.experiments.steps import TrainState
 from fgsgd_jax.poms import Collection
@@ -39,7 +40,7 @@ class Training(NamedTuple):
         spec: Which weights live on which manifolds; None for plain SGD.
         learning_rate: The learning rate at a step.
         step: One step of training.
-        evaluate: Loss and error on any images.
+        outputs: The logits of any images.
         rescaled: The state re-scaled by the features of an epoch, where that is asked for.
         state: The state before the first step.
     """
@@ -48,7 +49,7 @@ class Training(NamedTuple):
     spec: Collection | None
     learning_rate: optax.Schedule
     step: steps.TrainStep
-    evaluate: steps.Evaluate
+    outputs: steps.Outputs
     rescaled: Callable[[TrainState, int], TrainState]
     state: TrainState
 
@@ -109,6 +110,7 @@ def fit(
                     settings, training, done, state, stop_if_interrupted, quiet
                 ):
                     # The row first: one without its checkpoint is dropped when the run is resumed.
+                    state = after
                     rows.append(row)
                     report.write_metrics(metrics, rows)
                     checkpoints.save(manager, row["epoch"], after)
@@ -122,6 +124,10 @@ def fit(
     summary = _summary(settings, training, rows)
     report.write_json(run_dir / report.SUMMARY_FILE, summary)
     report.draw_curves(run_dir / report.CURVES_FILE, rows, str(settings))
+    if training.spec is not None:
+        report.draw_diagnostics(run_dir / report.DIAGNOSTICS_FILE, rows, str(settings))
+        margins = normalized_margins(training.spec, training.outputs, state, images)
+        report.draw_margins(run_dir / report.MARGINS_FILE, margins, str(settings))
     if not quiet:
         report.print_table(summary, str(settings))
     print(run_dir if quiet else f"Results are in {run_dir}")
@@ -171,7 +177,7 @@ def prepared(settings: Config, images: data.ImageData, wrapped: Callable | None 
         spec,
         schedule(rate),
         steps.train_step(graph, optimizer, images),
-        steps.evaluation(graph, images),
+        steps.outputs(graph, images),
         _rescaling(settings, graph, images, spec),
         TrainState(params, averages, optimizer.init(params)),
     )
@@ -277,7 +283,8 @@ def epochs(
             loss, wrong, seconds = 0.0, 0, []
             for pixels, labels in data.batches(images, settings.batch_size, settings.seed, epoch):
                 started = time.perf_counter()
-                state, batch_loss, batch_wrong = training.step(state, pixels, labels)
+                before = state
+                state, batch_loss, batch_wrong, gradient = training.step(before, pixels, labels)
                 loss += float(batch_loss)  # waits for the step, so the time is its whole time
                 seconds.append(time.perf_counter() - started)
                 if not math.isfinite(loss):
@@ -292,8 +299,12 @@ def epochs(
                 )
                 bar.update()
                 stop_if_interrupted()
+            logits = training.outputs(state, images.test_images)
+            test_loss, test_error = steps.loss_and_error(logits, images.test_labels)
+            insight = {}
+            if training.spec is not None:
+                insight = diagnosed(settings, training.spec, before, state, gradient, images)
             state = training.rescaled(state, epoch)
-            test_loss, test_error = training.evaluate(state, images.test_images, images.test_labels)
             yield (
                 {
                     "epoch": epoch,
@@ -306,7 +317,8 @@ def epochs(
                     "learning_rate": jnp.asarray(
                         training.learning_rate(epoch * per_epoch - 1)
                     ).item(),
-                },
+                }
+                | insight,
                 state,
             )
 

@@ -16,6 +16,7 @@ from matplotlib.ticker import MaxNLocator, NullFormatter
 from fgsgd_jax.experiments._terminal import UsageError
 
 METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "metrics.csv", "summary.json", "curves.png"
+DIAGNOSTICS_FILE, MARGINS_FILE = "diagnostics.png", "margins.png"
 
 METRICS = (
     "epoch",
@@ -27,10 +28,34 @@ METRICS = (
     "seconds_per_step",
     "learning_rate",
 )
-"""The columns of `metrics.csv`. Errors are fractions; `drift` is empty where nothing is bound to a
-manifold. Training loss and error are means over the epoch, while the weights changed."""
+INSIGHTS = (
+    "group_frobenius",
+    "group_spectral",
+    "layer_frobenius",
+    "layer_spectral",
+    "smallest_scale",
+    "largest_scale",
+    "normal",
+    "gradient_norm",
+    "tau",
+    "normalized_share",
+    "angle",
+    "groups_neyshabur_2015",
+    "groups_bartlett_2017",
+    "groups_neyshabur_2018",
+    "layers_neyshabur_2015",
+    "layers_bartlett_2017",
+    "layers_neyshabur_2018",
+)
+"""The columns of `metrics.csv`. Errors are fractions; training loss and error are means over the
+epoch, while the weights changed. Insights, of the last step of the epoch, are the largest of all
+weights on manifolds, in the words of `fgsgd_jax.diagnostics`, and the logarithms of the bounds of
+Table 1, on groups and on whole layers; like `drift` they are empty where nothing is on a manifold.
+"""
 
 Row = dict[str, Any]
+Panels = tuple[tuple[str, str, dict[str, str]], ...]
+SERIES_COLORS = ("#1f4e79", "#8fb4d9", "#b5541c", "#1f4e79", "#8fb4d9", "#b5541c")
 TRAIN_COLOR, TEST_COLOR, DRIFT_COLOR = "#8fb4d9", "#1f4e79", "#b5541c"
 
 
@@ -39,8 +64,8 @@ def write_metrics(path: Path, rows: Sequence[Row]) -> None:
     unfinished = path.with_suffix(".tmp")
     with unfinished.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(METRICS)
-        writer.writerows([row[name] for name in METRICS] for row in rows)
+        writer.writerow(METRICS + INSIGHTS)
+        writer.writerows([row.get(name) for name in METRICS + INSIGHTS] for row in rows)
     unfinished.replace(path)
 
 
@@ -57,7 +82,8 @@ def read_metrics(path: Path, epochs: int) -> list[Row]:
 
 
 def _row(cells: Mapping[str, str]) -> Row:
-    row: Row = {name: float(cells[name]) if cells[name] else None for name in METRICS}
+    names = METRICS + INSIGHTS
+    row: Row = {name: float(cells[name]) if cells[name] else None for name in names}
     row["epoch"] = int(cells["epoch"])
     return row
 
@@ -83,6 +109,82 @@ def print_table(summary: Mapping[str, Any], title: str) -> None:
         table.add_row("component weights on manifolds", f"{summary['components']:,}")
         table.add_row("groups", f"{summary['groups']:,}")
     rich.console.Console().print(table)
+
+
+def draw_diagnostics(path: Path, rows: Sequence[Row], title: str) -> None:
+    """Draws norms, normalizer, angles and bounds over the epochs."""
+    panels: Panels = (
+        (
+            "largest norm",
+            "linear",
+            {
+                "group, Frobenius": "group_frobenius",
+                "group, spectral": "group_spectral",
+                "layer, spectral": "layer_spectral",
+            },
+        ),
+        ("largest of the groups", "log", {"gradient norm g": "gradient_norm", "τ": "tau"}),
+        (
+            "largest angle of a step (rad)",
+            "log",
+            {"angle": "angle"},
+        ),
+        (
+            "log of the bound",
+            "linear",
+            {
+                "groups, Neyshabur 2015": "groups_neyshabur_2015",
+                "groups, Bartlett 2017": "groups_bartlett_2017",
+                "groups, Neyshabur 2018": "groups_neyshabur_2018",
+                "layers, Neyshabur 2015": "layers_neyshabur_2015",
+                "layers, Bartlett 2017": "layers_bartlett_2017",
+                "layers, Neyshabur 2018": "layers_neyshabur_2018",
+            },
+        ),
+    )
+    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    epochs = [row["epoch"] for row in rows]
+    for panel, (label, scale, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
+        for (name, column), color in zip(series.items(), SERIES_COLORS, strict=False):
+            values = [row.get(column) for row in rows]
+            if None in values:
+                continue
+            line = "--" if name.startswith("layer") else "-"
+            panel.plot(epochs, values, line, color=color, marker=".", linewidth=1.6, label=name)
+        if "norm" in label:
+            panel.axhline(1, color="0.6", linestyle=":", linewidth=1)
+            panel.set_ylim(bottom=0)
+        panel.set_yscale(scale)
+        panel.set_ylabel(label)
+        if len(series) > 1 and panel.lines:
+            panel.legend(frameon=False, fontsize=8)
+    _finish(figure, len(rows))
+    figure.savefig(path, dpi=150)
+
+
+def draw_margins(path: Path, margins: np.ndarray, title: str) -> None:
+    """Draws the distribution of the normalized margins of the training images."""
+    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    panel = figure.subplots()
+    panel.hist(margins, bins=40, density=True, color=TRAIN_COLOR)
+    panel.axvline(0, color="0.4", linewidth=1)
+    panel.set_xlabel("normalized margin of a training image (Bartlett et al., 2017)")
+    panel.set_ylabel("density")
+    panel.grid(alpha=0.25)
+    panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
+
+
+def _finish(figure: Figure, epochs: int) -> None:
+    """Axes over epochs, all alike."""
+    for panel in figure.axes:
+        panel.set_xlabel("epoch")
+        panel.set_xlim(0.5, epochs + 0.5)
+        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
 
 
 def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
@@ -129,10 +231,5 @@ def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
         )
         axes[2].set_ylim(resolution / 20, max(100 * resolution, 3 * max(drift)))
         axes[2].set_ylabel("drift: largest distance from a manifold")
-    for panel in axes:
-        panel.set_xlabel("epoch")
-        panel.set_xlim(0.5, len(rows) + 0.5)
-        panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
+    _finish(figure, len(rows))
     figure.savefig(path, dpi=150)

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
+from scipy.special import logsumexp
 
 import fgsgd_jax.nnx as fg_nnx
 from fgsgd_jax.experiments.data import ImageData
@@ -32,15 +33,15 @@ class TrainState(NamedTuple):
     optimizer: optax.OptState
 
 
-TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, jax.Array, jax.Array]]
-Evaluate = Callable[[TrainState, np.ndarray, np.ndarray], tuple[float, float]]
+TrainStep = Callable[[TrainState, Any, Any], tuple[TrainState, jax.Array, jax.Array, Any]]
+Outputs = Callable[[TrainState, np.ndarray], np.ndarray]
 
 
 def train_step(
     graph: nnx.GraphDef, optimizer: optax.GradientTransformation, data: ImageData
 ) -> TrainStep:
-    """The jitted function `(state, images, labels) -> (state, mean loss, number of errors)`."""
-    normalized = _normalization(data)
+    """The jitted `(state, images, labels) -> (state, mean loss, number of errors, gradient)`."""
+    normalized = normalization(data)
 
     @jax.jit
     def step(state, images, labels):
@@ -57,38 +58,35 @@ def train_step(
         updates, optimizer_state = optimizer.update(gradient, state.optimizer, state.params)
         params = optax.apply_updates(state.params, updates)
         errors = jnp.sum(logits.argmax(-1) != labels)
-        return TrainState(params, statistics, optimizer_state), loss, errors
+        return TrainState(params, statistics, optimizer_state), loss, errors, gradient
 
     return step
 
 
-def evaluation(graph: nnx.GraphDef, data: ImageData) -> Evaluate:
-    """The function `(state, images, labels) -> (mean loss, fraction of errors)`, for any number."""
-    normalized = _normalization(data)
+def outputs(graph: nnx.GraphDef, data: ImageData) -> Outputs:
+    """The function `(state, images) -> logits`, for any number of images."""
+    normalized = normalization(data)
 
     @jax.jit
-    def sums(state, images, labels, counted):
+    def logits(state, images):
         model = nnx.merge(graph, state.params, state.statistics)
-        logits = model(normalized(images), training=False)
-        losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
-        return jnp.sum(losses * counted), jnp.sum((logits.argmax(-1) != labels) * counted)
+        return model(normalized(images), training=False)
 
-    def evaluate(state, images, labels):
-        size = min(len(labels), EVALUATION_BATCH)
-        # Filled up to whole batches of one shape, with copies that do not count: one compilation.
-        index = np.arange(-(-len(labels) // size) * size)
-        counted = index < len(labels)
-        index[~counted] = 0
-        loss = errors = 0.0
-        for start in range(0, len(index), size):
-            part = slice(start, start + size)
-            chosen = index[part]
-            batch_loss, batch_errors = sums(state, images[chosen], labels[chosen], counted[part])
-            loss += float(batch_loss)
-            errors += float(batch_errors)
-        return loss / len(labels), errors / len(labels)
+    def every(state, images):
+        size = min(len(images), EVALUATION_BATCH)
+        # Filled up to whole batches of one shape, with copies that are dropped: one compilation.
+        index = np.arange(-(-len(images) // size) * size)
+        index[index >= len(images)] = 0
+        parts = [logits(state, images[index[k : k + size]]) for k in range(0, len(index), size)]
+        return np.concatenate(parts)[: len(images)]
 
-    return evaluate
+    return every
+
+
+def loss_and_error(logits: np.ndarray, labels: np.ndarray) -> tuple[float, float]:
+    """The mean cross-entropy and the fraction of errors."""
+    losses = logsumexp(logits, axis=-1) - logits[np.arange(len(labels)), labels]
+    return float(losses.mean(dtype=np.float64)), float(np.mean(logits.argmax(-1) != labels))
 
 
 def feature_statistics(
@@ -98,7 +96,7 @@ def feature_statistics(
 
     Measured on the first training batches of an epoch, with the averages of batch normalization.
     """
-    normalized = _normalization(data)
+    normalized = normalization(data)
 
     def measure(state, seed, epoch):
         model = nnx.merge(graph, state.params, state.statistics)
@@ -109,6 +107,7 @@ def feature_statistics(
     return measure
 
 
-def _normalization(data: ImageData) -> Callable[[Any], jax.Array]:
+def normalization(data: ImageData) -> Callable[[Any], jax.Array]:
+    """The function that gives images the mean 0 and deviation 1 of the training images."""
     mean, deviation = data.statistics()
     return lambda images: (jnp.asarray(images, jnp.float32) - mean) / deviation

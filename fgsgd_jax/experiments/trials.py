@@ -16,7 +16,7 @@ import optax
 from flax import nnx
 
 import fgsgd_jax as fg
-from fgsgd_jax.experiments import data, fit, models
+from fgsgd_jax.experiments import data, fit, models, steps
 from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.steps import TrainState
@@ -67,7 +67,7 @@ class Trials:
         for epoch in range(1, self.settings.epochs + 1):
             losses = []
             for batch in data.batches(self.images, self.settings.batch_size, seed, epoch):
-                state, batch_loss, _ = self.training.step(state, *batch)
+                state, batch_loss, *_ = self.training.step(state, *batch)
                 losses.append(batch_loss)
             loss = float(jnp.mean(jnp.stack(losses)))
             if not math.isfinite(loss):
@@ -75,11 +75,15 @@ class Trials:
             state = self.training.rescaled(state, epoch)
         row: Row = {"train_loss": loss, "validation_error": 1.0, "test_error": 1.0}
         if math.isfinite(loss):
-            evaluate = self.training.evaluate
-            held_out = evaluate(state, self.held_out, self.held_out_labels)
-            tested = evaluate(state, self.images.test_images, self.images.test_labels)
-            row |= {"validation_error": held_out[1], "test_error": tested[1]}
+            test = self.images.test_images, self.images.test_labels
+            row |= {
+                "validation_error": self._error(state, self.held_out, self.held_out_labels),
+                "test_error": self._error(state, *test),
+            }
         return row | (measure(self, state) if measure else {})
+
+    def _error(self, state: TrainState, images: np.ndarray, labels: np.ndarray) -> float:
+        return steps.loss_and_error(self.training.outputs(state, images), labels)[1]
 
     def _start(self, learning_rate: float, seed: int, scale: float) -> TrainState:
         settings, spec = self.settings, self.training.spec

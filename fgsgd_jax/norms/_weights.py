@@ -71,8 +71,7 @@ def group_norms(weight: jax.Array, layer: Layer | None, /) -> Norms:
     """
     if layer is None:
         return layer_norms(weight, None)
-    members = _members(layer) if layer.scheme == "PIO" else None
-    return _group_norms(weight, layer, members)
+    return _group_norms(weight, layer)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -128,20 +127,31 @@ def network_norms(params: Any, spec: Collection) -> NetworkNorms:
         >>> round(float(norms.log_groups.frobenius), 3)  # 4·log √8
         4.159
     """
-    components, groups, layers = {}, {}, {}
-    for path, weight in leaves_with_paths(params):
-        layer = spec.layer_of(path, weight)
-        real = jnp.issubdtype(weight.dtype, jnp.floating)
-        if layer is not None or (real and len(weight.shape) > 1):
-            components[path] = component_norms(weight, layer)
-            groups[path] = group_norms(weight, layer)
-            layers[path] = layer_norms(weight, layer)
-    if not groups:
+    weights = weights_of(params, spec)
+    components = {path: component_norms(weight, layer) for path, weight, layer in weights}
+    groups = {path: group_norms(weight, layer) for path, weight, layer in weights}
+    layers = {path: layer_norms(weight, layer) for path, weight, layer in weights}
+    return NetworkNorms(components, groups, layers, _log_product(groups), _log_product(layers))
+
+
+def weights_of(params: Any, spec: Collection) -> list[tuple[str, jax.Array, Layer | None]]:
+    """The path, value and entry of all weights that have norms.
+
+    Raises:
+        ValueError: As `network_norms`.
+    """
+    weights = [
+        (path, weight, layer)
+        for path, weight in leaves_with_paths(params)
+        if (layer := spec.layer_of(path, weight)) is not None
+        or (jnp.issubdtype(weight.dtype, jnp.floating) and len(weight.shape) > 1)
+    ]
+    if not weights:
         raise ValueError(
             "The tree has no weights to take norms of: no leaf on a manifold and no floating-point "
             "leaf of two axes or more. Give it the parameters of a network."
         )
-    return NetworkNorms(components, groups, layers, _log_product(groups), _log_product(layers))
+    return weights
 
 
 @jax.jit
@@ -151,15 +161,16 @@ def _log_product(norms: dict[str, Norms]) -> Norms:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _group_norms(weight: jax.Array, layer: Layer, members) -> Norms:
-    return norms_of(_side_by_side(weight, layer, members))
+def _group_norms(weight: jax.Array, layer: Layer) -> Norms:
+    return norms_of(side_by_side(weight, layer))
 
 
-def _side_by_side(weight: jax.Array, layer: Layer, members) -> jax.Array:
+def side_by_side(weight: jax.Array, layer: Layer) -> jax.Array:
     """The matrix of every group: `(rows, columns · components in a group, groups)`."""
     points = working(layer.component.to_points(weight))
     rows, columns, *lanes = points.shape
-    if members is not None:
+    if layer.scheme == "PIO":
+        members = _members(layer)
         points = points.reshape(rows, columns, -1)
         points = jnp.take(points, members, axis=2, mode="fill", fill_value=0)
         return points.reshape(rows, -1, members.shape[1])

@@ -1,0 +1,122 @@
+"""Measures for `optax.monitor`, which keeps what they find in the state of an optimizer."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fgsgd_jax.diagnostics._weights import angle_of, numbers_of, of_gradient, of_weight
+from fgsgd_jax.poms import Collection, Coordinates, check_coordinates, leaves_with_paths
+from fgsgd_jax.transforms import PerGroup
+from fgsgd_jax.transforms._params import require_params
+
+
+class MeasureState(NamedTuple):
+    """The drawn manifold of every component of mixed weights, and λ now and next, by path."""
+
+    kinds: dict[str, jax.Array]
+    feature_std: dict[str, jax.Array]
+    next_feature_std: dict[str, jax.Array]
+
+
+def of_gradients(
+    spec: Collection,
+    *,
+    coordinates: Coordinates = "unit",
+    rho: float | PerGroup = 1.0,
+    curvature: float | PerGroup = 1.0,
+) -> optax.GradientTransformationExtraArgs:
+    """A measure for `optax.monitor`, in front of a chain, where the updates are gradients.
+
+    Args:
+        spec: The collection of the parameters.
+        coordinates: Those of the optimizer.
+        rho: ρ of the optimizer.
+        curvature: c of the optimizer.
+
+    Returns:
+        What `optax.monitor` takes: the largest `drift`, `normal`, `gradient_norm` and `tau` of all
+        weights, and the `normalized_share` of groups with τ > 1.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jax.random.normal(jax.random.key(0), (3, 3, 2, 4))}
+        >>> spec = fg.collection(params, ("w", fg.pom("PO", fg.Sphere())))
+        >>> params = fg.project(params, spec)
+        >>> tx = optax.chain(
+        ...     optax.monitor({"gradients": of_gradients(spec)}),
+        ...     fg.fgsgd(0.1, spec),
+        ...     optax.monitor({"updates": of_updates(spec)}),
+        ... )
+        >>> grads = {"w": 10 * params["w"][::-1]}
+        >>> _, state = tx.update(grads, tx.init(params), params)
+        >>> float(optax.tree.get(state, "normalized_share"))
+        1.0
+        >>> bool(0 < optax.tree.get(state, "angle") < 0.1 * 0.42)
+        True
+    """
+    check_coordinates(coordinates)
+
+    def measure(path, layer, weight, kinds, std, gradient):
+        numbers = numbers_of(path, layer, rho, curvature)
+        found = of_gradient(coordinates, layer, weight, kinds, std, [gradient], numbers)
+        return of_weight(layer, weight, kinds, std)[0], *found
+
+    def joined(measured):
+        drift, normal, norm, tau = (
+            jnp.concatenate([jnp.ravel(one) for one in column])
+            for column in zip(*measured, strict=True)
+        )
+        return {
+            "drift": jnp.max(drift),
+            "normal": jnp.max(normal),
+            "gradient_norm": jnp.max(norm),
+            "tau": jnp.max(tau),
+            "normalized_share": jnp.mean(tau > 1),
+        }
+
+    return _measure(spec, measure, joined)
+
+
+def of_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
+    """A measure for `optax.monitor`, at the end of a chain, where the updates are final.
+
+    Args:
+        spec: The collection of the parameters.
+
+    Returns:
+        What `optax.monitor` takes: the largest and the `mean_angle` by which components turn.
+    """
+
+    def measure(path, layer, weight, kinds, std, update):
+        del path, kinds, std
+        return angle_of(layer, weight, update)
+
+    def joined(measured):
+        angle = jnp.concatenate([jnp.ravel(one) for one in measured])
+        return {"angle": jnp.max(angle), "mean_angle": jnp.mean(angle)}
+
+    return _measure(spec, measure, joined)
+
+
+def _measure(spec, measure: Callable, joined: Callable) -> optax.GradientTransformationExtraArgs:
+    def init_fn(params):
+        del params
+        return MeasureState(spec.kinds(), spec.feature_std(), spec.feature_std())
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        require_params(params, "it is measured from the present weights")
+        weights = dict(leaves_with_paths(params))
+        measured = [
+            measure(path, layer, weights[path], state.kinds.get(path), std, update)
+            for path, update in leaves_with_paths(updates)
+            if (layer := spec.layer_of(path, update)) is not None
+            for std in [state.feature_std.get(path)]
+        ]
+        return joined(measured), state._replace(feature_std=state.next_feature_std)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

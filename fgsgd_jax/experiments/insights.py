@@ -1,0 +1,82 @@
+"""What a training run knows of its weights on manifolds beyond loss and error."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fgsgd_jax as fg
+from fgsgd_jax import bounds, diagnostics
+from fgsgd_jax.experiments import steps
+from fgsgd_jax.experiments.config import Config
+from fgsgd_jax.experiments.data import ImageData
+from fgsgd_jax.experiments.steps import TrainState
+from fgsgd_jax.poms import Collection
+
+MOST_MARGINS = 5000
+
+
+def diagnosed(
+    settings: Config,
+    spec: Collection,
+    before: TrainState,
+    after: TrainState,
+    gradient: Any,
+    images: ImageData,
+) -> dict[str, float]:
+    """The diagnostics of one step, and the bounds of the weights after it, by column.
+
+    Args:
+        settings: The run.
+        spec: Which weights are on which manifolds.
+        before: The state before the step.
+        after: The state after it.
+        gradient: The gradient at the weights before.
+        images: What the network is trained on.
+    """
+    found = diagnostics.diagnose(
+        before.params,
+        spec,
+        gradients=gradient,
+        updates=jax.tree.map(jnp.subtract, after.params, before.params),
+        trace=_trace(settings, after),
+        feature_std=fg.get_feature_std(before.optimizer),
+        coordinates=settings.coordinates,  # pyright: ignore[reportArgumentType]
+    )
+    numbers = diagnostics.summary(found)
+    del numbers["drift"]  # that of the weights after the step has a column of its own
+    if settings.optimizer == "rsgd":  # which divides by no τ
+        del numbers["tau"], numbers["normalized_share"]
+    for kind, terms in _bounds(spec, after, images)._asdict().items():
+        for name in ("neyshabur_2015", "bartlett_2017", "neyshabur_2018"):
+            numbers[f"{kind}_{name}"] = getattr(terms, name)
+    return {name: float(number) for name, number in numbers.items()}
+
+
+def _trace(settings: Config, state: TrainState) -> Any:
+    """The momentum of the weights on manifolds, which the normalizer sees."""
+    if not settings.momentum:
+        return None
+    of_manifolds = state.optimizer.inner_states["manifold"]
+    return optax.tree.get(of_manifolds, "trace")
+
+
+def _bounds(spec: Collection, state: TrainState, images: ImageData) -> bounds.NetworkBounds:
+    return bounds.network_bounds(state.params, spec, samples=len(images.train_labels))
+
+
+def normalized_margins(
+    spec: Collection, outputs: steps.Outputs, state: TrainState, images: ImageData
+) -> np.ndarray:
+    """Bartlett et al.'s normalized margins of (the first) training images, in float64."""
+    pixels, labels = images.train_images[:MOST_MARGINS], images.train_labels[:MOST_MARGINS]
+    margins = bounds.normalized_margins(
+        jnp.asarray(outputs(state, pixels)),
+        jnp.asarray(labels),
+        steps.normalization(images)(pixels),
+        _bounds(spec, state, images).layers,
+    )
+    scale = np.exp(-np.float64(margins.log_scale))  # may be out of the range of float32
+    return np.asarray(margins.margins, np.float64) * scale
