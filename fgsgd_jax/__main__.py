@@ -13,6 +13,7 @@ from fgsgd_jax.experiments import _terminal
 
 COMMANDS = {
     "train": "train a convolutional network with its kernels on manifolds",
+    "compare": "compare variants of the re-scaling, each with its rate tuned",
     "paths": "reproduce the figures of the Path-SGD paper",
     "bench": "measure what an update costs, against optax.sgd",
 }

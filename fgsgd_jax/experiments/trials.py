@@ -46,6 +46,9 @@ class Trials:
         self.settings = settings
         self.images, self.held_out, self.held_out_labels = split(images)
         self.training = fit.prepared(settings, self.images, _with_injected_rate)
+        # Plain SGD has the groups, too, for the bounds on them.
+        on_manifolds = dataclasses.replace(settings, optimizer="fgsgd")
+        self.groups = self.training.spec or fit.prepared(on_manifolds, self.images).spec
 
     def run(
         self, learning_rate: float, seed: int, scale: float = 1.0, measure: Callable | None = None

@@ -1,0 +1,325 @@
+"""The trials of a comparison: which there are, those that are done, and what they come to."""
+
+import argparse
+import csv
+import dataclasses
+import functools
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import rich.box
+import rich.console
+import rich.table
+from matplotlib.figure import Figure
+from tqdm import tqdm
+
+from fgsgd_jax import bounds
+from fgsgd_jax.experiments import data, report
+from fgsgd_jax.experiments._terminal import UsageError, deferred_interrupts
+from fgsgd_jax.experiments.config import Config
+from fgsgd_jax.experiments.trials import Trials
+
+TRIALS_FILE, FIGURE_FILE, SETTINGS_FILE = "trials.csv", "comparison.png", "config.json"
+BOUNDS = ("neyshabur_2015", "bartlett_2017", "neyshabur_2018")
+KEY = ("variant", "scale", "learning_rate", "seed")
+FOUND = ("train_loss", "validation_error", "test_error")
+BOUND_COLUMNS = tuple(f"{kind}_{name}" for kind in ("groups", "layers") for name in BOUNDS)
+COLORS = ("#1f4e79", "#b5541c", "#5b8c5a", "#8fb4d9", "#7d5ba6", "#666666")
+
+# SGD turns a kernel by about its rate times the gradient, FG-SGD by less than 0.42 times its own.
+SGD_SHARE = 0.05
+RADIUS = 0.05  # that of a typical kernel scaled by geometry: (9·16 + 9·32)^−½
+
+Row = dict[str, Any]
+
+
+@dataclasses.dataclass(frozen=True)
+class Variant:
+    """One line of a comparison: its name, what it changes, and the unit of its rates."""
+
+    name: str
+    changes: dict[str, Any]
+    unit: float = 1.0
+    scales: tuple[float, ...] = (1.0,)
+
+
+SCALES = (10.0, 1.0, 0.1)
+ABLATIONS: dict[str, tuple[Variant, ...]] = {
+    "coordinates": (
+        Variant("unit", {"scale": "geometric", "coordinates": "unit"}, scales=SCALES),
+        # The radius of its steps is the scale itself: rates for all of them.
+        Variant("scaled", {"scale": "geometric", "coordinates": "scaled"}, RADIUS, SCALES),
+        Variant(f"radius {RADIUS}", {"scale": "geometric", "coordinates": RADIUS}, RADIUS, SCALES),
+    ),
+    "scale": (
+        Variant("SGD", {"optimizer": "sgd"}, SGD_SHARE),
+        Variant("unit scale", {}),
+        Variant("geometric", {"scale": "geometric"}),
+        Variant("literal", {"scale": "literal"}),
+        Variant("geometric, features", {"scale": "geometric", "feature_batches": 10}),
+        Variant(
+            "geometric, features ≥ 1",
+            {"scale": "geometric", "feature_batches": 10, "min_std": 1.0},
+        ),
+    ),
+}
+
+
+def make(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
+    """Runs the trials that are not done yet, and reports on all."""
+    variants = ABLATIONS[args.ablate]
+    images = data.load(
+        settings.data,
+        args.data_dir,
+        train_size=settings.train_size,
+        cache_dir=args.cache_dir,
+        progress=functools.partial(tqdm, desc="decoding", unit=" pictures", disable=args.quiet),
+    )
+    if args.test_size is not None:
+        images = dataclasses.replace(
+            images,
+            test_images=images.test_images[: args.test_size],
+            test_labels=images.test_labels[: args.test_size],
+        )
+    _open_folder(run_dir, args.ablate, settings, images.digest())
+    rows = _read(run_dir / TRIALS_FILE)
+    done = {tuple(row[name] for name in KEY) for row in rows}
+    wanted = {
+        variant: [
+            (scale, rate, seed)
+            for scale, rates in _grid(variant, args.learning_rates)
+            for rate in rates
+            for seed in range(args.seeds)
+        ]
+        for variant in variants
+    }
+    total = sum(map(len, wanted.values()))
+    measure = _bounds_of if args.ablate == "scale" else None
+    try:
+        with (
+            deferred_interrupts() as stop_if_interrupted,
+            tqdm(total=total, unit=" trials", disable=args.quiet) as bar,
+        ):
+            for variant, keys in wanted.items():
+                left = [key for key in keys if (variant.name, *key) not in done]
+                bar.update(len(keys) - len(left))
+                bar.set_description(variant.name)
+                for row in _run(variant, left, settings, images, measure):
+                    rows.append(row)
+                    _write(run_dir / TRIALS_FILE, rows)
+                    bar.update()
+                    stop_if_interrupted()
+    except KeyboardInterrupt:
+        print(
+            f"Interrupted; {len(rows)} of {total} trials are in {run_dir}. The same command goes "
+            "on from there.",
+            file=sys.stderr,
+        )
+        return 130
+    chosen = [
+        _chosen(rows, variant.name, scale) for variant in variants for scale in variant.scales
+    ]
+    report.write_json(run_dir / report.SUMMARY_FILE, {"ablate": args.ablate, "variants": chosen})
+    draw = {"coordinates": _draw_rates, "scale": _draw_bounds}[args.ablate]
+    title = f"{settings.data} · {settings.scheme} {'+'.join(settings.manifolds)}"
+    draw(run_dir / FIGURE_FILE, rows, chosen, title)
+    if not args.quiet:
+        _print(chosen, title, args.ablate)
+    print(run_dir if args.quiet else f"Results are in {run_dir}")
+    return 0
+
+
+def _grid(variant: Variant, rates: list[float]) -> Iterator[tuple[float, list[float]]]:
+    """The rates of every scale. Literal steps get those that suit their own radius."""
+    for scale in variant.scales:
+        unit = variant.unit * (scale if variant.name == "scaled" else 1)
+        yield scale, [float(f"{rate * unit:.6g}") for rate in rates]
+
+
+def _run(
+    variant: Variant, keys: list[tuple], settings: Config, images: data.ImageData, measure
+) -> Iterator[Row]:
+    if not keys:
+        return
+    trials = Trials(dataclasses.replace(settings, **variant.changes), images)
+    for scale, rate, seed in keys:
+        found = trials.run(rate, seed, scale, measure)
+        yield dict(zip(KEY, (variant.name, scale, rate, seed), strict=True)) | found
+
+
+def _bounds_of(trials: Trials, state) -> Row:
+    samples = len(trials.images.train_labels)
+    terms = bounds.network_bounds(state.params, trials.groups, samples=samples)
+    return {
+        f"{kind}_{name}": float(getattr(of_kind, name))
+        for kind, of_kind in terms._asdict().items()
+        for name in BOUNDS
+    }
+
+
+# --- what is kept --------------------------------------------------------------------------------
+
+
+def _open_folder(run_dir: Path, ablate: str, settings: Config, digest: str) -> None:
+    """Makes the folder, or sees that it is one of the same comparison."""
+    content = json.loads(
+        json.dumps({"ablate": ablate, "digest": digest} | dataclasses.asdict(settings))
+    )
+    path = run_dir / SETTINGS_FILE
+    if path.exists():
+        if json.loads(path.read_text()) != content:
+            raise UsageError(
+                f"{run_dir} holds trials of other settings or images; give another --run-dir."
+            )
+        return
+    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+        raise UsageError(f"{run_dir} exists and is no comparison; name another --run-dir.")
+    run_dir.mkdir(parents=True, exist_ok=True)
+    report.write_json(path, content)
+
+
+def _write(path: Path, rows: list[Row]) -> None:
+    unfinished = path.with_suffix(".tmp")
+    with unfinished.open("w", newline="") as file:
+        writer = csv.DictWriter(file, KEY + FOUND + BOUND_COLUMNS)
+        writer.writeheader()
+        writer.writerows(rows)
+    unfinished.replace(path)
+
+
+def _read(path: Path) -> list[Row]:
+    if not path.exists():
+        return []
+    with path.open(newline="") as file:
+        return [
+            {
+                name: cell if name == "variant" else int(cell) if name == "seed" else float(cell)
+                for name, cell in cells.items()
+                if cell
+            }
+            for cells in csv.DictReader(file)
+        ]
+
+
+# --- what it comes to ----------------------------------------------------------------------------
+
+
+def _chosen(rows: list[Row], variant: str, scale: float) -> Row:
+    """The best rate of a variant by validation, with means and deviations over the seeds."""
+    by_rate: dict[float, list[Row]] = {}
+    for row in rows:
+        if row["variant"] == variant and row["scale"] == scale:
+            by_rate.setdefault(row["learning_rate"], []).append(row)
+    rate = min(by_rate, key=lambda rate: _mean(by_rate[rate], "validation_error"))
+    best = by_rate[rate]
+    names = FOUND + tuple(name for name in BOUND_COLUMNS if name in best[0])
+    return (
+        {"variant": variant, "scale": scale, "learning_rate": rate, "seeds": len(best)}
+        | {name: _mean(best, name) for name in names}
+        | {f"{name}_std": _deviation([row[name] for row in best]) for name in FOUND}
+    )
+
+
+def _mean(rows: list[Row], name: str) -> float:
+    return statistics.fmean(row[name] for row in rows)
+
+
+def _deviation(values: list[float]) -> float:
+    return statistics.stdev(values) if len(values) > 1 else 0.0
+
+
+def _print(chosen: list[Row], title: str, ablate: str) -> None:
+    table = rich.table.Table(box=rich.box.MARKDOWN, title=title)
+    table.add_column("variant")
+    scales = len({row["scale"] for row in chosen}) > 1
+    heads = [*(["scale ×"] if scales else []), "best rate", "validation error", "test error"]
+    with_bounds = BOUND_COLUMNS[0] in chosen[0]
+    if with_bounds:
+        heads += [f"log bound, {name.replace('_', ' ')}" for name in BOUND_COLUMNS]
+    for head in heads:
+        table.add_column(head, justify="right")
+    for row in chosen:
+        cells = [row["variant"], *([f"{row['scale']:g}"] if scales else [])]
+        cells += [f"{row['learning_rate']:g}"]
+        for name in ("validation_error", "test_error"):
+            cells += [f"{100 * row[name]:.2f} ± {100 * row[f'{name}_std']:.2f} %"]
+        cells += [f"{row[name]:.1f}" for name in BOUND_COLUMNS if with_bounds]
+        table.add_row(*cells)
+    console = rich.console.Console()
+    console.print(table)
+    if ablate == "coordinates":
+        for variant in dict.fromkeys(row["variant"] for row in chosen):
+            rates = [row["learning_rate"] for row in chosen if row["variant"] == variant]
+            factor = max(rates) / min(rates)
+            console.print(f"{variant}: the best rate moves by a factor of {factor:.3g}")
+
+
+def _draw_rates(path: Path, rows: list[Row], chosen: list[Row], title: str) -> None:
+    """Validation error over the learning rate, a panel for each reading, a line for each scale."""
+    variants = list(dict.fromkeys(row["variant"] for row in chosen))
+    figure = Figure(figsize=(4.2 * len(variants), 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    panels = figure.subplots(1, len(variants), sharey=True, squeeze=False)[0]
+    for panel, variant in zip(panels, variants, strict=True):
+        for scale, color in zip(SCALES, COLORS, strict=False):
+            rates, means, deviations = _curve(rows, variant, scale)
+            panel.errorbar(
+                rates, means, deviations, color=color, marker=".", capsize=2, label=f"{scale:g} γ"
+            )
+        panel.set_xscale("log")
+        panel.set_yscale("log")
+        panel.set_title(variant, fontsize=10)
+        panel.set_xlabel("learning rate")
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    panels[0].set_ylabel("validation error (%)")
+    panels[0].yaxis.set_major_formatter("{x:g}")
+    panels[0].yaxis.set_minor_formatter("{x:g}")
+    panels[0].legend(frameon=False, title="scale s")
+    figure.savefig(path, dpi=150)
+
+
+def _curve(rows: list[Row], variant: str, scale: float):
+    by_rate: dict[float, list[float]] = {}
+    for row in rows:
+        if row["variant"] == variant and row["scale"] == scale:
+            by_rate.setdefault(row["learning_rate"], []).append(100 * row["validation_error"])
+    rates = sorted(by_rate)
+    means = [statistics.fmean(by_rate[rate]) for rate in rates]
+    return rates, means, [_deviation(by_rate[rate]) for rate in rates]
+
+
+def _draw_bounds(path: Path, rows: list[Row], chosen: list[Row], title: str) -> None:
+    """Test error beside the logarithms of the bounds, a row for each variant."""
+    figure = Figure(figsize=(11, 1.4 + 0.4 * len(chosen)), layout="constrained")
+    figure.suptitle(title, fontsize=11)
+    error, of_groups, of_layers = figure.subplots(1, 3, sharey=True)
+    places = np.arange(len(chosen))
+    for place, best in zip(places, chosen, strict=True):
+        errors = [
+            100 * row["test_error"]
+            for row in rows
+            if all(row[name] == best[name] for name in ("variant", "scale", "learning_rate"))
+        ]
+        error.plot(errors, [place] * len(errors), "o", color="#8fb4d9")
+        error.plot(100 * best["test_error"], place, "|", color="#1f4e79", markersize=14)
+    for panel, kind in ((of_groups, "groups"), (of_layers, "layers")):
+        for offset, (name, color) in enumerate(zip(BOUNDS, COLORS, strict=False)):
+            values = [best[f"{kind}_{name}"] for best in chosen]
+            label = name.replace("_", " ").title()
+            panel.barh(places + 0.25 * (offset - 1), values, 0.24, color=color, label=label)
+        panel.axvline(0, color="0.4", linewidth=1)
+        panel.set_xlabel(f"log of the bound, on {kind}")
+    of_layers.legend(frameon=False, fontsize=8)
+    error.set_xlabel("test error (%)")
+    error.set_yticks(places, [best["variant"] for best in chosen])
+    error.invert_yaxis()
+    for panel in (error, of_groups, of_layers):
+        panel.grid(alpha=0.25)
+        panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
