@@ -22,7 +22,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 # Up to this many entries a matrix is worked entry by entry. 11×11, the largest common receptive
@@ -74,8 +73,8 @@ def _settle(x: jax.Array) -> jax.Array:
     return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
-def stage(function: Callable, *arrays: jax.Array, after: jax.Array | None = None) -> Any:
-    """`function(*arrays)`, computed into memory once, before all that uses it.
+def stage(function: Callable, like: jax.Array, *, after: jax.Array | None = None) -> Any:
+    """`function()`, computed into memory once, before all that uses it.
 
     XLA's CPU compiler computes a number per lane anew for every entry that it is multiplied with,
     and so reads and adds nine times as much as needed for 3×3 points; it drops optimization
@@ -83,19 +82,21 @@ def stage(function: Callable, *arrays: jax.Array, after: jax.Array | None = None
     one, under a condition that is always true. Elsewhere this is the function itself.
 
     Args:
-        function: A function of arrays, in whose result every entry is cheap.
-        *arrays: Its arguments.
+        function: A function without arguments, in whose result every entry is cheap. What it
+            closes over is computed before it, so whole points that it could make are best made in
+            it.
+        like: An array of the size it works on.
         after: From `done`, something that has to be computed before.
     """
-    if jax.default_backend() != "cpu" or max(a.size for a in arrays) < STAGED_SIZE:
-        return function(*arrays)
+    if jax.default_backend() != "cpu" or like.size < STAGED_SIZE:
+        return function()
     always = lax.optimization_barrier(jnp.array(True)) if after is None else (after | 1) != 0
-    result = jax.eval_shape(function, *arrays)
+    result = jax.eval_shape(function)
 
-    def never(*_):
+    def never():
         return jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), result)
 
-    return lax.cond(always, function, never, *arrays)
+    return lax.cond(always, function, never)
 
 
 def done(x: jax.Array | None = None) -> jax.Array | None:
@@ -131,11 +132,6 @@ def inner(x: jax.Array, y: jax.Array) -> jax.Array:
         # XLA's CPU reductions over leading axes are 8 times slower than the sum written out.
         return _sum(x[i, j] * y[i, j] for i in range(x.shape[0]) for j in range(x.shape[1]))
     return jnp.sum(x * y, axis=(0, 1))
-
-
-def squares(v: jax.Array) -> jax.Array:
-    """⟨v, v⟩ of every matrix, computed in a stage of its own."""
-    return stage(lambda v: inner(v, v), v)
 
 
 def column_inner(x: jax.Array, y: jax.Array) -> jax.Array:
@@ -279,7 +275,7 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
         return y / norm(y)
     if rows == columns == 3:
         w = axis_3x3(x, shorten(v, SQUARABLE_STEP[x.dtype.itemsize]))
-        return x + times(x, rotation_3x3(x, w, jnp.ones((1,) * (x.ndim - 2), x.dtype)))
+        return x + turned_3x3(x, stage(lambda: rotation_3x3(w, jnp.ones((), x.dtype)), x))
     size = x.dtype.itemsize
     y = x + shorten(v, LONGEST_STEP[size])
     e = _gram_error(y)
@@ -316,14 +312,11 @@ def _long_polar(y: jax.Array) -> jax.Array:
     return lax.fori_loop(0, LONG_PASSES[y.dtype.itemsize], centered_pass, y)
 
 
-# hat(w)·y = w × y: how the axis of a rotation stands in a skew matrix.
-HAT = np.zeros((3, 3, 3))
-for _i, _j, _k in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
-    HAT[_i, _k, _j], HAT[_i, _j, _k] = 1, -1
-
-
 def axis_3x3(x: jax.Array, g: jax.Array) -> jax.Array:
-    """The axis w of the skew part of xᵀg = hat(w) + symmetric, for 3×3. `(3, *lanes)`."""
+    """The axis w of the skew part of xᵀg = hat(w) + symmetric, for 3×3. `(3, *lanes)`.
+
+    hat(w) is the matrix of the product w × y.
+    """
 
     def entry(i, j):
         return _sum(x[k, i] * g[k, j] for k in range(3))
@@ -331,39 +324,42 @@ def axis_3x3(x: jax.Array, g: jax.Array) -> jax.Array:
     return 0.5 * jnp.stack([entry(k, j) - entry(j, k) for j, k in ((1, 2), (2, 0), (0, 1))])
 
 
-def hat(w: jax.Array) -> jax.Array:
-    """The skew matrix of an axis. `(3, *lanes)` → `(3, 3, *lanes)`."""
-    basis = HAT.astype(w.dtype).reshape((3, 3, 3) + (1,) * (w.ndim - 1))
-    return _sum(basis[k] * w[k] for k in range(3))
+def times_hat(x: jax.Array, w: jax.Array) -> jax.Array:
+    """X·hat(w), for 3×3."""
+    ahead = ((1, 2), (2, 0), (0, 1))
+    return jnp.stack([x[:, a] * w[b] - x[:, b] * w[a] for a, b in ahead], axis=1)
 
 
-def rotation_3x3(x: jax.Array, w: jax.Array, t: jax.Array) -> jax.Array:
-    """The k with polar factor of x + t·v = x + x·k, for the tangent v = x·hat(w) at a 3×3 x.
+def rotation_3x3(w: jax.Array, t: jax.Array) -> jax.Array:
+    """The rotation r by arctan ‖tw‖ about w, as the numbers p and σ of r = 1 + σ·hat(p) + hat(p)².
 
-    For t·w that can be squared.
-
-    1 + t·hat(w) has the eigenvalues 1 and 1 ± i‖tw‖, so its polar factor is the rotation by
-    arctan ‖tw‖, of cosine c = (1 + ‖tw‖²)^−½: 1 + c·tΩ + c²/(1 + c)·(tΩ)², Ω = hat(w), exact for
-    every length.
-    Before it comes a Newton-Schulz step, 1 − ½(xᵀx − 1), which removes the rounding of x.
+    For t·w that can be squared. A rotation by α < ½π about a unit axis n has p = √2·sin(½α)·n and
+    σ = √2·cos(½α). With c = cos α = (1 + ‖tw‖²)^−½ these are p = c/σ·tw and σ = √(1 + c), which
+    lose no digit at any length. `(3, *lanes)` → `(4, *lanes)`, σ last.
     """
+    c = 1 / jnp.sqrt(1 + _sum((t * w[k]) ** 2 for k in range(3)))
+    sigma = jnp.sqrt(1 + c)
+    return jnp.stack([*(c / sigma * (t * w[k]) for k in range(3)), sigma])
 
-    def coefficients(w, t):
-        c = 1 / jnp.sqrt(1 + _sum((t * w[k]) ** 2 for k in range(3)))
-        return c, c * c / (1 + c)
 
-    def turn(w, t, first, second):
-        axis = t * w  # before it is squared, which w may be too long for
-        square = axis[:, None] * axis[None] - identity(3, 3, x) * _sum(
-            axis[k] ** 2 for k in range(3)
-        )
-        return first * hat(axis) + second * square
+def turned_3x3(x: jax.Array, rotation: jax.Array) -> jax.Array:
+    """The polar factor of x + t·v, less x, for the tangent v = x·hat(w) at a 3×3 x.
 
-    def corrected(x, turn):
-        return turn - 0.5 * times(_gram_error(x), identity(3, 3, x) + turn)
-
-    numbers = stage(coefficients, w, t)
-    return stage(lambda x, *known: corrected(x, turn(*known)), x, w, t, *numbers)
+    Given r, the `rotation_3x3` of w and t: 1 + t·hat(w) has the eigenvalues 1 and 1 ± i‖tw‖, so
+    its polar factor is r, exactly, for every length. Before it comes a Newton-Schulz step,
+    1 − ½(xᵀx − 1), which removes the rounding of x. Less x, that is x·(r − 1 − ½(xᵀ(xr) − r)).
+    """
+    *p, sigma = rotation
+    columns = []
+    for j, a, b in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
+        turn = {j: -(p[a] * p[a] + p[b] * p[b])}  # column j of r − 1
+        turn[a] = p[j] * p[a] + sigma * p[b]
+        turn[b] = p[j] * p[b] - sigma * p[a]
+        r = turn | {j: 1 + turn[j]}
+        xr = [_sum(x[i, k] * r[k] for k in range(3)) for i in range(3)]
+        k = [turn[m] - 0.5 * (_sum(x[i, m] * xr[i] for i in range(3)) - r[m]) for m in range(3)]
+        columns.append(_sum(x[:, m] * k[m] for m in range(3))[:, None])
+    return jnp.concatenate(columns, axis=1)
 
 
 def gram_schmidt(y: jax.Array) -> jax.Array:

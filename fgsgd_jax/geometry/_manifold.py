@@ -93,7 +93,9 @@ class Manifold(abc.ABC):
 
     # The same step in parts, for a million points: first the few numbers per point that decide it,
     # its factors, then one expression for all entries. A manifold without factors (None) goes
-    # through its verbs; overriding these gains speed and changes nothing else.
+    # through its verbs; overriding these gains speed and changes nothing else. Factors of the
+    # shapes `(*lanes)` and `(columns, *lanes)` are best: where components lie on several manifolds,
+    # those share one array.
 
     def normal_factor(self, x: jax.Array, g: jax.Array, /) -> Any:
         """What `remove_normal` has to know of x and g, in small arrays; None for nothing."""
@@ -108,12 +110,13 @@ class Manifold(abc.ABC):
     def squared_norm(self, v: jax.Array, normal: Any, /) -> jax.Array:
         """⟨v, v⟩ of the tangent vector, given its `normal_factor`."""
         del normal
-        return _lanes.squares(v)
+        return _lanes.inner(v, v)
 
     def step_factor(self, x: jax.Array, v: jax.Array, t: jax.Array, normal: Any, /) -> Any:
         """What `displacement` has to know of x and t·v, in small arrays; None for nothing.
 
-        `normal` is the `normal_factor` that v was made with, or None where it is not known.
+        `normal` is the `normal_factor` of v, or of the vector that v is the tangent part of, or
+        None where it is not known.
         """
         del x, v, t, normal
         return None

@@ -94,7 +94,7 @@ class Sphere(Manifold):
         return g - normal * x
 
     def step_factor(self, x, v, t, normal, /):
-        return _lanes.stage(lambda x, v, t: 1 / _lanes.norm_of_step(x, v, t), x, v, t)
+        return 1 / _lanes.norm_of_step(x, v, t)
 
     def displacement(self, x, v, t, factor, /):
         return (factor - 1) * x + (factor * t) * v

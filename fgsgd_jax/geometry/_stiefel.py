@@ -104,24 +104,23 @@ class Stiefel(Manifold):
         if normal is None:
             return self.to_tangent(x, g)
         if self._rotates(x):
-            return _lanes.times(x, _lanes.hat(normal))
+            return _lanes.times_hat(x, normal)
         return g - _lanes.times(x, _lanes.symmetric(normal))
 
     def squared_norm(self, v, normal, /):
         if normal is None or not self._rotates(v):
             return super().squared_norm(v, normal)
-        return _lanes.stage(lambda w: 2 * _lanes.inner(w[None], w[None]), normal)
+        return 2 * _lanes.inner(normal[None], normal[None])
 
     def step_factor(self, x, v, t, normal, /):
         if not self._rotates(x):
             return None
-        axis = _lanes.stage(_lanes.axis_3x3, x, v) if normal is None else normal
-        return _lanes.rotation_3x3(x, axis, t)
+        return _lanes.rotation_3x3(_lanes.axis_3x3(x, v) if normal is None else normal, t)
 
     def displacement(self, x, v, t, factor, /):
         if factor is None:
             return self.retract(x, t * v) - x
-        return _lanes.times(x, factor)
+        return _lanes.turned_3x3(x, factor)
 
     def exp(self, x, v, /):
         """The geodesic of the Euclidean metric; NaN where ‖v‖ is so large that no digit is left."""

@@ -19,6 +19,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 from fgsgd_jax import _lanes
 from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.poms._components import Component
+from fgsgd_jax.poms._dealt import Dealt, is_slim
 from fgsgd_jax.poms._scales import Coordinates, Gamma, Numbers, step_radius
 from fgsgd_jax.poms._schemes import Draw, Scheme, channel_counts, draw, summed_axes
 from fgsgd_jax.poms._sharding import by_rows, is_open, placed_like
@@ -170,7 +171,7 @@ class Layer:
     @_keeps_sharding
     def project(self, weight: jax.Array, kinds, s=None) -> jax.Array:
         """The nearest weight on the manifolds."""
-        projected = self._ask("project", kinds, self._unit_points(weight, s))
+        projected = self._dealt(kinds).ask("project", self._unit_points(weight, s))
         return self._weight(_times(projected, s), weight.dtype)
 
     @_keeps_sharding
@@ -180,14 +181,16 @@ class Layer:
     ) -> jax.Array:
         """The gradient projected on the tangent spaces at the weight (Algorithm 1, line 5)."""
         _, factor = step_radius(coordinates, s)
-        v, _ = self._tangent(
-            kinds,
-            lambda weight: self._unit_points(weight, s),
-            lambda g: _times(self._points(g), factor),
-            weight,
-            gradient,
-        )
-        return self._weight(v, gradient.dtype)
+
+        def x():
+            return self._unit_points(weight, s)
+
+        def g():
+            return _times(self._points(gradient), factor)
+
+        dealt = self._dealt(kinds)
+        tangents, _ = self._tangents(dealt, x, g, weight)
+        return self._weight(dealt.choose(tangents()), gradient.dtype)
 
     @_keeps_sharding
     @_split_by_rows
@@ -207,12 +210,24 @@ class Layer:
         by a norm would otherwise move them by its rounding.
         """
         radius, _ = step_radius(coordinates, s)
-        x, v = self._unit_points(weight, s), self._points(step)
-        v = v if radius is None else v / radius
-        t = _squarable(jnp.ones((), x.dtype), _lanes.stage(_lanes.norm, v))
-        moved, _ = self._displacement(kinds, x, v, t, (None,) * len(self.manifolds))
-        still = _lanes.inner(v, v) == 0  # False for NaN, which must stay visible
-        return self._update(x, jnp.where(still, 0, moved), s, s_next, weight.dtype)
+
+        def x():
+            return self._unit_points(weight, s)
+
+        def v():
+            return self._points(step) if radius is None else self._points(step) / radius
+
+        def decided():
+            still = _lanes.inner(v(), v()) == 0  # False for NaN, which must stay visible
+            unknown = (None,) * len(self.manifolds)
+            return dealt.step_factors(x(), alike(v()), t, unknown), dealt.movers(still)
+
+        dealt, alike = self._dealt(kinds), self._alike
+        length = _lanes.stage(lambda: _lanes.norm(v()), weight)
+        t = _squarable(jnp.ones((), length.dtype), length)
+        numbers = _lanes.stage(decided, weight)
+        moved = dealt.displacement(x(), alike(v()), t, *numbers)
+        return self._update(x, moved, s, s_next, weight.dtype)
 
     @_keeps_sharding
     @_split_by_rows
@@ -257,47 +272,60 @@ class Layer:
         s, s_next = scales
         radius, factor = step_radius(coordinates, s)
 
-        def at(weight):
+        # Points and vectors are functions: every stage makes its own, so that none is stored.
+        def x():
             return self._unit_points(weight, s)
 
-        def of(gradient):
-            return _times(self._points(gradient), factor)
+        def g():
+            g = _times(self._points(gradient), factor)
+            # Momentum is carried by projection, which is linear: P(g) + d·P(m) = P(g + d·m).
+            return g if trace is None else g + decay * self._points(trace)
 
-        x, new_trace = at(weight), None
-        if trace is None:
-            v, normals = self._tangent(kinds, at, of, weight, gradient, after=after)
-        else:
-            # Carried by projection, which is linear: P(g) + d·P(m) = P(g + d·m).
-            v, normals = self._tangent(
-                kinds,
-                at,
-                lambda g, m: of(g) + decay * self._points(m),
-                weight,
-                gradient,
-                trace,
-                after=after,
-            )
-            new_trace = self._weight(v, trace.dtype)
+        def ahead():
+            return _times(self._points(gradient), factor) + decay * traced
+
+        def v():
+            return dealt.choose(tangents())
+
+        def stage(function):
+            return _lanes.stage(function, weight, after=after)
+
+        dealt, new_trace = self._dealt(kinds), None
+        tangents, normals = self._tangents(dealt, x, g, weight, after=after)
+        entangled = self._entangles_columns(normals)
+        if trace is not None:
+            # Of its only manifold, the step starts from the normal factor and reads no v.
+            traced = stage(v) if entangled and kinds is None else v()
+            tangents = functools.partial(self._alike, traced)
+            new_trace, after = self._weight(traced, trace.dtype), _lanes.done(traced)
             if nesterov:
-                v, normals = self._tangent(
-                    kinds, at, lambda g, m: of(g) + decay * m, weight, gradient, v
-                )
-        if kinds is None and new_trace is None:
-            squares = self.manifolds[0].squared_norm(v, normals[0])
-        else:
-            squares = _lanes.squares(v)
-        rate = rate if radius is None else rate / radius
+                tangents, normals = self._tangents(dealt, x, ahead, weight)
+        squares = stage(lambda: dealt.squared_norm(tangents(), normals))
         if by is None:
-            t = _squarable(-rate, _lanes.stage(_lanes.norm, v))
+            rate = rate if radius is None else rate / radius
+            t = _squarable(-rate, stage(lambda: _lanes.norm(v())))
         else:
-            g = _lanes.stage(_lanes.norm, v) if per_component else self._sum_groups(squares, groups)
             # Divided by τ, no step is longer than the rate.
-            t = -jnp.minimum(rate, _lanes.SQUARABLE_STEP[x.dtype.itemsize]) / by(g, *numbers)
-        moved, factors = self._displacement(kinds, x, v, t, normals)
-        # A step of 0 moves nothing; False for NaN, which must stay visible.
-        still = (t * t * squares == 0) | (t == 0)
-        update = self._update(x, jnp.where(still, 0, moved), s, s_next, weight.dtype)
-        return update, new_trace, _lanes.done([squares, *jax.tree.leaves(factors)][-1])
+            rate = jnp.minimum(rate, _lanes.SQUARABLE_STEP[squares.dtype.itemsize])
+            if per_component:
+                t = -rate / by(stage(lambda: _lanes.norm(v())), *numbers)
+            else:
+                t = -rate / by(self._group_norms(squares, groups), *numbers)
+                t = self._spread(t, groups)
+            t = t if radius is None else t / radius
+
+        def decided():
+            # A step of 0 moves nothing; False for NaN, which must stay visible.
+            still = (t * t * squares == 0) | (t == 0)
+            return dealt.step_factors(x(), tangents(), t, normals), dealt.movers(still)
+
+        def displacement():
+            return dealt.displacement(x(), tangents(), t, factors, movers)
+
+        factors, movers = stage(decided)
+        moved = stage(displacement) if entangled else displacement()
+        finished = _lanes.done(moved if entangled else movers)
+        return self._update(x, moved, s, s_next, weight.dtype), new_trace, finished
 
     def residual(self, weight: jax.Array, kinds, s=None) -> jax.Array:
         """The largest distance of a unit component from its manifold, a scalar."""
@@ -305,7 +333,7 @@ class Layer:
 
     @_split_by_rows
     def _largest_residual(self, weight: jax.Array, kinds, s) -> jax.Array:
-        return jnp.max(self._ask("residual", kinds, self._unit_points(weight, s)))
+        return jnp.max(self._dealt(kinds).ask("residual", self._unit_points(weight, s)))
 
     def random(self, key: jax.Array, dtype, kinds, s=None) -> jax.Array:
         """A weight with every component uniform on its manifold."""
@@ -314,7 +342,7 @@ class Layer:
             manifold.random(key, self.points_shape, dtype)
             for manifold, key in zip(self.manifolds, keys, strict=True)
         ]
-        return self._weight(_times(_choose(kinds, drawn), s), dtype)
+        return self._weight(_times(self._dealt(kinds).choose(drawn), s), dtype)
 
     @_keeps_sharding
     def divide_groups(
@@ -327,47 +355,50 @@ class Layer:
         """
         v = self._points(vector)
         if per_component:
-            g = _lanes.stage(_lanes.norm, v)
+            tau = by(_lanes.stage(lambda: _lanes.norm(v), v), *numbers)
         else:
-            g = self._sum_groups(_lanes.squares(v), groups)
-        return self._weight(v / by(g, *numbers), vector.dtype)
+            squares = _lanes.stage(lambda: _lanes.inner(v, v), v)
+            tau = self._spread(by(self._group_norms(squares, groups), *numbers), groups)
+        return self._weight(v / tau, vector.dtype)
 
-    def _sum_groups(self, squares: jax.Array, groups) -> jax.Array:
+    def _group_norms(self, squares: jax.Array, groups) -> jax.Array:
         """The norm of every group, from the squared norms of its components."""
         if groups is None:
             axes = summed_axes(self.scheme, self.component)
             return _lanes.safe_sqrt(jnp.sum(squares, axis=axes, keepdims=True))
-        sums = jnp.zeros(self.stacked * self.groups, squares.dtype).at[groups].add(squares)
-        return _lanes.safe_sqrt(sums)[groups]
+        sums = jnp.zeros(self.stacked * self.groups, squares.dtype)
+        return _lanes.safe_sqrt(sums.at[groups].add(squares))
 
-    def _tangent(
-        self, kinds, at: Callable, aim: Callable, weight: jax.Array, *vectors: jax.Array, after=None
-    ) -> tuple[jax.Array, tuple]:
-        """The tangent part of `aim(*vectors)` at `at(weight)`, and the normal factors it took."""
+    def _spread(self, numbers: jax.Array, groups) -> jax.Array:
+        """One number per group, as one that broadcasts against the components."""
+        return numbers if groups is None else numbers.at[groups].get(mode="promise_in_bounds")
 
-        def factors(weight, *vectors):
-            x, u = at(weight), aim(*vectors)
-            return tuple(manifold.normal_factor(x, u) for manifold in self.manifolds)
+    def _tangents(
+        self, dealt: Dealt, x: Callable, g: Callable, weight: jax.Array, after=None
+    ) -> tuple[Callable, tuple]:
+        """The tangent parts of g() at x(), as a function that makes them, and its factors."""
 
-        normals = _lanes.stage(factors, weight, *vectors, after=after)
-        x, u = at(weight), aim(*vectors)
-        answers = []
-        for position, (manifold, normal) in enumerate(zip(self.manifolds, normals, strict=True)):
-            own, vector = (x, u) if normal is not None else self._shown(position, kinds, x, u)
-            answers.append(manifold.remove_normal(own, vector, normal))
-        return _choose(kinds, answers), normals
+        def tangents():
+            return dealt.tangents(x(), g(), normals)
 
-    def _displacement(
-        self, kinds, x: jax.Array, v: jax.Array, t: jax.Array, normals: tuple
-    ) -> tuple[jax.Array, tuple]:
-        """R(x, t·v) − x, and the step factors it took."""
-        answers, factors = [], []
-        for position, (manifold, normal) in enumerate(zip(self.manifolds, normals, strict=True)):
-            factor = manifold.step_factor(x, v, t, normal)
-            at, vector = (x, v) if factor is not None else self._shown(position, kinds, x, v)
-            answers.append(manifold.displacement(at, vector, t, factor))
-            factors.append(factor)
-        return _choose(kinds, answers), tuple(factors)
+        normals = _lanes.stage(lambda: dealt.normal_factors(x(), g()), weight, after=after)
+        if all(is_slim(normal, len(self.points_shape)) for normal in normals):
+            return tangents, normals
+        # What takes more than a multiplication to make is made once.
+        return functools.partial(self._alike, dealt.choose(tangents())), normals
+
+    def _entangles_columns(self, normals: tuple) -> bool:
+        """Whether an entry of a step takes others of its point, and little besides.
+
+        Then it cannot overwrite them. Without a stage XLA writes all such weights side by side,
+        each into memory of its own, and copies them back.
+        """
+        slim = all(is_slim(normal, len(self.points_shape)) for normal in normals)
+        return slim and any(manifold.mixes_columns for manifold in self.manifolds)
+
+    def _alike(self, vector: jax.Array) -> tuple[jax.Array, ...]:
+        """The same vector for all manifolds."""
+        return (vector,) * len(self.manifolds)
 
     # --- on several devices ---------------------------------------------------------------------
 
@@ -396,7 +427,7 @@ class Layer:
         own = Component((0,), (1,), placed(cut.inputs), placed(cut.outputs), placed(cut.stack))
         return dataclasses.replace(self, shape=self.points_shape, component=own)
 
-    # --- cutting, and asking the right manifold ------------------------------------------------
+    # --- cutting --------------------------------------------------------------------------------
 
     def _points(self, weight: jax.Array) -> jax.Array:
         return self.component.to_points(weight).astype(_lanes.working_dtype(weight.dtype))
@@ -405,37 +436,17 @@ class Layer:
         points = self._points(weight)
         return points if s is None else points / s
 
-    def _update(self, x: jax.Array, moved: jax.Array, s, s_next, dtype) -> jax.Array:
-        """What carries the weight s·x to s_next·(x + moved)."""
+    def _update(self, x: Callable, moved: jax.Array, s, s_next, dtype) -> jax.Array:
+        """What carries the weight s·x() to s_next·(x() + moved)."""
         if s is not None:
-            moved = s_next * moved + (s_next - s) * x
+            moved = s_next * moved + (s_next - s) * x()
         return self._weight(moved, dtype)
 
     def _weight(self, points: jax.Array, dtype) -> jax.Array:
         return self.component.from_points(points, self.shape).astype(dtype)
 
-    def _ask(self, verb: str, kinds, points: jax.Array):
-        """The verb of every component's own manifold.
-
-        With several types, all are computed and each lane keeps its own: for small points that is
-        cheaper than gathering lanes.
-        """
-        answers = [
-            getattr(manifold, verb)(*self._shown(position, kinds, points))
-            for position, manifold in enumerate(self.manifolds)
-        ]
-        return _choose(kinds, answers)
-
-    def _shown(self, position: int, kinds, x: jax.Array, *vectors: jax.Array):
-        """What a manifold is shown: a harmless point and vector in the lanes of others.
-
-        So that its care for extreme input is not spent on them.
-        """
-        if kinds is None:
-            return (x, *vectors)
-        own = kinds == position
-        harmless = self.manifolds[position].harmless_point(x)
-        return (jnp.where(own, x, harmless), *(jnp.where(own, v, 0) for v in vectors))
+    def _dealt(self, kinds) -> Dealt:
+        return Dealt(self.manifolds, kinds)
 
 
 def _times(points: jax.Array, factor) -> jax.Array:
@@ -447,13 +458,6 @@ def _squarable(t: jax.Array, length: jax.Array) -> jax.Array:
     most = _lanes.SQUARABLE_STEP[t.dtype.itemsize]
     product = jnp.abs(t) * length
     return t * jnp.where(product > most, most / product, 1)
-
-
-def _choose(kinds, answers: list[jax.Array]) -> jax.Array:
-    chosen = answers[0]
-    for position, answer in enumerate(answers[1:], start=1):
-        chosen = jnp.where(kinds == position, answer, chosen)
-    return chosen
 
 
 @functools.lru_cache(maxsize=1024)
