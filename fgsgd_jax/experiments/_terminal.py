@@ -3,8 +3,10 @@
 import argparse
 import contextlib
 import difflib
+import itertools
 import math
 import signal
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 
@@ -44,6 +46,22 @@ class _Help(argparse.RawDescriptionHelpFormatter):
 def is_taken(folder: Path) -> bool:
     """Whether something is where a new run is to write its results."""
     return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+
+
+def new_run_dir(name: str) -> Path:
+    """A folder named after the run and the time, and a number if two runs start in one second."""
+    stamped = f"{name}-{time.strftime('%Y%m%d-%H%M%S')}"
+    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
+    folders = (Path("runs") / (stamped + ending) for ending in endings)
+    return next(folder for folder in folders if not folder.exists())
+
+
+def make_run_dir(folder: Path) -> None:
+    """Makes the folder of a run, or says that it cannot be made."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UsageError(f"{folder} cannot be made ({error}); give another --run-dir.") from error
 
 
 def nearest(given: str, names: Iterable[str]) -> str:

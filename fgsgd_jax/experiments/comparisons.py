@@ -111,7 +111,7 @@ def make(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
                 bar.set_description(variant.name)
                 for row in _run(variant, left, settings, images, measure):
                     rows.append(row)
-                    _write(run_dir / TRIALS_FILE, rows)
+                    report.write_rows(run_dir / TRIALS_FILE, rows, KEY + FOUND + BOUND_COLUMNS)
                     bar.update()
                     stop_if_interrupted()
     except KeyboardInterrupt:
@@ -181,15 +181,6 @@ def _open_folder(run_dir: Path, ablate: str, settings: Config, digest: str) -> N
         raise UsageError(f"{run_dir} exists and is no comparison; name another --run-dir.")
     run_dir.mkdir(parents=True, exist_ok=True)
     report.write_json(path, content)
-
-
-def _write(path: Path, rows: list[Row]) -> None:
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, KEY + FOUND + BOUND_COLUMNS)
-        writer.writeheader()
-        writer.writerows(rows)
-    unfinished.replace(path)
 
 
 def _read(path: Path) -> list[Row]:

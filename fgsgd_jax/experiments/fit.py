@@ -18,7 +18,7 @@ from tqdm import tqdm
 import fgsgd_jax as fg
 import fgsgd_jax.nnx as fg_nnx
 from fgsgd_jax.experiments import checkpoints, config, data, models, report, steps
-from fgsgd_jax.experiments._terminal import UsageError, deferred_interrupts
+from fgsgd_jax.experiments._terminal import UsageError, deferred_interrupts, make_run_dir
 from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.insights import diagnosed, normalized_margins
 from fgsgd_jax.experiments.report import Row
@@ -91,12 +91,12 @@ def fit(
         print(training.spec, end="\n\n")
     with deferred_interrupts() as stop_if_interrupted:
         if digest is None:
-            _start_folder(run_dir)
+            make_run_dir(run_dir)
         metrics = run_dir / report.METRICS_FILE
         with checkpoints.open_folder(run_dir) as manager:
             if digest is None:
                 checkpoints.save(manager, 0, training.state)
-                report.write_metrics(metrics, [])
+                report.write_rows(metrics, [], report.METRICS + report.INSIGHTS)
             done, state = checkpoints.restore(manager, training.state)
             rows = report.read_metrics(metrics, done)
             if done >= settings.epochs and (run_dir / report.SUMMARY_FILE).exists():
@@ -112,7 +112,7 @@ def fit(
                     # The row first: one without its checkpoint is dropped when the run is resumed.
                     state = after
                     rows.append(row)
-                    report.write_metrics(metrics, rows)
+                    report.write_rows(metrics, rows, report.METRICS + report.INSIGHTS)
                     checkpoints.save(manager, row["epoch"], after)
             except KeyboardInterrupt:
                 print(
@@ -336,13 +336,6 @@ def _drift(spec: Collection | None, state: TrainState) -> float | None:
     feature_std = fg.get_feature_std(state.optimizer)
     distances = fg.residual(state.params, spec, feature_std=feature_std)
     return max(float(distance) for distance in distances.values())
-
-
-def _start_folder(run_dir: Path) -> None:
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{run_dir} cannot be made ({error}); give another --run-dir.") from error
 
 
 def _summary(settings: Config, training: Training, rows: list[Row]) -> Row:

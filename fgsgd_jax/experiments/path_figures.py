@@ -1,9 +1,7 @@
 """The figures of the Path-SGD paper: which runs they need, their CSVs and drawings."""
 
-import csv
 import dataclasses
 import functools
-import json
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,8 +16,8 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from tqdm import tqdm
 
-from fgsgd_jax.experiments import data, path_runs
-from fgsgd_jax.experiments._terminal import UsageError, deferred_interrupts
+from fgsgd_jax.experiments import data, path_runs, report
+from fgsgd_jax.experiments._terminal import deferred_interrupts, make_run_dir
 from fgsgd_jax.experiments.path_runs import STARTS, Row, Vectors
 
 SMALLEST = 8  # units in figure 1, doubled up to --units
@@ -56,10 +54,7 @@ def _make(args, run_dir: Path) -> int:
         cache_dir=args.cache_dir,
         progress=functools.partial(tqdm, desc="decoding", unit=" pictures", disable=args.quiet),
     )
-    try:
-        run_dir.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UsageError(f"{run_dir} cannot be made ({error}); give another --run-dir.") from error
+    make_run_dir(run_dir)
     settings = {name: str(value) for name, value in vars(args).items() if value is not None}
     summary: dict[str, Any] = {"settings": settings}
     figures = sorted(set(args.figures))
@@ -86,11 +81,11 @@ def _make(args, run_dir: Path) -> int:
             if "1" in figures:
                 small = path_runs.vectors(images, args.precision, small=True)
                 summary["figure 1"] = figure_1(plan, small, args.data)
-                _write_summary(run_dir, summary)
+                report.write_json(run_dir / report.SUMMARY_FILE, summary)
             if figures != ["1"]:
                 full = path_runs.vectors(images, args.precision)
                 summary |= figures_2_and_3(plan, full, args.data, figures)
-                _write_summary(run_dir, summary)
+                report.write_json(run_dir / report.SUMMARY_FILE, summary)
         except KeyboardInterrupt:
             print(f"Interrupted; what was done is in {run_dir}.", file=sys.stderr)
             return 130
@@ -107,20 +102,6 @@ def _epochs(args, figures: list[str]) -> int:
     runs = 0 if figures == ["1"] else 2 * optimizers
     each = args.epochs + len(EXPONENTS) * args.validation_epochs
     return args.seeds * (first + runs * each)
-
-
-def _write_summary(folder: Path, summary: dict) -> None:
-    (folder / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
-
-
-def write_rows(path: Path, rows: list[Row]) -> None:
-    """Writes all rows, under another name first: who reads the file sees whole runs."""
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w", newline="") as file:
-        writer = csv.DictWriter(file, list(rows[0]))
-        writer.writeheader()
-        writer.writerows(rows)
-    unfinished.replace(path)
 
 
 # --- figure 1 ------------------------------------------------------------------------------------
@@ -160,7 +141,7 @@ def figure_1(plan: Plan, images: Vectors, name: str) -> Row:
                     "epoch_stopped_early": best["epoch"],
                 }
             )
-            write_rows(plan.folder / "figure1.csv", rows)
+            report.write_rows(plan.folder / "figure1.csv", rows, list(rows[0]))
     draw_figure_1(plan.folder / "figure1.png", rows, f"{name}, one hidden layer")
     widest = [row for row in rows if row["units"] == max(_widths(plan.units))]
     fitting = [row["units"] for row in rows if row["train_error"] == 0]
@@ -231,8 +212,10 @@ def figures_2_and_3(plan: Plan, images: Vectors, name: str, figures: list[str]) 
                     if number != "1":
                         chosen = [r for r in rows if number == "3" or r["optimizer"] == "SGD"]
                         if chosen:
-                            write_rows(plan.folder / f"figure{number}.csv", chosen)
-                write_rows(plan.folder / "first_epoch.csv", steps)
+                            report.write_rows(
+                                plan.folder / f"figure{number}.csv", chosen, list(chosen[0])
+                            )
+                report.write_rows(plan.folder / "first_epoch.csv", steps, list(steps[0]))
     layers = f"{name}, two hidden layers of {plan.units} units"
     summary: dict[str, Row] = {}
     if "2" in figures:

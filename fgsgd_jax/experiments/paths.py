@@ -11,7 +11,6 @@ summary.json.
 """
 
 import argparse
-import time
 from pathlib import Path
 
 from fgsgd_jax.experiments import _terminal, data
@@ -103,7 +102,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(args: argparse.Namespace) -> int:
     """Trains what the figures need and draws them; returns the exit code."""
     data.require_folder(args.data, args.data_dir)
-    run_dir = args.run_dir or Path(f"runs/paths-{args.data}-{time.strftime('%Y%m%d-%H%M%S')}")
+    run_dir = args.run_dir or _terminal.new_run_dir(f"paths-{args.data}")
     if _terminal.is_taken(run_dir):
         raise UsageError(f"{run_dir} exists; name another --run-dir.")
     # Imported only now, so that --help and mistakes answer at once.

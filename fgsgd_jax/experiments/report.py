@@ -59,13 +59,13 @@ SERIES_COLORS = ("#1f4e79", "#8fb4d9", "#b5541c", "#1f4e79", "#8fb4d9", "#b5541c
 TRAIN_COLOR, TEST_COLOR, DRIFT_COLOR = "#8fb4d9", "#1f4e79", "#b5541c"
 
 
-def write_metrics(path: Path, rows: Sequence[Row]) -> None:
-    """Writes all rows, under another name first: who reads the file sees whole epochs."""
+def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
+    """Writes all rows, under another name first: who reads the file sees whole rows."""
     unfinished = path.with_suffix(".tmp")
     with unfinished.open("w", newline="") as file:
         writer = csv.writer(file)
-        writer.writerow(METRICS + INSIGHTS)
-        writer.writerows([row.get(name) for name in METRICS + INSIGHTS] for row in rows)
+        writer.writerow(columns)
+        writer.writerows([row.get(name) for name in columns] for row in rows)
     unfinished.replace(path)
 
 

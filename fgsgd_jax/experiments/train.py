@@ -6,8 +6,6 @@ gives bit for bit what the uninterrupted one would have given on the same machin
 """
 
 import argparse
-import itertools
-import time
 from pathlib import Path
 
 from fgsgd_jax.experiments import _terminal, config, data
@@ -192,7 +190,7 @@ def main(args: argparse.Namespace) -> int:
         run_dir = args.resume
     else:
         settings, digest = config.configured(given), None
-        run_dir = args.run_dir or _new_run_dir(settings)
+        run_dir = args.run_dir or _terminal.new_run_dir(f"{settings.data}-{settings.optimizer}")
         if _terminal.is_taken(run_dir):
             raise UsageError(
                 f"{run_dir} exists; name another --run-dir, or go on with that run by --resume "
@@ -202,11 +200,3 @@ def main(args: argparse.Namespace) -> int:
     from fgsgd_jax.experiments import fit
 
     return fit.fit(settings, run_dir, digest=digest, cache_dir=args.cache_dir, quiet=args.quiet)
-
-
-def _new_run_dir(settings: Config) -> Path:
-    """A folder named after the run and the time, and a number if two runs start in one second."""
-    name = f"{settings.data}-{settings.optimizer}-{time.strftime('%Y%m%d-%H%M%S')}"
-    endings = itertools.chain([""], (f"-{number}" for number in itertools.count(2)))
-    folders = (Path("runs") / (name + ending) for ending in endings)
-    return next(folder for folder in folders if not folder.exists())

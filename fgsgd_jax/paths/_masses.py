@@ -6,6 +6,9 @@ two than a float has, though the network computes the same. A mass is therefore 
 whole exponent e of its own, m·2^e. Sums bring their terms to the exponent of the largest one, which
 is what a rescaling of units does, so no sum depends on how the units were scaled before.
 
+A pass on plain floats, which is cheaper, has no exponents: there weights are multiplied by the size
+of the units they stand on before the power p, which keeps all within floats that the units fit in.
+
 Derivatives are taken with respect to mantissas; exponents are constants.
 """
 
@@ -51,7 +54,7 @@ def power_of(weight, p, *, wide: bool = True) -> Mass:
     if not wide:
         return Mass(_power(size, p), None)
     exponent = jnp.where(size > 0, _exponent(size), 0)
-    mantissa = size * _two_to(-exponent, size.dtype)  # in [1, 2), or 0
+    mantissa = size * two_to(-exponent, size.dtype)  # in [1, 2), or 0
     mass = _raised(Mass(mantissa, exponent), p)
     return mass._replace(exponent=jnp.where(size > 0, mass.exponent, ZERO_EXPONENT))
 
@@ -83,7 +86,7 @@ def _raised(mass: Mass, power) -> Mass:
 def normalized(mass: Mass) -> Mass:
     """The same masses with mantissas in [1, 2), or 0."""
     shift = jnp.where(mass.mantissa > 0, _exponent(mass.mantissa), 0)
-    return Mass(mass.mantissa * _two_to(-shift, mass.mantissa.dtype), mass.exponent + shift)
+    return Mass(mass.mantissa * two_to(-shift, mass.mantissa.dtype), mass.exponent + shift)
 
 
 def number(mass: Mass):
@@ -92,18 +95,31 @@ def number(mass: Mass):
     half = mass.exponent // 2  # in two steps, as 2^exponent may overflow where the product does not
     return (
         mass.mantissa
-        * _two_to(half, mass.mantissa.dtype)
-        * _two_to(mass.exponent - half, mass.mantissa.dtype)
+        * two_to(half, mass.mantissa.dtype)
+        * two_to(mass.exponent - half, mass.mantissa.dtype)
     )
 
 
-def divided_plainly(array, derivative, p):
-    """The array over derivative^{2/p}; 0 where that is 0, unless the array is NaN there."""
+def without_scales(masses, p, axes: tuple[int, ...]):
+    """Floats as m·s^p, with m at most 1 and s the same along some axes, which keep size 1 in s."""
+    largest = lax.stop_gradient(jnp.max(masses, axes, keepdims=True))
+    largest = jnp.where(largest > 0, largest, 1)
+    # A root, unlike sums and products, is nothing that XLA computes again for every weight.
+    scale = lax.sqrt(largest) if _is(p, 2) else _power(largest, 1 / p)
+    return masses / largest, scale
+
+
+def divided_plainly(array, derivative, scale, p):
+    """The array over κ = (derivative·scale^p)^{2/p}; 0 where κ is 0, unless the array is NaN there.
+
+    κ itself may be no float, so it is never formed. A scale of 0 stands for 1.
+    """
     root = derivative if _is(p, 2) else _power(derivative, 1 / p)
     alive = root >= jnp.finfo(root.dtype).tiny  # what is less has no finite inverse
     inverse = jnp.where(alive, 1 / jnp.where(alive, root, 1), 0)
-    # The square root of κ, unless p = 2, divides twice: κ itself may be no float.
-    return array * inverse if _is(p, 2) else array * inverse * inverse
+    quotient = array * inverse if _is(p, 2) else array * inverse * inverse
+    back = 1 / jnp.where(scale > 0, scale, 1)
+    return quotient * back * back
 
 
 def _is(p, value: float) -> bool:
@@ -117,8 +133,8 @@ def divided(array, mass: Mass):
     half = exponent // 2
     # By multiplication, so that NaN stays NaN in dead places, too.
     inverse = jnp.where(alive, 1 / jnp.where(alive, mantissa, 1), 0)
-    scaled = array * inverse * _two_to(-half, mantissa.dtype)
-    return scaled * _two_to(half - exponent, mantissa.dtype)
+    scaled = array * inverse * two_to(-half, mantissa.dtype)
+    return scaled * two_to(half - exponent, mantissa.dtype)
 
 
 def times(a: Mass, b: Mass) -> Mass:
@@ -159,7 +175,7 @@ def largest_exponent(mass: Mass, axes: tuple[int, ...]):
 def aligned(mass: Mass, exponent):
     """The mantissas of the same masses at another exponent."""
     shift = mass.exponent - exponent
-    factor = _two_to(shift, mass.mantissa.dtype)
+    factor = two_to(shift, mass.mantissa.dtype)
     return mass.mantissa * jnp.where(shift <= LARGEST_SHIFT, factor, 0)
 
 
@@ -189,7 +205,7 @@ def _exponent(x):
     return (field & (2 * bias + 1)).astype(jnp.int32) - bias
 
 
-def _two_to(exponent, dtype):
+def two_to(exponent, dtype):
     """2^exponent, exactly; 0 or the largest power where that is no normal number."""
     bits, bias, integers = _layout(dtype)
     field = jnp.clip(exponent + bias, 0, 2 * bias).astype(integers)

@@ -7,6 +7,8 @@ parameter, ones that of the input. What is no sum over paths is refused by name.
 
 import dataclasses
 import functools
+import itertools
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -16,7 +18,7 @@ from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
 
 from fgsgd_jax.paths import _masses
 from fgsgd_jax.paths._masses import Mass
-from fgsgd_jax.paths._rules import RULES, Flow, Setting, Sign, Unsupported, mass_of
+from fgsgd_jax.paths._rules import RULES, Flow, Kernel, Setting, Sign, Unsupported, mass_of
 
 CALLS = {
     "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call",
@@ -46,19 +48,37 @@ class Network:
         """|w|^p of all weights."""
         return [_masses.power_of(weight, p, wide=wide) for weight in self.weights]
 
-    def total(self, masses: list[Mass], p) -> Mass:
+    def kernels(self, p, taps: list, scales: list) -> tuple[list[Mass], list[Kernel]]:
+        """|w|^p of all weights as plain floats, and |w| itself, for a derivative by the taps.
+
+        Args:
+            p: The power.
+            taps: Zeros like the weights.
+            scales: Zeros like the weights.
+        """
+        sizes = [jnp.abs(weight) for weight in self.weights]
+        masses = self.masses(p, wide=False)
+        tapped = [
+            mass._replace(mantissa=mass.mantissa + tap)
+            for mass, tap in zip(masses, taps, strict=True)
+        ]
+        return tapped, list(map(Kernel, sizes, taps, scales))
+
+    def total(self, masses: list[Mass], p, kernels: list[Kernel] | None = None) -> Mass:
         """Σ over all paths of the product of masses on them.
 
         Args:
             masses: Those of the weights.
             p: The power that constants are taken to.
+            kernels: The same weights as kernels, in a pass on plain floats.
 
         Raises:
             ValueError: If the network does something that no sum over paths describes.
         """
         setting = Setting(p, self.dtype, wide=masses[0].exponent is not None)
         x = Flow(_masses.ones(self.example_shape, self.dtype, wide=setting.wide), on_input=True)
-        inputs = [*(Flow(mass, on_input=False) for mass in masses), x]
+        weights = zip(masses, kernels or [None] * len(masses), strict=True)
+        inputs = [*(Flow(mass, on_input=False, kernel=kernel) for mass, kernel in weights), x]
         try:
             outputs = _evaluated(setting, self.equations.jaxpr, self.equations.consts, inputs)
         except Unsupported as found:
@@ -107,10 +127,16 @@ def _evaluated(setting: Setting, jaxpr: Jaxpr, consts, inputs) -> list:
     """The values of the outputs of a jaxpr: `Flow`, `Sign`, or numbers where no path leads."""
     values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
 
-    def read(atom):
-        return atom.val if isinstance(atom, Literal) else values[atom]
+    equations = _needed(jaxpr)
+    uses = Counter(map(id, itertools.chain(jaxpr.outvars, *(eqn.invars for eqn in equations))))
 
-    for eqn in _needed(jaxpr):
+    def read(atom):
+        if isinstance(atom, Literal):
+            return atom.val
+        # A kernel that is used again would collect derivatives at more than one scale.
+        return values[atom] if uses[id(atom)] == 1 else _shared(values[atom])
+
+    for eqn in equations:
         given = [read(atom) for atom in eqn.invars]
         try:
             outputs = _outputs(setting, eqn, given)
@@ -119,6 +145,11 @@ def _evaluated(setting: Setting, jaxpr: Jaxpr, consts, inputs) -> list:
             raise found.within(eqn.params.get("name"), _place(eqn)) from None
         values.update(zip(eqn.outvars, outputs, strict=True))
     return [read(atom) for atom in jaxpr.outvars]
+
+
+def _shared(value):
+    """The same value, as one that is used in several places."""
+    return dataclasses.replace(value, kernel=None) if isinstance(value, Flow) else value
 
 
 def _needed(jaxpr: Jaxpr) -> list:
@@ -173,6 +204,7 @@ def _computed(eqn, given: list) -> list:
 def _scanned(setting: Setting, params, given: list) -> list:
     """A loop of known length, step by step: its weights are shared by all steps."""
     closed, consts, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
+    given = [_shared(value) for value in given]
     fixed, carry = given[:consts], given[consts : consts + carried]
     rows = given[consts + carried :]
     steps = range(params["length"])

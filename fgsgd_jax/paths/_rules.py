@@ -3,7 +3,7 @@
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -40,6 +40,20 @@ class Unsupported(Exception):
         )
 
 
+class Kernel(NamedTuple):
+    """Weights of a pass on plain floats, yet to be taken to the power p.
+
+    Attributes:
+        size: |w|.
+        tap: Zeros. Their derivative is that by (s·|w|)^p, with s the scale chosen in the pass.
+        scale: Zeros. Their derivative is said to be s, so that s is read off it.
+    """
+
+    size: Any
+    tap: Any
+    scale: Any
+
+
 @dataclasses.dataclass(frozen=True)
 class Flow:
     """A value that paths lead to: units of the network, or weights that stand on its edges.
@@ -47,11 +61,13 @@ class Flow:
     Attributes:
         mass: The masses.
         on_input: Whether the value depends on the input; if not, on parameters alone.
+        kernel: The weights behind the masses, while nothing has been done to them.
         origin: Equal for values that are multiples of each other, up to their sign.
     """
 
     mass: Mass
     on_input: bool
+    kernel: Kernel | None = None
     origin: object = dataclasses.field(default_factory=object)
 
 
@@ -120,6 +136,15 @@ def _moved(setting, params, bind, *inputs):
     return [Flow(Mass(*parts), on_input) for parts in zip(mantissas, exponents, strict=True)]
 
 
+def _rearranged(setting, params, bind, value, *others):
+    """What keeps every number, so that a kernel stays one."""
+    (moved,) = _moved(setting, params, bind, value, *others)
+    if others or not isinstance(value, Flow) or value.kernel is None:
+        return [moved]
+    kernel = jax.tree.map(bind, value.kernel)
+    return [dataclasses.replace(moved, kernel=kernel)]
+
+
 def _padded(setting, params, bind, value, filling):
     # Pooling takes what it is padded with, −∞, as nothing at all.
     return _moved(setting, params, bind, value, 0.0 if _is(filling, -math.inf) else filling)
@@ -157,7 +182,7 @@ def _multiplied(setting, params, bind, a, b):
     if len(flows) == 1:  # a multiple, if the constant is one number
         constant = b if flows[0] is a else a
         if np.ndim(constant) == 0 or np.size(constant) == 1:
-            return Flow(masses, flows[0].on_input, flows[0].origin)
+            return Flow(masses, flows[0].on_input, origin=flows[0].origin)
     return Flow(masses, _reaches_input(a, b))
 
 
@@ -228,13 +253,14 @@ def _contracted(setting, params, bind, a, b):
     ]
     mantissas = [mass.mantissa for mass in masses]
     top: Any = None
-    if setting.wide:
-        mantissas[units], exponent = _with_common_exponents(masses[units], free[units])
-        exponent = jnp.squeeze(exponent, free[units])
-        exponent = jnp.transpose(exponent, _order((*each[units], *over[units])))
+    kernel = _kernel_of((a, b)[weights])
+    if setting.wide or kernel:
+        mantissas[units], scale = _with_common_scales(setting, masses[units], free[units])
+        scale = jnp.squeeze(scale, free[units])
+        scale = jnp.transpose(scale, _order((*each[units], *over[units])))
         places = (*each[weights], *over[weights])
-        exponent = lax.broadcast_in_dim(exponent, mantissas[weights].shape, places)
-        mantissas[weights], top = _folded(masses[weights], exponent, over[weights])
+        scale = lax.broadcast_in_dim(scale, mantissas[weights].shape, places)
+        mantissas[weights], top = _folded(setting, masses[weights], kernel, scale, over[weights])
     product = lax.dot_general(mantissas[0], mantissas[1], numbers, precision=lax.Precision.HIGHEST)
     if setting.wide:
         # Of the product, the axes are those in common, then the free ones of a, then those of b.
@@ -260,16 +286,17 @@ def _convolved(setting, params, bind, units, kernel):
     inputs, weights = mass_of(setting, units), mass_of(setting, kernel)
     mantissa, folded = inputs.mantissa, weights.mantissa
     top: Any = None
-    if setting.wide:
+    raw = _kernel_of(kernel)
+    if setting.wide or raw:
         others = tuple(a for a in range(mantissa.ndim) if a != numbers.lhs_spec[1])
-        mantissa, exponent = _with_common_exponents(inputs, others)
+        mantissa, scale = _with_common_scales(setting, inputs, others)
         # Output channel o of a group sees the input channels of its group.
         outputs = folded.shape[numbers.rhs_spec[0]]
-        exponent = exponent.reshape(groups, 1, -1)
-        exponent = jnp.repeat(exponent, outputs // groups, axis=1).reshape(outputs, -1)
-        exponent = lax.broadcast_in_dim(exponent, folded.shape, numbers.rhs_spec[:2])
+        scale = scale.reshape(groups, 1, -1)
+        scale = jnp.repeat(scale, outputs // groups, axis=1).reshape(outputs, -1)
+        scale = lax.broadcast_in_dim(scale, folded.shape, numbers.rhs_spec[:2])
         over = tuple(axis for axis in range(folded.ndim) if axis != numbers.rhs_spec[0])
-        folded, top = _folded(weights, exponent, over)
+        folded, top = _folded(setting, weights, raw, scale, over)
     product = lax.conv_general_dilated(
         mantissa,
         folded,
@@ -286,18 +313,48 @@ def _convolved(setting, params, bind, units, kernel):
     return Flow(Mass(product, top), _reaches_input(units, kernel))
 
 
-def _with_common_exponents(units: Mass, axes: tuple[int, ...]) -> Mass:
-    """The units with one exponent along some axes, which keep size 1 in the exponents."""
+def _kernel_of(value) -> Kernel | None:
+    return value.kernel if isinstance(value, Flow) else None
+
+
+def _with_common_scales(setting: Setting, units: Mass, axes: tuple[int, ...]):
+    """The units with one scale along some axes, which keep size 1 in the scales.
+
+    A scale is an exponent; in a pass on plain floats, what |w| is multiplied by before the power p.
+    """
+    if not setting.wide:
+        return _masses.without_scales(units.mantissa, setting.p, axes)
     units = _masses.normalized(units)
     top = _masses.largest_exponent(units, axes)
-    return Mass(_masses.aligned(units, top), top)
+    return _masses.aligned(units, top), top
 
 
-def _folded(weights: Mass, exponent, over: tuple[int, ...]):
-    """The weights at one exponent for each output, those of the units they stand on included."""
-    reaching = Mass(weights.mantissa, weights.exponent + exponent)
-    top = _masses.largest_exponent(reaching, over)
-    return _masses.aligned(reaching, top), top
+def _folded(setting: Setting, weights: Mass, kernel: Kernel | None, scale, over: tuple[int, ...]):
+    """The weights with the scales of the units they stand on; the exponent of each output."""
+    if kernel is None or setting.wide:
+        reaching = Mass(weights.mantissa, weights.exponent + scale)
+        top = _masses.largest_exponent(reaching, over)
+        return _masses.aligned(reaching, top), top
+    # Scaled before the power: |w|^p alone is no float where units far apart in scale meet.
+    masses = _masses.power_of(scale * kernel.size, setting.p, wide=False).mantissa
+    return _tapped(masses, kernel.tap, kernel.scale, scale), None
+
+
+@jax.custom_vjp
+def _tapped(masses, tap, scale_tap, scale):
+    """The masses, with the derivatives by the taps that `Kernel` tells of."""
+    return masses
+
+
+def _tapped_forwards(masses, tap, scale_tap, scale):
+    return masses, scale
+
+
+def _tapped_backwards(scale, derivative):
+    return None, derivative, scale, None
+
+
+_tapped.defvjp(_tapped_forwards, _tapped_backwards)
 
 
 # --- activations ---------------------------------------------------------------------------------
@@ -337,10 +394,11 @@ def _selected(setting, params, bind, which, *cases):
 
 RULES: dict[str, Rule] = {
     **dict.fromkeys(
-        ("broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "expand_dims",
-         "gather", "reshape", "rev", "slice", "split", "squeeze", "tile", "transpose"),
+        ("broadcast_in_dim", "concatenate", "dynamic_slice", "dynamic_update_slice", "gather",
+         "slice", "split", "tile"),
         _moved,
     ),
+    **dict.fromkeys(("expand_dims", "reshape", "rev", "squeeze", "transpose"), _rearranged),
     **dict.fromkeys(
         ("abs", "copy", "copy_p", "name", "neg", "optimization_barrier", "pvary",
          "reduce_precision", "sharding_constraint", "stop_gradient"),

@@ -43,11 +43,13 @@ def scale_by_path(
         input_shape: The shape of one example, without the batch.
         p: The power of the path norm, at least 1.
         second_term: Whether to add κ⁽²⁾ for weights that a path can pass twice.
-        extended_range: Whether masses get exponents of their own. Without, |w|^p and the masses of
-            units have to be floats: for p = 2 and float32, weights and units scaled by 1e±18 are in
-            range; below it paths vanish, above it the update is NaN. With, no rescaling matters,
-            for about twice the cost in dense layers. By default only for p above 2.
-        scales: A function that gives other κ, such as data-dependent ones: called as
+        extended_range: Whether masses get exponents of their own, so that no rescaling matters,
+            for about twice the cost in dense layers. Without, the mass of each unit has to be a
+            float: for p = 2 and float32, units scaled by 1e±18, wherever they meet (of a weight
+            used more than once, |w|^p has to be a float, too). Beyond, or if all paths together are
+            more than a float, there are updates of NaN. By default only for p above 2.
+        scales: A function that gives other κ: the place for the data-dependent ones of DDP-SGD
+            (arXiv 1511.06747), which itself is not part of this library. Called as
             `scales(params, **extra_args)` with the extra arguments of `update`, it returns a tree
             like `params`. Then `apply_fn`, `p` and `second_term` have no effect.
 
@@ -106,18 +108,21 @@ def scale_by_path(
 def _plainly_divided(network: Network, p, updates, params):
     """The updates over κ, by a pass on plain floats."""
 
-    def total(masses):
-        mass = network.total(masses, p).mantissa
+    def total(taps, scales):
+        masses, kernels = network.kernels(p, taps, scales)
+        mass = network.total(masses, p, kernels).mantissa
         return mass, mass
 
-    derivatives, whole = jax.grad(total, has_aux=True)(network.masses(p, wide=False))
+    zeros = [jnp.zeros_like(weight) for weight in network.weights]
+    (through, scales), whole = jax.grad(total, (0, 1), has_aux=True)(zeros, zeros)
     # Where paths are too many or too large for floats: rather no number than a wrong one.
     known = jnp.where(jnp.isfinite(whole), 1, jnp.nan).astype(whole.dtype)
 
-    def divide(update, derivative):
-        return _masses.divided_plainly(update, derivative, p) * known
+    def divide(update, kappa):
+        derivative, scale = kappa
+        return _masses.divided_plainly(update, derivative, scale, p) * known
 
-    return _map_weights(divide, updates, params, [mass.mantissa for mass in derivatives])
+    return _map_weights(divide, updates, params, list(zip(through, scales, strict=True)))
 
 
 def _at_most_two(p) -> bool:

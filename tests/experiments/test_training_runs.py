@@ -179,7 +179,7 @@ def test_a_row_without_its_checkpoint_is_dropped(run_dir, tmp_path):
     killed = tmp_path / "killed"
     assert start(killed, *GROUPS, epochs=1) == 0
     rows = report.read_metrics(killed / "metrics.csv", 1)
-    report.write_metrics(killed / "metrics.csv", [*rows, {**rows[0], "epoch": 2}])
+    report.write_rows(killed / "metrics.csv", [*rows, {**rows[0], "epoch": 2}], report.METRICS)
     assert train("--resume", killed, "--epochs", 2) == 0
     assert_same_run(killed, run_dir)
 

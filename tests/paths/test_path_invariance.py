@@ -160,12 +160,11 @@ EXTREME = {
 }
 
 
-# Without exponents, a weight of 1e-30 between a unit that is up and one that is down has no square.
+# A weight of 1e-30 between a unit that is up and one that is down has no square in float32.
 @pytest.mark.parametrize(
     ("name", "p", "extended_range"),
-    [(name, p, wide) for name in EXTREME for p, wide in ((2, None), (2, True), (3, None))
-     if (name, p, wide) != ("up and down", 2, None)],
-)  # fmt: skip
+    [(name, p, wide) for name in EXTREME for p, wide in ((2, None), (2, True), (3, None))],
+)
 def test_units_with_kappa_of_1e30(name, p, extended_range):
     """In float32. κ of the weights around a unit goes with the square of its factor."""
     factors = [np.array(parts, np.float64) for parts in EXTREME[name]]
@@ -178,6 +177,68 @@ def test_units_with_kappa_of_1e30(name, p, extended_range):
     )
     for key in params:
         assert_allclose(updates[key], expected[key], rtol=1e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2])
+def test_weights_of_zero_where_units_up_and_down_meet(p):
+    """Their κ is 1e±60, more than a float32."""
+    factors = [np.array(parts, np.float64) for parts in EXTREME["up and down"]]
+    params, gradient = start("float32"), start("float32", seed=3)
+    params = {**params, "b": jnp.zeros(6), "c": params["c"].at[[0, 1], [1, 3]].set(0)}
+    expected = rescaled(one_step(params, gradient, p=p), factors)
+    inverse = [1 / factor for factor in factors]
+    updates = one_step(rescaled(params, factors), rescaled(gradient, inverse), p=p)
+    for key in params:
+        assert_allclose(updates[key], expected[key], rtol=1e-4, err_msg=key)
+
+
+def test_channels_up_and_down():
+    """Of convolutions, and of a kernel that is kept in another shape."""
+
+    def maps(params, x):
+        for kernel in (params["a"], params["c"].reshape(3, 3, 2, 2)):
+            x = jax.lax.conv(x, kernel, (1, 1), "VALID")
+        return x.sum((2, 3)) @ params["e"]
+
+    shapes = {"a": (3, 2, 2, 2), "c": (3, 12), "e": (3, 2)}
+    generator = np.random.default_rng(0)
+    params, gradient = (
+        {key: generator.normal(size=shape) for key, shape in shapes.items()} for _ in range(2)
+    )
+    first, second = np.array([1e15, 1e-15, 1]), np.array([1, 1e-15, 1e15])
+    factors = {
+        "a": first[:, None, None, None],
+        "c": second[:, None] / np.repeat(first, 4),
+        "e": 1 / second[:, None],
+    }
+    tx = fg.scale_by_path(maps, (2, 4, 4))
+
+    def updates(params, gradient):
+        params, gradient = (
+            {key: jnp.asarray(leaf, "float32") for key, leaf in tree.items()}
+            for tree in (params, gradient)
+        )
+        return tx.update(gradient, tx.init(params), params)[0]
+
+    usual = updates(params, gradient)
+    scaled = updates(
+        {key: params[key] * factors[key] for key in params},
+        {key: gradient[key] / factors[key] for key in params},
+    )
+    for key in params:
+        assert_allclose(scaled[key] / factors[key], usual[key], rtol=1e-4, err_msg=key)
+
+
+@pytest.mark.parametrize("factor", [1e25, 1e-25])
+def test_units_out_of_range_are_nan_and_not_a_wrong_number(factor):
+    factors = [np.array([factor, 1, 1, 1, 1, 1]), np.ones(5)]
+    params = rescaled(start("float32"), factors)
+    gradient = rescaled(start("float32", seed=3), [1 / each for each in factors])
+    updates = one_step(params, gradient)
+    assert np.isnan(updates["a"][:, 0]).all()
+    updates = one_step(params, gradient, extended_range=True)
+    expected = one_step(start("float32"), start("float32", seed=3))
+    assert_allclose(updates["a"][:, 0] / factor, expected["a"][:, 0], rtol=1e-4)
 
 
 def test_kappa_spans_more_than_sixty_powers_of_ten():
