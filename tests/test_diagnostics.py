@@ -48,7 +48,7 @@ def test_a_diagnosis_is_what_the_formulas_say(step):
         np.linalg.norm(before, axis=-1) * np.linalg.norm(after, axis=-1)
     )
     np.testing.assert_allclose(one.angle, np.arccos(cosine), rtol=1e-4)
-    assert float(one.scale) == S
+    np.testing.assert_array_equal(one.scale, S)
     assert one.drift < 1e-6
     # The components of one output channel side by side: 3×9.
     side_by_side = np.moveaxis(w, 1, 0).transpose(0, 2, 1, 3).reshape(4, 3, 9)

@@ -89,23 +89,15 @@ def make(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
     _open_folder(run_dir, args.ablate, settings, images.digest())
     rows = _read(run_dir / TRIALS_FILE)
     done = {tuple(row[name] for name in KEY) for row in rows}
-    wanted = {
-        variant: [
-            (scale, rate, seed)
-            for scale, rates in _grid(variant, args.learning_rates)
-            for rate in rates
-            for seed in range(args.seeds)
-        ]
-        for variant in variants
-    }
-    total = sum(map(len, wanted.values()))
+    wanted = [_keys(variant, args.learning_rates, args.seeds) for variant in variants]
+    total = sum(map(len, wanted))
     measure = _bounds_of if args.ablate == "scale" else None
     try:
         with (
             deferred_interrupts() as stop_if_interrupted,
             tqdm(total=total, unit=" trials", disable=args.quiet) as bar,
         ):
-            for variant, keys in wanted.items():
+            for variant, keys in zip(variants, wanted, strict=True):
                 left = [key for key in keys if (variant.name, *key) not in done]
                 bar.update(len(keys) - len(left))
                 bar.set_description(variant.name)
@@ -134,11 +126,15 @@ def make(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
     return 0
 
 
-def _grid(variant: Variant, rates: list[float]) -> Iterator[tuple[float, list[float]]]:
-    """The rates of every scale. Literal steps get those that suit their own radius."""
-    for scale in variant.scales:
-        unit = variant.unit * (scale if variant.name == "scaled" else 1)
-        yield scale, [float(f"{rate * unit:.6g}") for rate in rates]
+def _keys(variant: Variant, rates: list[float], seeds: int) -> list[tuple[float, float, int]]:
+    """The scales, rates and seeds of a variant. Literal steps get rates for their own radius."""
+    return [
+        (scale, float(f"{rate * variant.unit * (scale if literal else 1):.6g}"), seed)
+        for literal in [variant.name == "scaled"]
+        for scale in variant.scales
+        for rate in rates
+        for seed in range(seeds)
+    ]
 
 
 def _run(
@@ -225,29 +221,37 @@ def _deviation(values: list[float]) -> float:
 
 
 def _print(chosen: list[Row], title: str, ablate: str) -> None:
-    table = rich.table.Table(box=rich.box.MARKDOWN, title=title)
-    table.add_column("variant")
-    scales = len({row["scale"] for row in chosen}) > 1
-    heads = [*(["scale ×"] if scales else []), "best rate", "validation error", "test error"]
-    with_bounds = BOUND_COLUMNS[0] in chosen[0]
-    if with_bounds:
-        heads += [f"log bound, {name.replace('_', ' ')}" for name in BOUND_COLUMNS]
-    for head in heads:
-        table.add_column(head, justify="right")
-    for row in chosen:
-        cells = [row["variant"], *([f"{row['scale']:g}"] if scales else [])]
-        cells += [f"{row['learning_rate']:g}"]
-        for name in ("validation_error", "test_error"):
-            cells += [f"{100 * row[name]:.2f} ± {100 * row[f'{name}_std']:.2f} %"]
-        cells += [f"{row[name]:.1f}" for name in BOUND_COLUMNS if with_bounds]
-        table.add_row(*cells)
     console = rich.console.Console()
-    console.print(table)
+    scales = len({row["scale"] for row in chosen}) > 1
+    errors = _table(title, ["scale ×"] * scales + ["best rate", "validation error", "test error"])
+    for row in chosen:
+        percents = [
+            f"{100 * row[name]:.2f} ± {100 * row[f'{name}_std']:.2f} %"
+            for name in ("validation_error", "test_error")
+        ]
+        numbers = [f"{row['scale']:g}"] * scales + [f"{row['learning_rate']:g}"]
+        errors.add_row(row["variant"], *numbers, *percents)
+    console.print(errors)
+    if BOUND_COLUMNS[0] in chosen[0]:
+        heads = [f"{name.split('_')[0].title()} {name[-4:]}" for name in BOUNDS]
+        for kind in ("groups", "layers"):
+            terms = _table(f"log of the bound, on {kind}", heads)
+            for row in chosen:
+                terms.add_row(row["variant"], *(f"{row[f'{kind}_{name}']:.1f}" for name in BOUNDS))
+            console.print(terms)
     if ablate == "coordinates":
         for variant in dict.fromkeys(row["variant"] for row in chosen):
             rates = [row["learning_rate"] for row in chosen if row["variant"] == variant]
             factor = max(rates) / min(rates)
             console.print(f"{variant}: the best rate moves by a factor of {factor:.3g}")
+
+
+def _table(title: str, heads: list[str]) -> rich.table.Table:
+    table = rich.table.Table(box=rich.box.MARKDOWN, title=title)
+    table.add_column("variant", no_wrap=True)
+    for head in heads:
+        table.add_column(head, justify="right", no_wrap=True)
+    return table
 
 
 def _draw_rates(path: Path, rows: list[Row], chosen: list[Row], title: str) -> None:
