@@ -24,7 +24,7 @@ from fgsgd_jax.experiments.bench import (
     share,
     updates,
 )
-from fgsgd_jax.experiments.bench._settings import Settings, normal
+from fgsgd_jax.experiments.bench._settings import Settings, normal, placed
 
 
 @pytest.fixture(autouse=True)
@@ -182,11 +182,11 @@ def test_an_exponent_is_fitted_beyond_the_cache():
 def test_a_small_run_prints_a_table_and_writes_json(capsys, tmp_path):
     words = (
         "bench --sections updates --networks resnet18-3x3 resnet18-3x3 --width 0.0625 --rounds 2 "
-        "--manifolds sp+ob --schemes PIO --json b.json"
+        "--manifolds sp --schemes PIO --json b.json"
     )
     assert main(words.split()) == 0
     out = capsys.readouterr().out
-    for told in (jax.devices()[0].device_kind, jax.__version__, "sphere+oblique", "fgsgd PIO"):
+    for told in (jax.devices()[0].device_kind, jax.__version__, "sphere", "fgsgd PIO"):
         assert told in out
     assert "…" not in out  # nothing is cut off where it is not a terminal
     content = json.loads((tmp_path / "b.json").read_text())
@@ -206,7 +206,7 @@ def test_a_small_run_prints_a_table_and_writes_json(capsys, tmp_path):
     }
     ran = [(row["scheme"], row["momentum"]) for row in rows if row["optimizer"] == "fgsgd"]
     assert ran == [("PIO", None), ("PIO", 0.9)]
-    assert rows[-1]["manifolds"] == ["sphere", "oblique"]
+    assert rows[-1]["manifolds"] == ["sphere"]
     for row in rows:
         low, high = row["ratio_quartiles"]
         assert 0 < low <= high
@@ -230,6 +230,13 @@ def test_a_whole_network_has_its_kernels_on_manifolds_and_its_other_leaves_besid
         np.testing.assert_allclose(gram.T, np.broadcast_to(np.eye(size), gram.T.shape), atol=1e-6)
     for name in ("a/bias", "head/kernel"):
         assert start[name] is params[name]
+
+
+def test_a_kernel_by_itself_is_on_its_manifold():
+    spec, _ = placed(normal({"kernel": (3, 3, 2, 4)}, 0), "PO", ("sphere",))
+    assert spec["kernel"] is not None
+    with pytest.raises(ValueError, match="nothing would be measured"):
+        placed(normal({"bias": (4,)}, 0), "PO", ("sphere",))
 
 
 def test_verbs_and_growth_are_measured_and_drawn(capsys, tmp_path):
@@ -271,10 +278,10 @@ def test_accuracy_is_that_of_float32_and_a_wrong_routine_is_seen(capsys, monkeyp
 
 def test_large_matrices_are_measured_and_stay_orthonormal(capsys, monkeypatch):
     monkeypatch.setattr(matrices, "_threads", lambda: [1])  # one more process tells nothing new
-    size = (18, 4, 2)
-    name = {"rows": 18, "columns": 4, "matrices": 2}
+    size = (36, 4, 2)  # large enough for matrix products
+    name = {"rows": 36, "columns": 4, "matrices": 2}
     retractions, steps = matrices._retractions(size, 2), matrices._steps(size, 2)
-    drift = matrices._drift((18, 4), 30)
+    drift = matrices._drift((36, 4), 30)
     assert drift["steps"] == 30
     assert 0 < drift["error"] < 1e-5
     labels = [row["label"] for row in retractions]
@@ -289,7 +296,7 @@ def test_large_matrices_are_measured_and_stay_orthonormal(capsys, monkeypatch):
         "drift": [{**name, **drift}],
     }
     out = printed(capsys, matrices, content)
-    for told in ("2 × 18×4, stacked", "landing", "optax.contrib.muon", f"{drift['error']:.1e}"):
+    for told in ("2 × 36×4, stacked", "landing", "optax.contrib.muon", f"{drift['error']:.1e}"):
         assert told in out
 
 

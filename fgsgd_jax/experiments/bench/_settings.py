@@ -65,6 +65,8 @@ def placed(
     request = fg.pom(scheme, manifolds_named(manifolds), groups=groups)
     rules = ((name, request if networks.is_kernel(name) else None) for name in params)
     spec = fg.collection(params, *rules, seed=seed)
+    if not any(spec.on_manifolds()):
+        raise ValueError(f"None of {', '.join(params)} is a kernel: nothing would be measured.")
     return spec, start_on(spec, params)
 
 

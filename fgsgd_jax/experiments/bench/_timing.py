@@ -104,6 +104,8 @@ class Fed:
         begun = time.perf_counter()
         lowered = jax.jit(function, donate_argnums=donated).lower(*self.carried, *fixed)
         self.trace_seconds = time.perf_counter() - begun
+        results = jax.tree.leaves(lowered.out_info)
+        self._result_bytes = sum(math.prod(one.shape) * one.dtype.itemsize for one in results)
         begun = time.perf_counter()
         self.compiled: Callable[..., Any] = lowered.compile()
         self.compile_seconds = time.perf_counter() - begun
@@ -121,5 +123,4 @@ class Fed:
         told = self.compiled.memory_analysis()  # pyright: ignore[reportFunctionMemberAccess]
         if told is None:
             return None, None
-        results = sum(leaf.nbytes for leaf in jax.tree.leaves(self.carried))
-        return told.temp_size_in_bytes, results - told.alias_size_in_bytes
+        return told.temp_size_in_bytes, self._result_bytes - told.alias_size_in_bytes

@@ -169,7 +169,7 @@ def _draw(path: Path, content: dict[str, Any]) -> None:
     axes.set_ylabel("time of an update (ms)")
     axes.grid(alpha=0.25)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False, fontsize=9)
+    axes.legend(fontsize=9, framealpha=1, edgecolor="none")
     try:
         figure.savefig(path, dpi=150)
     except OSError as error:

@@ -129,4 +129,5 @@ def shapes_of(network: str, width: float = 1.0) -> Shapes:
 
 def is_kernel(name: str) -> bool:
     """Whether a weight goes on manifolds: all kernels but that of the last layer."""
-    return name.endswith("/kernel") and not name.startswith("head/")
+    *modules, last = name.split("/")
+    return last == "kernel" and modules[:1] != ["head"]
