@@ -49,7 +49,10 @@ def fgsgd(
         spec: The collection of the parameters.
         momentum: The decay of the momentum, or None for none.
         nesterov: Whether to use Nesterov momentum.
-        coordinates: COORDDOC
+        coordinates: The radius of the manifolds on which steps are taken where the collection has
+            a scale s. "unit", the default: τ and the step are those of the unit weights θ = W/s, so
+            a rate means the same whatever s is. "scaled": those of the weights themselves, the
+            paper's literal reading; where s is small, so is the best rate. Or a number.
         rho: ρ of eq. (5), see `scale_by_fgsgd`.
         curvature: c of eq. (5), see `scale_by_fgsgd`.
         weight_decay: L2 weight decay of Euclidean leaves, added to their gradients. Leaves on

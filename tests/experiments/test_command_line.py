@@ -28,7 +28,10 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
 @pytest.mark.parametrize(
     ("argv", "said"),
     [
-        ("trian", "'trian' is not a command; the commands are train, paths, bench. Did you mean"),
+        (
+            "trian",
+            "'trian' is not a command; the commands are train, compare, paths, bench. Did you mean",
+        ),
         ("train --optimizer fgsdg", "one of sgd, fgsgd, rsgd is needed. Did you mean 'fgsgd'?"),
         ("train --optimiser sgd", "'--optimiser' is not an argument. Did you mean '--optimizer'?"),
         ("train --group 3", "'--group' is not an argument. Did you mean '--groups'?"),
@@ -56,6 +59,13 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --optimizer sgd --scheme PI", "--scheme has no use with --optimizer sgd"),
         ("train --optimizer sgd --manifolds sp", "--manifolds has no use with --optimizer sgd"),
         ("train --optimizer sgd --euclidean-learning-rate 1", "--euclidean-learning-rate has no"),
+        ("train --optimizer sgd --scale geometric", "--scale has no use with --optimizer sgd"),
+        ("train --feature-batches 3", "--feature-batches re-scales the kernels"),
+        ("train --scale geometrc", "Did you mean 'geometric'?"),
+        ("train --coordinates -1", "'-1' was given, a number above 0 is needed"),
+        ("compare", "the following arguments are required: --ablate."),
+        ("compare --ablate scales", "Did you mean 'scale'?"),
+        ("compare --ablate scale --data mnist", "--data mnist needs --data-dir"),
         ("train --scheme PI --groups 3", "--groups is for --scheme PIO"),
         ("train --resume x --run-dir y", "leave --run-dir away"),
         ("train --resume x", "--resume x is not the folder of a run: no config.json."),

@@ -17,6 +17,7 @@ from fgsgd_jax.experiments.checkpoints import FOLDER
 
 SMALL = "--train-size 120 --batch-size 40 --channels 3 4".split()
 GROUPS = "--groups 2 --manifolds sp+st --weight-decay 0.001 --learning-rate 0.1 --seed 5".split()
+GROUPS += "--scale geometric --feature-batches 2 --min-std 0.2".split()
 
 
 def train(*words):
@@ -64,7 +65,7 @@ def test_metrics_have_a_row_for_each_epoch(run_dir):
         rows = list(csv.DictReader(file))
     assert [row["epoch"] for row in rows] == ["1", "2"]
     columns = "epoch train_loss train_error test_loss test_error drift seconds_per_step"
-    assert list(rows[0]) == [*columns.split(), "learning_rate"]
+    assert list(rows[0])[:8] == [*columns.split(), "learning_rate"]
     for row in rows:
         values = {name: float(value) for name, value in row.items()}
         assert values["train_loss"] > 0
@@ -73,6 +74,14 @@ def test_metrics_have_a_row_for_each_epoch(run_dir):
         assert 0 <= values["test_error"] <= 1
         assert 0 < values["drift"] < 1e-5  # ten steps in float32
         assert values["seconds_per_step"] > 0
+        assert 0 < values["group_spectral"] <= values["group_frobenius"] * (1 + 1e-6)
+        assert 0 < values["angle"] < np.pi
+        assert values["tau"] >= 1
+    # γ of 1→3 and 3→4 channels at first; then divided by the measured deviations.
+    gammas = [(9 * 4) ** -0.5, (9 * 7) ** -0.5]
+    scales = [(float(row["smallest_scale"]), float(row["largest_scale"])) for row in rows]
+    assert scales[0] == pytest.approx((min(gammas), max(gammas)), rel=1e-6)
+    assert scales[1] != pytest.approx(scales[0], rel=1e-3)
     # Three steps an epoch, so the rate is halved after 18; the last step of the run is number 5.
     assert float(rows[1]["learning_rate"]) == pytest.approx(0.1 / (1 + 5 / 18))
 
@@ -106,10 +115,22 @@ def test_the_summary_ends_where_the_metrics_end(run_dir):
     assert summary["steps"] == 6
 
 
-def test_the_figure_is_a_picture_with_something_on_it(run_dir):
-    with Image.open(run_dir / "curves.png") as picture:
-        assert picture.width > 1000
+@pytest.mark.parametrize("name", ["curves", "diagnostics", "margins"])
+def test_the_figures_are_pictures_with_something_on_them(run_dir, name):
+    with Image.open(run_dir / f"{name}.png") as picture:
+        assert picture.width > 700
         assert len(picture.convert("RGB").getcolors(1 << 20)) > 20
+
+
+@pytest.mark.parametrize("scheme", ["PI", "PO"])
+def test_norms_of_groups_stay_below_1_under_the_geometric_scale(tmp_path, scheme):
+    """Table 1 with λ = 1, in the run's own metrics."""
+    run = tmp_path / "run"
+    words = ["--scheme", scheme, "--scale", "geometric", "--learning-rate", 3, "--quiet"]
+    assert start(run, *words, epochs=2) == 0
+    for row in metrics(run):
+        assert 0.05 < float(row["group_spectral"]) <= 1
+        assert 0.05 < float(row["group_frobenius"]) <= 1
 
 
 def test_a_run_of_one_more_epoch_is_the_run_that_was_longer(run_dir, tmp_path):

@@ -1,0 +1,102 @@
+"""Comparisons, tiny ones: which trials are run, that none is run twice, what is reported."""
+
+import csv
+import json
+import statistics
+
+import pytest
+from PIL import Image
+
+from fgsgd_jax.__main__ import main
+
+TINY = "--train-size 120 --channels 3 --seeds 2 --epochs 1 --learning-rates 0.3 1".split()
+
+
+def compare(*words):
+    return main(["compare", *map(str, words), *TINY])
+
+
+def trials(folder):
+    with (folder / "trials.csv").open(newline="") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "coordinates"
+    assert compare("--ablate", "coordinates", "--run-dir", folder) == 0
+    return folder
+
+
+def test_every_reading_meets_every_scale_rate_and_seed(folder):
+    rows = trials(folder)
+    keys = {(row["variant"], row["scale"], row["learning_rate"], row["seed"]) for row in rows}
+    assert len(rows) == len(keys) == 3 * 3 * 2 * 2
+    assert {row["scale"] for row in rows} == {"10.0", "1.0", "0.1"}
+    assert all(0 <= float(row["validation_error"]) <= 1 for row in rows)
+
+
+def test_what_is_reported_is_the_best_rate_by_validation(folder):
+    rows = trials(folder)
+    variants = json.loads((folder / "summary.json").read_text())["variants"]
+    assert len(variants) == 9
+    for best in variants:
+        mine = [
+            row
+            for row in rows
+            if (row["variant"], float(row["scale"])) == (best["variant"], best["scale"])
+        ]
+        means = {
+            rate: statistics.mean(
+                float(row["validation_error"]) for row in mine if row["learning_rate"] == rate
+            )
+            for rate in {row["learning_rate"] for row in mine}
+        }
+        assert means[str(best["learning_rate"])] == min(means.values())
+        assert best["validation_error"] == pytest.approx(min(means.values()))
+    with Image.open(folder / "comparison.png") as picture:
+        assert picture.width > 1000
+
+
+def test_unit_coordinates_do_not_see_the_scale_of_a_normalized_network(folder):
+    losses = {}
+    for row in trials(folder):
+        if row["variant"] == "unit":
+            key = row["learning_rate"], row["seed"]
+            losses.setdefault(key, []).append(float(row["train_loss"]))
+    for same in losses.values():
+        assert len(same) == 3
+        assert max(same) == pytest.approx(min(same), rel=1e-2)  # batch normalization has its ε
+
+
+def test_trials_that_are_done_are_not_run_again(folder, capsys):
+    before = (folder / "trials.csv").read_text()
+    rows = before.splitlines(keepends=True)
+    (folder / "trials.csv").write_text("".join(rows[:-1]))
+    assert compare("--ablate", "coordinates", "--run-dir", folder) == 0
+    assert (folder / "trials.csv").read_text() == before
+    assert "the best rate moves by a factor of" in capsys.readouterr().out
+
+
+def test_scales_are_compared_with_their_bounds(tmp_path, capsys):
+    folder = tmp_path / "scale"
+    words = ["--ablate", "scale", "--run-dir", folder, *TINY]
+    words[words.index("--learning-rates") :] = ["--learning-rates", "0.3"]
+    assert main(["compare", *map(str, words), "--seeds", "1"]) == 0
+    bounds = {
+        best["variant"]: best["groups_neyshabur_2015"]
+        for best in json.loads((folder / "summary.json").read_text())["variants"]
+    }
+    # Of norms below 1 the product is smaller, the more so the shorter they are.
+    assert bounds["literal"] < bounds["geometric"] < bounds["unit scale"]
+    out = capsys.readouterr().out
+    assert "log of the bound, on groups" in out
+    assert "geometric, features" in out
+
+
+def test_a_folder_of_something_else_is_not_touched(folder, tmp_path, capsys):
+    assert compare("--ablate", "scale", "--run-dir", folder) == 2
+    assert "other settings or images" in capsys.readouterr().err
+    (tmp_path / "file").write_text("mine")
+    assert compare("--ablate", "scale", "--run-dir", tmp_path) == 2
+    assert "is no comparison" in capsys.readouterr().err
