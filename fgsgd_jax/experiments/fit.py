@@ -96,7 +96,7 @@ def fit(
         with checkpoints.open_folder(run_dir) as manager:
             if digest is None:
                 checkpoints.save(manager, 0, training.state)
-                report.write_rows(metrics, [], report.METRICS + report.INSIGHTS)
+                report.write_rows(metrics, [], report.METRICS)
             done, state = checkpoints.restore(manager, training.state)
             rows = report.read_metrics(metrics, done)
             if done >= settings.epochs and (run_dir / report.SUMMARY_FILE).exists():
@@ -112,7 +112,7 @@ def fit(
                     # The row first: one without its checkpoint is dropped when the run is resumed.
                     state = after
                     rows.append(row)
-                    report.write_rows(metrics, rows, report.METRICS + report.INSIGHTS)
+                    report.write_rows(metrics, rows, report.METRICS)
                     checkpoints.save(manager, row["epoch"], after)
             except KeyboardInterrupt:
                 print(

@@ -18,16 +18,6 @@ from fgsgd_jax.experiments._terminal import UsageError
 METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "metrics.csv", "summary.json", "curves.png"
 DIAGNOSTICS_FILE, MARGINS_FILE = "diagnostics.png", "margins.png"
 
-METRICS = (
-    "epoch",
-    "train_loss",
-    "train_error",
-    "test_loss",
-    "test_error",
-    "drift",
-    "seconds_per_step",
-    "learning_rate",
-)
 INSIGHTS = (
     "group_frobenius",
     "group_spectral",
@@ -46,6 +36,17 @@ INSIGHTS = (
     "layers_neyshabur_2015",
     "layers_bartlett_2017",
     "layers_neyshabur_2018",
+)
+METRICS = (
+    "epoch",
+    "train_loss",
+    "train_error",
+    "test_loss",
+    "test_error",
+    "drift",
+    "seconds_per_step",
+    "learning_rate",
+    *INSIGHTS,
 )
 """The columns of `metrics.csv`. Errors are fractions; training loss and error are means over the
 epoch, while the weights changed. Insights, of the last step of the epoch, are the largest of all
@@ -82,8 +83,7 @@ def read_metrics(path: Path, epochs: int) -> list[Row]:
 
 
 def _row(cells: Mapping[str, str]) -> Row:
-    names = METRICS + INSIGHTS
-    row: Row = {name: float(cells[name]) if cells[name] else None for name in names}
+    row: Row = {name: float(cells[name]) if cells[name] else None for name in METRICS}
     row["epoch"] = int(cells["epoch"])
     return row
 
