@@ -59,8 +59,8 @@ def _trace(settings: Config, state: TrainState) -> Any:
     """The momentum of the weights on manifolds, which the normalizer sees."""
     if not settings.momentum:
         return None
-    of_manifolds = state.optimizer.inner_states["manifold"]
-    return optax.tree.get(of_manifolds, "trace")
+    partitioned: Any = state.optimizer
+    return optax.tree.get(partitioned.inner_states["manifold"], "trace")
 
 
 def _bounds(spec: Collection, state: TrainState, images: ImageData) -> bounds.NetworkBounds:

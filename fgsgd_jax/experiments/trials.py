@@ -48,7 +48,9 @@ class Trials:
         self.training = fit.prepared(settings, self.images, _with_injected_rate)
         # Plain SGD has the groups, too, for the bounds on them.
         on_manifolds = dataclasses.replace(settings, optimizer="fgsgd")
-        self.groups = self.training.spec or fit.prepared(on_manifolds, self.images).spec
+        spec = self.training.spec or fit.prepared(on_manifolds, self.images).spec
+        assert spec is not None
+        self.groups = spec
 
     def run(
         self, learning_rate: float, seed: int, scale: float = 1.0, measure: Callable | None = None

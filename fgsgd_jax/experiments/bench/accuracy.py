@@ -191,8 +191,8 @@ def _cases(shape: tuple[int, int, int]) -> Iterator[Case]:
         skew = _each(_stiefel_tangent)(x, a)
 
         def rotated(x, v):
-            one = jnp.ones((1,), jnp.float32)
-            return x + _lanes.times(x, _lanes.rotation_3x3(x, _lanes.axis_3x3(x, v), one))
+            rotation = _lanes.rotation_3x3(_lanes.axis_3x3(x, v), jnp.ones((1,), jnp.float32))
+            return x + _lanes.turned_3x3(x, rotation)
 
         yield "rotation of 3×3", "NumPy's SVD", rotated, _of_sum(_polar), (x, skew)
     if rows * columns <= 64 * 64:
