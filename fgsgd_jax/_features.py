@@ -180,7 +180,7 @@ def _wanted(traced: _tracing.Traced, axes: dict[str, set], shapes, spec) -> list
     lost = dict(traced.lost)
     lost |= {path: "uses along different axes" for path, uses in axes.items() if len(uses) > 1}
     if spec is not None:
-        asked = [path for path, _ in spec.on_manifolds()]
+        asked = list(spec.feature_std()) or [path for path, _ in spec.on_manifolds()]
         absent = [path for path in asked if path not in axes and path not in lost]
         if absent:
             raise ValueError(

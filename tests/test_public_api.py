@@ -16,18 +16,19 @@ ROOT = PACKAGE.parent
 
 PUBLIC = {
     "Collection", "Component", "Euclidean", "Group", "Layer", "Manifold", "Oblique", "Pom",
-    "Product", "Sphere", "Stiefel", "balance", "bounds", "checks", "collection", "fgsgd",
-    "initialize", "norms", "path_norm", "path_scales", "path_sgd", "per_group", "pom", "project",
-    "project_to_tangent", "residual", "retract_updates", "robbins_monro", "rsgd", "scale_by_fgsgd",
-    "scale_by_path", "trace_on_manifold", "unbalance",
+    "Product", "Sphere", "Stiefel", "balance", "bounds", "checks", "collection", "diagnostics",
+    "fgsgd", "get_feature_std", "initialize", "norms", "path_norm", "path_scales", "path_sgd",
+    "per_group", "pom", "project", "project_to_tangent", "report", "residual", "retract_updates",
+    "robbins_monro", "rsgd", "scale_by_fgsgd", "scale_by_path", "set_feature_std",
+    "trace_on_manifold", "unbalance",
 }  # fmt: skip
 
-MODULES = {"bounds", "checks", "norms"}
+MODULES = {"bounds", "checks", "diagnostics", "norms"}
 
 # Floors from the ground up; an import may go down or stay, never up.
 FLOORS = [
-    "_lanes", "geometry", "poms", "paths", "norms", "transforms", "optimizers", "bounds", "checks",
-    "_origins", "_tracing", "_features", "linen", "nnx", "experiments",
+    "_lanes", "geometry", "poms", "paths", "norms", "transforms", "optimizers", "bounds",
+    "diagnostics", "checks", "_origins", "_tracing", "_features", "linen", "nnx", "experiments",
 ]  # fmt: skip
 # `checks` looks down at everything and is looked at by no transform; the top module re-exports.
 

@@ -350,6 +350,21 @@ def test_statistics_reach_the_state_through_wrappers(wrapper):
     np.testing.assert_allclose(fg.get_feature_std(new)["w"], stds["w"])
 
 
+def test_only_weights_that_have_a_scale_are_measured():
+    model = Net()
+    params = nnx.state(model, nnx.Param)
+    rules = (
+        ("conv1/kernel", fg.pom("PO", fg.Sphere())),
+        ("conv2/kernel", fg.pom("PO", fg.Sphere(), scale=0.1)),
+    )
+    spec = fg.collection(params, *rules, default=None)
+    x = jax.random.normal(jax.random.key(1), (16, 6, 6, 1))
+    stds = fg_nnx.feature_std(model, x, spec=spec)
+    assert list(stds) == ["conv2/kernel"]
+    state = fg.fgsgd(0.1, spec).init(fg.project(params, spec))
+    assert list(fg.get_feature_std(fg.set_feature_std(state, stds, min_std=0.1))) == list(stds)
+
+
 # --- mistakes -----------------------------------------------------------------------------------
 
 

@@ -83,7 +83,8 @@ class Report:
                 low, middle, high = np.quantile(numbers, (0, 0.5, 1))
                 axis.plot((low, high), (place, place), color="#8fb4d9", linewidth=5)
                 axis.plot(middle, place, color="#1f4e79", marker="|", markersize=12)
-            if min(map(np.min, values)) > 0:
+            smallest, largest = min(map(np.min, values)), max(map(np.max, values))
+            if 0 < 20 * smallest < largest:  # of less than that a log axis labels too few numbers
                 axis.set_xscale("log")
             if column.limit is not None:
                 axis.axvline(column.limit, color="#b5541c", linestyle=":", linewidth=1)
@@ -91,7 +92,7 @@ class Report:
             axis.grid(alpha=0.25)
             axis.spines[["top", "right"]].set_visible(False)
         axes[0].set_yticks(places, list(self.weights))
-        axes[0].invert_yaxis()
+        axes[0].set_ylim(len(self.weights) - 0.5, -0.5)
         if path is not None:
             figure.savefig(path, dpi=150)
         return figure

@@ -155,18 +155,21 @@ def draw_diagnostics(path: Path, rows: Sequence[Row], title: str) -> None:
         if "norm" in label:
             panel.axhline(1, color="0.6", linestyle=":", linewidth=1)
             panel.set_ylim(bottom=0)
-        panel.set_yscale(scale)
+        numbers = [number for line in panel.lines for number in np.ravel(line.get_ydata())]
+        # Of less than a power of ten a log axis labels too few numbers.
+        if scale == "log" and numbers and 0 < 20 * min(numbers) < max(numbers):
+            panel.set_yscale("log")
         panel.set_ylabel(label)
         if len(series) > 1 and panel.lines:
-            panel.legend(frameon=False, fontsize=8)
+            panel.legend(frameon=False, fontsize=8, handlelength=3)
     _finish(figure, len(rows))
     figure.savefig(path, dpi=150)
 
 
 def draw_margins(path: Path, margins: np.ndarray, title: str) -> None:
     """Draws the distribution of the normalized margins of the training images."""
-    figure = Figure(figsize=(5.2, 3.6), layout="constrained")
-    figure.suptitle(title, fontsize=11)
+    figure = Figure(figsize=(6.4, 3.6), layout="constrained")
+    figure.suptitle(title, fontsize=10)
     panel = figure.subplots()
     panel.hist(margins, bins=40, density=True, color=TRAIN_COLOR)
     panel.axvline(0, color="0.4", linewidth=1)

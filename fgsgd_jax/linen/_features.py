@@ -31,7 +31,8 @@ def feature_std(
         batches: A batch or an iterable of batches. A batch is what the module is called with: an
             array, a dictionary of arrays, or a tuple of positional arguments. Batches of equal
             shapes are compiled once.
-        spec: Measures only its leaves on manifolds; by default every kernel.
+        spec: Measures only its leaves that have a scale, or all on manifolds where none has; by
+            default every kernel.
         **options: Keyword arguments of `model.apply`, such as `train=False` or `method=…`;
             hashable.
 
