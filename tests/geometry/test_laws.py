@@ -11,6 +11,7 @@ ALL = (Euclidean(), Sphere(), Oblique(), Stiefel())
 # points where these are other code.
 CASES = [
     (Euclidean(), (4, 3), "float64"),
+    (Euclidean(), (3, 3, 5), "float32"),
     (Sphere(), (4, 3), "float64"),
     (Sphere(), (3, 3, 5), "float32"),
     (Oblique(), (2, 5), "float64"),
