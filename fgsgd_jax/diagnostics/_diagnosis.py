@@ -79,7 +79,7 @@ def diagnose(
         >>> found = diagnose(params, spec, gradients=gradients)["w"]
         >>> [float(number[0].round(4)) for number in (found.gradient_norm, found.tau)]  # 4·(2 + 4)
         [4.0, 24.0]
-        >>> print(found.normal.round(4))
+        >>> round(float(found.normal), 4)
         0.6
     """
     check_coordinates(coordinates)
