@@ -350,6 +350,28 @@ def test_statistics_reach_the_state_through_wrappers(wrapper):
     np.testing.assert_allclose(fg.get_feature_std(new)["w"], stds["w"])
 
 
+@pytest.mark.parametrize("wrapper", ["partition", "the links"])
+def test_a_state_holds_no_array_twice_so_that_it_can_be_donated(wrapper):
+    params, spec = placed("sphere", 1.0)
+    tx = optax.chain(
+        WRAPPERS[wrapper](fg.fgsgd(0.1, spec, momentum=0.9), spec),
+        optax.monitor({"turns": fg.diagnostics.of_updates(spec)}),
+    )
+    state = tx.init(params)
+
+    def assert_distinct():
+        places = [leaf.unsafe_buffer_pointer() for leaf in jax.tree.leaves(state)]
+        assert len(set(places)) == len(places)
+
+    assert_distinct()
+    state = fg.set_feature_std(state, {"w": jnp.array([0.5, 1.0, 4.0])})
+    assert_distinct()
+    _, state = tx.update(params, state, params)
+    assert_distinct()
+    _, state = jax.jit(tx.update, donate_argnums=1)(params, state, params)
+    assert_distinct()
+
+
 def test_only_weights_that_have_a_scale_are_measured():
     model = Net()
     params = nnx.state(model, nnx.Param)

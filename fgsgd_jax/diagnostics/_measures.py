@@ -10,6 +10,7 @@ import optax
 from fgsgd_jax.diagnostics._weights import angle_of, numbers_of, of_gradient, of_weight
 from fgsgd_jax.poms import Collection, Coordinates, check_coordinates, leaves_with_paths
 from fgsgd_jax.transforms import PerGroup
+from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
 
 
@@ -117,6 +118,6 @@ def _measure(spec, measure: Callable, joined: Callable) -> optax.GradientTransfo
             if (layer := spec.layer_of(path, update)) is not None
             for std in [state.feature_std.get(path)]
         ]
-        return joined(measured), state._replace(feature_std=state.next_feature_std)
+        return joined(measured), arrived(state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

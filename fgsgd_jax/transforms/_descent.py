@@ -9,6 +9,7 @@ import optax
 
 from fgsgd_jax import _lanes
 from fgsgd_jax.poms import Collection, Coordinates, Layer, check_coordinates, map_layers
+from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
 from fgsgd_jax.transforms._retraction import require_on_manifolds
 from fgsgd_jax.transforms._step import ScalarOrScheduleOrGroup, group_of, normalizer, value_at
@@ -119,9 +120,7 @@ def descend_on_manifolds(
         pairs = map_layers(spec, on_manifold, on_euclidean, updates, *trees)
         count = jnp.asarray(optax.safe_increment(state.count))
         trace = () if decay is None else _every(1, pairs)
-        return _every(0, pairs), state._replace(
-            count=count, trace=trace, feature_std=state.next_feature_std
-        )
+        return _every(0, pairs), arrived(state._replace(count=count, trace=trace))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -8,6 +8,7 @@ The update divides by the one and multiplies by the other, so no weight is ever 
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fgsgd_jax.poms import checked_feature_stds
 
@@ -90,6 +91,12 @@ def get_feature_std(state: Any) -> dict[str, jax.Array]:
     return {path: jax.tree.leaves(std)[0] for path, std in known.items()}
 
 
+def arrived(state: Any) -> Any:
+    """The state of a link after an update, whose weights are at the scale that was set."""
+    # A copy, for no array may be twice in a state that is donated.
+    return state._replace(feature_std=jax.tree.map(jnp.copy, state.next_feature_std))
+
+
 def _is_link(node: Any) -> bool:
     return hasattr(node, "next_feature_std")
 
@@ -101,4 +108,5 @@ def _links(state: Any) -> list[Any]:
 def _like(old: Any, new: jax.Array) -> Any:
     """The new array where the old one is, which Flax NNX keeps in a Variable."""
     leaf, structure = jax.tree.flatten(old)
-    return structure.unflatten([new.astype(leaf[0].dtype)])
+    # A copy, as the same new array goes into the state of every link.
+    return structure.unflatten([jnp.array(new, leaf[0].dtype, copy=True)])

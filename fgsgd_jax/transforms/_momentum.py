@@ -7,6 +7,7 @@ import jax
 import optax
 
 from fgsgd_jax.poms import Collection, Layer, map_layers
+from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
 
 
@@ -48,8 +49,9 @@ def trace_on_manifold(
 
     def init_fn(params):
         trace = optax.tree.zeros_like(params, dtype=accumulator_dtype)
-        stds = spec.feature_std()
-        return TraceOnManifoldState(trace, spec.kinds(), stds, stds)
+        return TraceOnManifoldState(
+            trace, spec.kinds(), spec.feature_std(), spec.feature_std()
+        )
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
@@ -65,7 +67,7 @@ def trace_on_manifold(
         updates, traced = plain.update(updates, optax.TraceState(trace=old))
         # A decay or gradient of a longer dtype must not change that of the state.
         trace = jax.tree.map(lambda new, old: new.astype(old.dtype), traced.trace, old)
-        return updates, state._replace(trace=trace, feature_std=state.next_feature_std)
+        return updates, arrived(state._replace(trace=trace))
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -19,6 +19,7 @@ from fgsgd_jax.poms import (
     map_layers,
     residual,
 )
+from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
 
 # A weight within this residual of its manifold was meant to be on it. Rounding leaves about eps per
@@ -86,7 +87,7 @@ def retract_updates(
             return step.astype(weight.dtype)
 
         moves = map_layers(spec, one, plain, updates, params)
-        return moves, state._replace(feature_std=state.next_feature_std)
+        return moves, arrived(state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -7,6 +7,7 @@ import jax
 import optax
 
 from fgsgd_jax.poms import Collection, Coordinates, Layer, check_coordinates, map_layers
+from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
 
 
@@ -62,7 +63,7 @@ def project_to_tangent(
             return _to_tangent(layer, coordinates, weight, gradient, drawn, feature_std)
 
         projected = map_layers(spec, one, lambda gradient, _: gradient, updates, params)
-        return projected, state._replace(feature_std=state.next_feature_std)
+        return projected, arrived(state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
