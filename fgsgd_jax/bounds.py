@@ -237,10 +237,7 @@ def network_bounds(
         {path: norms(weight, layer) for path, weight, layer in weights}
         for norms in (group_norms, layer_norms)
     )
-    return NetworkBounds(
-        groups=log_bounds(groups, samples=samples, width=width),
-        layers=log_bounds(layers, samples=samples, width=width),
-    )
+    return _bounds_on(groups, layers, samples, width)
 
 
 def bounds_of(network: NetworkNorms, *, samples: jax.Array | int, width: int) -> NetworkBounds:
@@ -251,9 +248,13 @@ def bounds_of(network: NetworkNorms, *, samples: jax.Array | int, width: int) ->
         samples: N, the number of training samples.
         width: ϖ, the largest number of units of a layer.
     """
+    return _bounds_on(network.groups, network.layers, samples, width)
+
+
+def _bounds_on(groups, layers, samples, width) -> NetworkBounds:
     return NetworkBounds(
-        groups=log_bounds(network.groups, samples=samples, width=width),
-        layers=log_bounds(network.layers, samples=samples, width=width),
+        groups=log_bounds(groups, samples=samples, width=width),
+        layers=log_bounds(layers, samples=samples, width=width),
     )
 
 

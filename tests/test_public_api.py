@@ -27,7 +27,7 @@ MODULES = {"bounds", "checks", "diagnostics", "norms"}
 
 # Floors from the ground up; an import may go down or stay, never up.
 FLOORS = [
-    "_lanes", "geometry", "poms", "paths", "norms", "transforms", "optimizers", "bounds",
+    "_text", "_lanes", "geometry", "poms", "paths", "norms", "transforms", "optimizers", "bounds",
     "diagnostics", "checks", "_origins", "_tracing", "_features", "linen", "nnx", "experiments",
 ]  # fmt: skip
 # `checks` looks down at everything and is looked at by no transform; the top module re-exports.

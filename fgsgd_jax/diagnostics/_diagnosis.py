@@ -6,7 +6,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax.diagnostics._weights import angle_of, numbers_of, of_gradient, of_weight
+from fgsgd_jax.diagnostics._weights import (
+    angle_of,
+    every,
+    numbers_of,
+    of_gradient,
+    of_weight,
+    summary_of_gradients,
+)
 from fgsgd_jax.norms import Norms, group_norms, layer_norms
 from fgsgd_jax.poms import Collection, Coordinates, check_coordinates, leaves_with_paths
 from fgsgd_jax.transforms import PerGroup
@@ -84,6 +91,9 @@ def diagnose(
     """
     check_coordinates(coordinates)
     stds, kinds = spec.feature_std(feature_std), spec.kinds()
+    all_gradients, all_updates, all_traces = map(
+        dict, map(leaves_with_paths, (gradients, updates, trace))
+    )
     found = {}
     for path, weight in leaves_with_paths(params):
         layer = spec.layer_of(path, weight)
@@ -95,14 +105,15 @@ def diagnose(
         norms = group_norms(weight, layer), layer_norms(weight, layer)
         one = Diagnosis(drift, scale, std, *norms)
         if gradients is not None:
-            vectors = [_leaf(gradients, path, spec, "gradients")]
+            vectors = [_leaf(all_gradients, path, spec, "gradients")]
             if trace is not None:
-                vectors.append(_leaf(trace, path, spec, "trace"))
+                vectors.append(_leaf(all_traces, path, spec, "trace"))
             numbers = numbers_of(path, layer, rho, curvature)
             normal, gradient_norm, tau = of_gradient(coordinates, *known, vectors, numbers)
             one = one._replace(normal=normal, gradient_norm=gradient_norm, tau=tau)
         if updates is not None:
-            one = one._replace(angle=angle_of(layer, weight, _leaf(updates, path, spec, "updates")))
+            update = _leaf(all_updates, path, spec, "updates")
+            one = one._replace(angle=angle_of(layer, weight, update))
         found[path] = one
     return found
 
@@ -118,10 +129,6 @@ def summary(found: Mapping[str, Diagnosis]) -> dict[str, jax.Array]:
         `smallest_scale`, `largest_scale`, and, where they were measured, `normal`,
         `gradient_norm`, `tau`, `normalized_share`, `angle`.
     """
-
-    def every(numbers) -> jax.Array:
-        return jnp.concatenate([jnp.ravel(number) for number in numbers])
-
     diagnoses = list(found.values())
     numbers = {
         "drift": jnp.max(every(one.drift for one in diagnoses)),
@@ -133,20 +140,15 @@ def summary(found: Mapping[str, Diagnosis]) -> dict[str, jax.Array]:
         "largest_scale": jnp.max(every(one.scale for one in diagnoses)),
     }
     if diagnoses and diagnoses[0].tau is not None:
-        tau = every(one.tau for one in diagnoses)
-        numbers |= {
-            "normal": jnp.max(every(one.normal for one in diagnoses)),
-            "gradient_norm": jnp.max(every(one.gradient_norm for one in diagnoses)),
-            "tau": jnp.max(tau),
-            "normalized_share": jnp.mean(tau > 1),
-        }
+        numbers |= summary_of_gradients(
+            *zip(*((one.normal, one.gradient_norm, one.tau) for one in diagnoses), strict=True)
+        )
     if diagnoses and diagnoses[0].angle is not None:
         numbers["angle"] = jnp.max(every(one.angle for one in diagnoses))
     return numbers
 
 
-def _leaf(tree: Any, path: str, spec: Collection, name: str):
-    leaves = dict(leaves_with_paths(tree))
+def _leaf(leaves: Mapping[str, Any], path: str, spec: Collection, name: str):
     if path not in leaves:
         raise ValueError(
             f"The {name} have no leaf {path!r}. Give a tree of the parameters that the collection "

@@ -7,7 +7,14 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax.diagnostics._weights import angle_of, numbers_of, of_gradient, of_weight
+from fgsgd_jax.diagnostics._weights import (
+    angle_of,
+    every,
+    numbers_of,
+    of_gradient,
+    of_weight,
+    summary_of_gradients,
+)
 from fgsgd_jax.poms import Collection, Coordinates, check_coordinates, leaves_with_paths
 from fgsgd_jax.transforms import PerGroup
 from fgsgd_jax.transforms._feature_std import arrived
@@ -67,17 +74,8 @@ def of_gradients(
         return of_weight(layer, weight, kinds, std)[0], *found
 
     def joined(measured):
-        drift, normal, norm, tau = (
-            jnp.concatenate([jnp.ravel(one) for one in column])
-            for column in zip(*measured, strict=True)
-        )
-        return {
-            "drift": jnp.max(drift),
-            "normal": jnp.max(normal),
-            "gradient_norm": jnp.max(norm),
-            "tau": jnp.max(tau),
-            "normalized_share": jnp.mean(tau > 1),
-        }
+        drifts, *others = zip(*measured, strict=True)
+        return {"drift": jnp.max(every(drifts))} | summary_of_gradients(*others)
 
     return _measure(spec, measure, joined)
 
@@ -97,7 +95,7 @@ def of_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
         return angle_of(layer, weight, update)
 
     def joined(measured):
-        angle = jnp.concatenate([jnp.ravel(one) for one in measured])
+        angle = every(measured)
         return {"angle": jnp.max(angle), "mean_angle": jnp.mean(angle)}
 
     return _measure(spec, measure, joined)

@@ -6,6 +6,7 @@ from typing import Any
 
 import numpy as np
 
+from fgsgd_jax._text import aligned
 from fgsgd_jax.diagnostics._diagnosis import Diagnosis, diagnose
 from fgsgd_jax.poms import Collection
 
@@ -29,9 +30,7 @@ class Report:
             (path, *(column.show(np.asarray(column.numbers(one))) for column in columns))
             for path, one in self.weights.items()
         ]
-        widths = [max(map(len, cells)) for cells in zip(*rows, strict=True)]
-        lines = ["  ".join(map(str.ljust, row, widths)).rstrip() for row in rows]
-        return "\n".join([*lines, "", *self._remarks()])
+        return "\n".join([*aligned(rows), "", *self._remarks()])
 
     __repr__ = __str__
 

@@ -1,6 +1,8 @@
 """What is measured of one weight, jitted once for all weights that are treated alike."""
 
 import functools
+from collections.abc import Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -48,6 +50,22 @@ def angle_of(layer: Layer, weight, update):
     weight = weight.astype(dtype)
     chord = _lanes.norm(unit(weight + update.astype(dtype)) - unit(weight))
     return 2 * jnp.arcsin(jnp.minimum(chord / 2, 1))
+
+
+def summary_of_gradients(normals, gradient_norms, taus) -> dict[str, jax.Array]:
+    """The largest of all weights, and the share of groups with τ > 1."""
+    tau = every(taus)
+    return {
+        "normal": jnp.max(every(normals)),
+        "gradient_norm": jnp.max(every(gradient_norms)),
+        "tau": jnp.max(tau),
+        "normalized_share": jnp.mean(tau > 1),
+    }
+
+
+def every(numbers: Iterable[Any]) -> jax.Array:
+    """All numbers of some arrays, one after another."""
+    return jnp.concatenate([jnp.ravel(number) for number in numbers])
 
 
 def numbers_of(path: str, layer: Layer, *numbers: float | PerGroup) -> list[jax.Array]:

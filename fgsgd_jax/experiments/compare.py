@@ -14,7 +14,7 @@ was interrupted goes on where it stopped when it is given the same --run-dir and
 import argparse
 from pathlib import Path
 
-from fgsgd_jax.experiments import _terminal, config, data
+from fgsgd_jax.experiments import _arguments, _terminal, config, data
 from fgsgd_jax.experiments.config import MANIFOLDS, SCHEMES
 
 
@@ -28,22 +28,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         required=True,
         metavar="coordinates|scale",
     )
-    parser.add_argument(
-        "--data",
-        help="digits come with scikit-learn, the others from --data-dir (default: digits)",
-        type=one_of(data.NAMES),
-        default="digits",
-        metavar="|".join(data.NAMES),
-    )
-    parser.add_argument(
-        "--data-dir", help="where the data lie, as for `train`", type=Path, metavar="DIR"
-    )
-    parser.add_argument(
-        "--train-size",
-        help="use only N of the training images, half of them for validation (default: all)",
-        type=whole(20),
-        metavar="N",
-    )
+    _arguments.add_images(parser, fewest=20)
     parser.add_argument(
         "--test-size",
         help="use only the first N test images (default: all)",
@@ -87,16 +72,9 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     parser.add_argument(
         "--epochs", help="in each trial (default: 8)", type=whole(1), default=8, metavar="N"
     )
-    parser.add_argument(
-        "--cache-dir", help="keep decoded pictures here for the next run", type=Path, metavar="DIR"
+    _arguments.add_results(
+        parser, "the folder of the results (default: runs/compare-<ablation>-<data>)"
     )
-    parser.add_argument(
-        "--run-dir",
-        help="the folder of the results (default: runs/compare-<ablation>-<data>)",
-        type=Path,
-        metavar="DIR",
-    )
-    parser.add_argument("--quiet", help="print only the run folder", action="store_true")
 
 
 def main(args: argparse.Namespace) -> int:

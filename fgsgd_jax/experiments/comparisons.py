@@ -3,7 +3,6 @@
 import argparse
 import csv
 import dataclasses
-import functools
 import json
 import statistics
 import sys
@@ -18,24 +17,26 @@ import rich.table
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
-from fgsgd_jax import bounds
 from fgsgd_jax.experiments import data, report
-from fgsgd_jax.experiments._terminal import UsageError, deferred_interrupts
+from fgsgd_jax.experiments._terminal import (
+    UsageError,
+    deferred_interrupts,
+    is_taken,
+    make_run_dir,
+)
 from fgsgd_jax.experiments.config import Config
+from fgsgd_jax.experiments.insights import BOUND_COLUMNS, BOUNDS, KINDS, bounded
+from fgsgd_jax.experiments.report import Row
 from fgsgd_jax.experiments.trials import Trials
 
 TRIALS_FILE, FIGURE_FILE, SETTINGS_FILE = "trials.csv", "comparison.png", "config.json"
-BOUNDS = ("neyshabur_2015", "bartlett_2017", "neyshabur_2018")
 KEY = ("variant", "scale", "learning_rate", "seed")
 FOUND = ("train_loss", "validation_error", "test_error")
-BOUND_COLUMNS = tuple(f"{kind}_{name}" for kind in ("groups", "layers") for name in BOUNDS)
 COLORS = ("#1f4e79", "#b5541c", "#5b8c5a", "#8fb4d9", "#7d5ba6", "#666666")
 
 # SGD turns a kernel by about its rate times the gradient, FG-SGD by less than 0.42 times its own.
 SGD_SHARE = 0.05
 RADIUS = 0.05  # that of a typical kernel scaled by geometry: (9·16 + 9·32)^−½
-
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -78,7 +79,7 @@ def make(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
         args.data_dir,
         train_size=settings.train_size,
         cache_dir=args.cache_dir,
-        progress=functools.partial(tqdm, desc="decoding", unit=" pictures", disable=args.quiet),
+        quiet=args.quiet,
     )
     if args.test_size is not None:
         images = dataclasses.replace(
@@ -91,7 +92,7 @@ def make(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
     done = {tuple(row[name] for name in KEY) for row in rows}
     wanted = [_keys(variant, args.learning_rates, args.seeds) for variant in variants]
     total = sum(map(len, wanted))
-    measure = _bounds_of if args.ablate == "scale" else None
+    measure = _bounds if args.ablate == "scale" else None
     try:
         with (
             deferred_interrupts() as stop_if_interrupted,
@@ -148,14 +149,8 @@ def _run(
         yield dict(zip(KEY, (variant.name, scale, rate, seed), strict=True)) | found
 
 
-def _bounds_of(trials: Trials, state) -> Row:
-    samples = len(trials.images.train_labels)
-    terms = bounds.network_bounds(state.params, trials.groups, samples=samples)
-    return {
-        f"{kind}_{name}": float(getattr(of_kind, name))
-        for kind, of_kind in terms._asdict().items()
-        for name in BOUNDS
-    }
+def _bounds(trials: Trials, state) -> Row:
+    return bounded(trials.groups, state, trials.images)
 
 
 # --- what is kept --------------------------------------------------------------------------------
@@ -173,9 +168,9 @@ def _open_folder(run_dir: Path, ablate: str, settings: Config, digest: str) -> N
                 f"{run_dir} holds trials of other settings or images; give another --run-dir."
             )
         return
-    if run_dir.exists() and (not run_dir.is_dir() or any(run_dir.iterdir())):
+    if is_taken(run_dir):
         raise UsageError(f"{run_dir} exists and is no comparison; name another --run-dir.")
-    run_dir.mkdir(parents=True, exist_ok=True)
+    make_run_dir(run_dir)
     report.write_json(path, content)
 
 
@@ -233,9 +228,8 @@ def _print(chosen: list[Row], title: str, ablate: str) -> None:
         errors.add_row(row["variant"], *numbers, *percents)
     console.print(errors)
     if BOUND_COLUMNS[0] in chosen[0]:
-        heads = [f"{name.split('_')[0].title()} {name[-4:]}" for name in BOUNDS]
-        for kind in ("groups", "layers"):
-            terms = _table(f"log of the bound, on {kind}", heads)
+        for kind in KINDS:
+            terms = _table(f"log of the bound, on {kind}", list(BOUNDS.values()))
             for row in chosen:
                 terms.add_row(row["variant"], *(f"{row[f'{kind}_{name}']:.1f}" for name in BOUNDS))
             console.print(terms)
@@ -270,13 +264,11 @@ def _draw_rates(path: Path, rows: list[Row], chosen: list[Row], title: str) -> N
         panel.set_yscale("log")
         panel.set_title(variant, fontsize=10)
         panel.set_xlabel("learning rate")
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("validation error (%)")
     panels[0].yaxis.set_major_formatter("{x:g}")
     panels[0].yaxis.set_minor_formatter("{x:g}")
     panels[0].legend(frameon=False, title="scale s")
-    figure.savefig(path, dpi=150)
+    report.save(figure, path)
 
 
 def _curve(rows: list[Row], variant: str, scale: float):
@@ -303,10 +295,9 @@ def _draw_bounds(path: Path, rows: list[Row], chosen: list[Row], title: str) -> 
         ]
         error.plot(errors, [place] * len(errors), "o", color="#8fb4d9")
         error.plot(100 * best["test_error"], place, "|", color="#1f4e79", markersize=14)
-    for panel, kind in ((of_groups, "groups"), (of_layers, "layers")):
-        for offset, (name, color) in enumerate(zip(BOUNDS, COLORS, strict=False)):
+    for panel, kind in zip((of_groups, of_layers), KINDS, strict=True):
+        for offset, ((name, label), color) in enumerate(zip(BOUNDS.items(), COLORS, strict=False)):
             values = [best[f"{kind}_{name}"] for best in chosen]
-            label = name.replace("_", " ").title()
             panel.barh(places + 0.25 * (offset - 1), values, 0.24, color=color, label=label)
         panel.axvline(0, color="0.4", linewidth=1)
         panel.set_xlabel(f"log of the bound, on {kind}")
@@ -314,7 +305,4 @@ def _draw_bounds(path: Path, rows: list[Row], chosen: list[Row], title: str) -> 
     error.set_xlabel("test error (%)")
     error.set_yticks(places, [best["variant"] for best in chosen])
     error.invert_yaxis()
-    for panel in (error, of_groups, of_layers):
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    report.save(figure, path)

@@ -6,11 +6,13 @@ a resumed run sees what the uninterrupted one would have seen.
 """
 
 import dataclasses
+import functools
 import hashlib
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from tqdm import tqdm
 
 from fgsgd_jax.experiments import _readers
 from fgsgd_jax.experiments._terminal import UsageError
@@ -84,7 +86,7 @@ def load(
     *,
     train_size: int | None = None,
     cache_dir: Path | None = None,
-    progress: Callable[[list[Path]], Iterable[Path]] = iter,
+    quiet: bool = True,
 ) -> ImageData:
     """Loads a data set. Nothing is downloaded.
 
@@ -95,11 +97,12 @@ def load(
             Digits come with scikit-learn and need none.
         train_size: How many training images to keep, of every class its share; None keeps all.
         cache_dir: Where decoded pictures are kept for the next time; None keeps nothing.
-        progress: Wraps the list of pictures while they are decoded.
+        quiet: Whether to show no progress while pictures are decoded.
 
     Raises:
         UsageError: If files are missing or damaged.
     """
+    progress = functools.partial(tqdm, desc="decoding", unit=" pictures", disable=quiet)
     arrays = _digits() if folder is None else _from_files(name, folder, cache_dir, progress)
     data = ImageData(name, *arrays)
     if train_size is None:

@@ -79,7 +79,7 @@ def fit(
         Path(settings.data_dir) if settings.data_dir else None,
         train_size=settings.train_size,
         cache_dir=cache_dir,
-        progress=functools.partial(tqdm, desc="decoding", unit=" pictures", disable=quiet),
+        quiet=quiet,
     )
     if digest not in (None, images.digest()):
         raise UsageError(
@@ -151,18 +151,11 @@ def prepared(settings: Config, images: data.ImageData, wrapped: Callable | None 
             f"--batch-size {settings.batch_size} is more than the {len(images.train_labels)} "
             "training images; give a smaller number."
         )
-    model = models.CNN(
-        settings.channels,
-        images.train_images.shape[1:],
-        images.classes,
-        rngs=nnx.Rngs(settings.seed),
-    )
+    model = network(settings, images, settings.seed)
     graph, params, averages = nnx.split(model, nnx.Param, nnx.BatchStat)
     half_life = RATE_HALVES_AFTER * steps_per_epoch(settings, images)
     schedule = functools.partial(fg.robbins_monro, transition_steps=half_life)
-    spec = None
-    if settings.optimizer != "sgd":
-        spec = _spec(settings, params, lambda: _map_sizes(model, images))
+    spec = None if settings.optimizer == "sgd" else spec_of(settings, model, images)
     if spec is not None:
         params = fg.project(params, spec)
     beside = schedule(settings.euclidean_learning_rate)
@@ -183,9 +176,34 @@ def prepared(settings: Config, images: data.ImageData, wrapped: Callable | None 
     )
 
 
-def _map_sizes(model: nnx.Module, images: data.ImageData) -> dict[str, int]:
-    one = jax.ShapeDtypeStruct((1, *images.train_images.shape[1:]), jnp.float32)
-    return fg_nnx.feature_map_sizes(model, one, training=False)
+def network(settings: Config, images: data.ImageData, seed: int) -> models.CNN:
+    """The network for these images, with fresh weights."""
+    shape = images.train_images.shape[1:]
+    return models.CNN(settings.channels, shape, images.classes, rngs=nnx.Rngs(seed))
+
+
+def spec_of(settings: Config, model: models.CNN, images: data.ImageData) -> Collection:
+    """The convolution kernels on the manifolds asked for, all else Euclidean.
+
+    Raises:
+        UsageError: If the manifolds or groups do not fit the network.
+    """
+    manifolds = tuple(getattr(fg, name.title())() for name in settings.manifolds)
+    map_sizes = None
+    if settings.scale == "literal":
+        one = jax.ShapeDtypeStruct((1, *images.train_images.shape[1:]), jnp.float32)
+        map_sizes = fg_nnx.feature_map_sizes(model, one, training=False)
+    try:
+        return fg.collection(
+            nnx.state(model, nnx.Param),
+            ("conv*/kernel", fg.pom(settings.scheme, manifolds, groups=settings.groups)),
+            default=None,
+            scale={"none": None, "literal": "geometric"}.get(str(settings.scale), settings.scale),
+            feature_map_sizes=map_sizes,
+            seed=settings.seed,
+        )
+    except ValueError as error:  # the library's sentence says what does not fit
+        raise UsageError(str(error)) from error
 
 
 def _rescaling(
@@ -203,23 +221,6 @@ def _rescaling(
         return state._replace(optimizer=optimizer)
 
     return rescaled
-
-
-def _spec(settings: Config, params: nnx.State, map_sizes: Callable) -> Collection:
-    """The convolution kernels on the manifolds asked for, all else Euclidean."""
-    manifolds = tuple(getattr(fg, name.title())() for name in settings.manifolds)
-    try:
-        kernels = fg.pom(settings.scheme, manifolds, groups=settings.groups)
-        return fg.collection(
-            params,
-            ("conv*/kernel", kernels),
-            default=None,
-            scale={"none": None, "literal": "geometric"}.get(str(settings.scale), settings.scale),
-            feature_map_sizes=map_sizes() if settings.scale == "literal" else None,
-            seed=settings.seed,
-        )
-    except ValueError as error:  # the library's sentence says what does not fit
-        raise UsageError(str(error)) from error
 
 
 def _optimizer(

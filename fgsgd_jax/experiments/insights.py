@@ -17,6 +17,10 @@ from fgsgd_jax.poms import Collection
 
 MOST_MARGINS = 5000
 
+BOUNDS = {name: name.replace("_", " ").title() for name in bounds.Bounds._fields[:3]}
+KINDS = bounds.NetworkBounds._fields
+BOUND_COLUMNS = tuple(f"{kind}_{name}" for kind in KINDS for name in BOUNDS)
+
 
 def diagnosed(
     settings: Config,
@@ -49,10 +53,14 @@ def diagnosed(
     del numbers["drift"]  # that of the weights after the step has a column of its own
     if settings.optimizer == "rsgd":  # which divides by no τ
         del numbers["tau"], numbers["normalized_share"]
-    for kind, terms in _bounds(spec, after, images)._asdict().items():
-        for name in ("neyshabur_2015", "bartlett_2017", "neyshabur_2018"):
-            numbers[f"{kind}_{name}"] = getattr(terms, name)
-    return {name: float(number) for name, number in numbers.items()}
+    return {name: float(number) for name, number in numbers.items()} | bounded(spec, after, images)
+
+
+def bounded(spec: Collection, state: TrainState, images: ImageData) -> dict[str, float]:
+    """The logarithms of the bounds of Table 1, by column."""
+    terms = _bounds(spec, state, images)
+    found = [getattr(getattr(terms, kind), name) for kind in KINDS for name in BOUNDS]
+    return dict(zip(BOUND_COLUMNS, map(float, found), strict=True))
 
 
 def _trace(settings: Config, state: TrainState) -> Any:

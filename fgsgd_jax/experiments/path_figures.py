@@ -1,7 +1,6 @@
 """The figures of the Path-SGD paper: which runs they need, their CSVs and drawings."""
 
 import dataclasses
-import functools
 import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -18,7 +17,8 @@ from tqdm import tqdm
 
 from fgsgd_jax.experiments import data, path_runs, report
 from fgsgd_jax.experiments._terminal import deferred_interrupts, make_run_dir
-from fgsgd_jax.experiments.path_runs import STARTS, Row, Vectors
+from fgsgd_jax.experiments.path_runs import STARTS, Vectors
+from fgsgd_jax.experiments.report import Row
 
 SMALLEST = 8  # units in figure 1, doubled up to --units
 EXPONENTS = range(6)  # rates 10^0 to 10^-5
@@ -52,7 +52,7 @@ def _make(args, run_dir: Path) -> int:
         args.data_dir,
         train_size=args.train_size,
         cache_dir=args.cache_dir,
-        progress=functools.partial(tqdm, desc="decoding", unit=" pictures", disable=args.quiet),
+        quiet=args.quiet,
     )
     make_run_dir(run_dir)
     settings = {name: str(value) for name, value in vars(args).items() if value is not None}
@@ -179,7 +179,7 @@ def draw_figure_1(path: Path, rows: list[Row], title: str) -> None:
     panel.set_xlabel("hidden units")
     panel.set_ylabel("classification error (%)")
     panel.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    report.save(figure, path)
 
 
 # --- figures 2 and 3 -----------------------------------------------------------------------------
@@ -278,7 +278,7 @@ def draw_figure_2(path: Path, rows: list[Row], title: str) -> None:
     panel.set_ylabel("training cross-entropy")
     panel.set_yscale("log")
     panel.legend(frameon=False)
-    figure.savefig(path, dpi=150)
+    report.save(figure, path)
 
 
 def draw_figure_3(path: Path, rows: list[Row], title: str) -> None:
@@ -297,7 +297,7 @@ def draw_figure_3(path: Path, rows: list[Row], title: str) -> None:
     panels[0].set_yscale("log")
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=3, loc="outside lower center")
-    figure.savefig(path, dpi=150)
+    report.save(figure, path)
 
 
 def _draw_curves(panel, rows: list[Row], quantity: str, factor: float, optimizers) -> None:
@@ -329,11 +329,7 @@ def _panels(number: int, title: str):
     width = 4.2 * number if number > 1 else 5.2
     figure = Figure(figsize=(width, 4.1 if number > 1 else 3.8), layout="constrained")
     figure.suptitle(title, fontsize=11)
-    panels = np.atleast_1d(figure.subplots(1, number))
-    for panel in panels:
-        panel.grid(alpha=0.25)
-        panel.spines[["top", "right"]].set_visible(False)
-    return figure, panels
+    return figure, np.atleast_1d(figure.subplots(1, number))
 
 
 def _print(summary: dict) -> None:

@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 from collections.abc import Callable, Iterator
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,12 +11,11 @@ import optax
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.data import ImageData, stratified_order
+from fgsgd_jax.experiments.report import Row
 
 BATCH_SIZE = 100  # the paper's
 SIDE = 10  # of the images of figure 1: 100 pixels
 EVALUATED = 10_000  # of each set of images, most
-
-Row = dict[str, Any]
 
 
 @dataclasses.dataclass(frozen=True)

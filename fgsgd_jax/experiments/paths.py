@@ -11,38 +11,15 @@ summary.json.
 """
 
 import argparse
-from pathlib import Path
 
-from fgsgd_jax.experiments import _terminal, data
+from fgsgd_jax.experiments import _arguments, _terminal, data
 from fgsgd_jax.experiments._terminal import UsageError
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the arguments of this command to its parser."""
     whole = _terminal.whole_number
-    images = parser.add_argument_group("data")
-    images.add_argument(
-        "--data",
-        help="digits come with scikit-learn, the others from --data-dir (default: digits)",
-        type=_terminal.one_of(data.NAMES),
-        default="digits",
-        metavar="|".join(data.NAMES),
-    )
-    images.add_argument(
-        "--data-dir",
-        help="where the data lie, in the forms that `train` reads; nothing is downloaded",
-        type=Path,
-        metavar="DIR",
-    )
-    images.add_argument(
-        "--train-size",
-        help="use only N of the training images (default: all)",
-        type=whole(12),
-        metavar="N",
-    )
-    images.add_argument(
-        "--cache-dir", help="keep decoded pictures here for the next run", type=Path, metavar="DIR"
-    )
+    _arguments.add_images(parser.add_argument_group("data"), fewest=12)
     size = parser.add_argument_group("size")
     size.add_argument(
         "--figures",
@@ -89,14 +66,10 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         default="float64",
         metavar="TYPE",
     )
-    run = parser.add_argument_group("run")
-    run.add_argument(
-        "--run-dir",
-        help="a new folder for the results (default: runs/paths-<data>-<time>)",
-        type=Path,
-        metavar="DIR",
+    _arguments.add_results(
+        parser.add_argument_group("run"),
+        "a new folder for the results (default: runs/paths-<data>-<time>)",
     )
-    run.add_argument("--quiet", help="print only the run folder", action="store_true")
 
 
 def main(args: argparse.Namespace) -> int:

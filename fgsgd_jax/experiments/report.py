@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,10 +10,12 @@ import numpy as np
 import rich.box
 import rich.console
 import rich.table
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
 from fgsgd_jax.experiments._terminal import UsageError
+from fgsgd_jax.experiments.insights import BOUND_COLUMNS, BOUNDS, KINDS
 
 METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "metrics.csv", "summary.json", "curves.png"
 DIAGNOSTICS_FILE, MARGINS_FILE = "diagnostics.png", "margins.png"
@@ -30,12 +32,7 @@ INSIGHTS = (
     "tau",
     "normalized_share",
     "angle",
-    "groups_neyshabur_2015",
-    "groups_bartlett_2017",
-    "groups_neyshabur_2018",
-    "layers_neyshabur_2015",
-    "layers_bartlett_2017",
-    "layers_neyshabur_2018",
+    *BOUND_COLUMNS,
 )
 METRICS = (
     "epoch",
@@ -132,14 +129,7 @@ def draw_diagnostics(path: Path, rows: Sequence[Row], title: str) -> None:
         (
             "log of the bound",
             "linear",
-            {
-                "groups, Neyshabur 2015": "groups_neyshabur_2015",
-                "groups, Bartlett 2017": "groups_bartlett_2017",
-                "groups, Neyshabur 2018": "groups_neyshabur_2018",
-                "layers, Neyshabur 2015": "layers_neyshabur_2015",
-                "layers, Bartlett 2017": "layers_bartlett_2017",
-                "layers, Neyshabur 2018": "layers_neyshabur_2018",
-            },
+            {f"{kind}, {BOUNDS[name]}": f"{kind}_{name}" for kind in KINDS for name in BOUNDS},
         ),
     )
     figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
@@ -162,8 +152,8 @@ def draw_diagnostics(path: Path, rows: Sequence[Row], title: str) -> None:
         panel.set_ylabel(label)
         if len(series) > 1 and panel.lines:
             panel.legend(frameon=False, fontsize=8, handlelength=3)
-    _finish(figure, len(rows))
-    figure.savefig(path, dpi=150)
+    _over_epochs(figure.axes, len(rows))
+    save(figure, path)
 
 
 def draw_margins(path: Path, margins: np.ndarray, title: str) -> None:
@@ -175,19 +165,23 @@ def draw_margins(path: Path, margins: np.ndarray, title: str) -> None:
     panel.axvline(0, color="0.4", linewidth=1)
     panel.set_xlabel("normalized margin of a training image (Bartlett et al., 2017)")
     panel.set_ylabel("density")
-    panel.grid(alpha=0.25)
-    panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    save(figure, path)
 
 
-def _finish(figure: Figure, epochs: int) -> None:
+def _over_epochs(panels: Iterable[Axes], epochs: int) -> None:
     """Axes over epochs, all alike."""
-    for panel in figure.axes:
+    for panel in panels:
         panel.set_xlabel("epoch")
         panel.set_xlim(0.5, epochs + 0.5)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure, its panels with a faint grid and without the box around them."""
+    for panel in figure.axes:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
+    figure.savefig(path, dpi=150)
 
 
 def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
@@ -234,5 +228,5 @@ def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
         )
         axes[2].set_ylim(resolution / 20, max(100 * resolution, 3 * max(drift)))
         axes[2].set_ylabel("drift: largest distance from a manifold")
-    _finish(figure, len(rows))
-    figure.savefig(path, dpi=150)
+    _over_epochs(figure.axes, len(rows))
+    save(figure, path)

@@ -8,7 +8,7 @@ gives bit for bit what the uninterrupted one would have given on the same machin
 import argparse
 from pathlib import Path
 
-from fgsgd_jax.experiments import _terminal, config, data
+from fgsgd_jax.experiments import _arguments, _terminal, config, data
 from fgsgd_jax.experiments._terminal import UsageError
 from fgsgd_jax.experiments.config import MANIFOLDS, OPTIMIZERS, SCHEMES, Config, spelled
 
@@ -50,12 +50,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(1),
         metavar="N",
     )
-    images.add_argument(
-        "--cache-dir",
-        help="keep decoded pictures here for the next run (default: decode each time)",
-        type=Path,
-        metavar="DIR",
-    )
+    _arguments.add_cache_dir(images)
 
     method = parser.add_argument_group("network and optimizer")
     rates = ", ".join(f"{rate:g} for {name}" for name, rate in config.LEARNING_RATES.items())
@@ -163,11 +158,8 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=whole(0),
         metavar="N",
     )
-    run.add_argument(
-        "--run-dir",
-        help="a new folder for the results (default: runs/<data>-<optimizer>-<time>)",
-        type=Path,
-        metavar="DIR",
+    _arguments.add_results(
+        run, "a new folder for the results (default: runs/<data>-<optimizer>-<time>)"
     )
     run.add_argument(
         "--resume",
@@ -175,7 +167,6 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         type=Path,
         metavar="DIR",
     )
-    run.add_argument("--quiet", help="print only the run folder", action="store_true")
 
 
 def main(args: argparse.Namespace) -> int:

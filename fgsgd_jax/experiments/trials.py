@@ -9,19 +9,17 @@ import math
 from collections.abc import Callable
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
 from flax import nnx
 
 import fgsgd_jax as fg
-from fgsgd_jax.experiments import data, fit, models, steps
+from fgsgd_jax.experiments import data, fit, steps
 from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.data import ImageData
+from fgsgd_jax.experiments.report import Row
 from fgsgd_jax.experiments.steps import TrainState
-
-Row = dict[str, Any]
 
 
 def split(images: ImageData) -> tuple[ImageData, np.ndarray, np.ndarray]:
@@ -47,10 +45,8 @@ class Trials:
         self.images, self.held_out, self.held_out_labels = split(images)
         self.training = fit.prepared(settings, self.images, _with_injected_rate)
         # Plain SGD has the groups, too, for the bounds on them.
-        on_manifolds = dataclasses.replace(settings, optimizer="fgsgd")
-        spec = self.training.spec or fit.prepared(on_manifolds, self.images).spec
-        assert spec is not None
-        self.groups = spec
+        model = fit.network(settings, self.images, settings.seed)
+        self.groups = self.training.spec or fit.spec_of(settings, model, self.images)
 
     def run(
         self, learning_rate: float, seed: int, scale: float = 1.0, measure: Callable | None = None
@@ -91,21 +87,17 @@ class Trials:
         return steps.loss_and_error(self.training.outputs(state, images), labels)[1]
 
     def _start(self, learning_rate: float, seed: int, scale: float) -> TrainState:
-        settings, spec = self.settings, self.training.spec
-        shape = self.images.train_images.shape[1:]
-        model = models.CNN(settings.channels, shape, self.images.classes, rngs=nnx.Rngs(seed))
+        model = fit.network(self.settings, self.images, seed)
         _, params, statistics = nnx.split(model, nnx.Param, nnx.BatchStat)
-        optimizer = self.training.state.optimizer
+        anew: dict[str, Any] = {"first_rate": jnp.asarray(learning_rate)}
+        spec = self.training.spec
         if spec is not None:
-            params = fg.project(params, spec)
-            if scale != 1:
-                stds = {path: 1 / scale for path in spec.feature_std()}
-                params = fg.project(params, spec, feature_std=stds)
-                optimizer = fg.set_feature_std(optimizer, stds)
-                optimizer = jax.tree.map(_arrived, optimizer, is_leaf=_has_scale)
-        return TrainState(
-            params, statistics, optax.tree.set(optimizer, first_rate=jnp.asarray(learning_rate))
-        )
+            # A multiple of the scale is, to the optimizer, a λ that the weights are at already.
+            stds = spec.feature_std({path: 1 / scale for path in spec.feature_std()})
+            params = fg.project(params, spec, feature_std=stds)
+            anew |= {"feature_std": stds, "next_feature_std": stds}
+        optimizer = optax.tree.set(self.training.state.optimizer, **anew)
+        return TrainState(params, statistics, optimizer)
 
 
 def _with_injected_rate(of_rate: Callable, rate: float) -> optax.GradientTransformation:
@@ -115,12 +107,3 @@ def _with_injected_rate(of_rate: Callable, rate: float) -> optax.GradientTransfo
         return of_rate(first_rate)
 
     return optax.inject_hyperparams(made)(first_rate=rate)
-
-
-def _has_scale(node: Any) -> bool:
-    return hasattr(node, "next_feature_std")
-
-
-def _arrived(node: Any) -> Any:
-    """The state of a link whose weights are at the scale that was set, not on their way there."""
-    return node._replace(feature_std=node.next_feature_std) if _has_scale(node) else node

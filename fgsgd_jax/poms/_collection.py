@@ -20,6 +20,7 @@ import numpy as np
 from jax.core import Tracer
 from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
 
+from fgsgd_jax._text import aligned
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.poms._components import (
     Component,
@@ -152,9 +153,7 @@ class Collection:
         rows = [header] + [_describe(path, shape, layer) for (path, layer), shape in pairs]
         if all(layer.gamma is None for _, layer in self.on_manifolds()):
             rows = [row[:-1] for row in rows]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(map(str.ljust, row, widths)).rstrip() for row in rows)
-        return "\n".join(lines)
+        return "\n".join(aligned(rows))
 
     def __repr__(self) -> str:
         placed = sum(1 for _ in self.on_manifolds())

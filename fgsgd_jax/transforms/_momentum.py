@@ -49,9 +49,7 @@ def trace_on_manifold(
 
     def init_fn(params):
         trace = optax.tree.zeros_like(params, dtype=accumulator_dtype)
-        return TraceOnManifoldState(
-            trace, spec.kinds(), spec.feature_std(), spec.feature_std()
-        )
+        return TraceOnManifoldState(trace, spec.kinds(), spec.feature_std(), spec.feature_std())
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args

@@ -25,6 +25,7 @@ from fgsgd_jax.experiments.bench._settings import (
     placed,
     update_of,
 )
+from fgsgd_jax.experiments.report import save
 
 SMALLEST = 10_000
 PER_DECADE = 2
@@ -167,10 +168,8 @@ def _draw(path: Path, content: dict[str, Any]) -> None:
         )
     axes.set_xlabel("3×3 components")
     axes.set_ylabel("time of an update (ms)")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
     axes.legend(fontsize=9, framealpha=1, edgecolor="none")
     try:
-        figure.savefig(path, dpi=150)
+        save(figure, path)
     except OSError as error:
         raise UsageError(f"{path} cannot be drawn ({error}).") from error
