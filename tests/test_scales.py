@@ -262,8 +262,14 @@ class Net(nnx.Module):
         return self.head(x.mean((1, 2)))
 
 
-def test_rescaling_a_normalized_network_leaves_its_loss():
-    """With the statistics of one input channel: all of a kernel by one number, as BN undoes it."""
+MEASURED = {"conv1/kernel": [0.37], "conv2/kernel": [0.1, 0.3, 2.0, 0.5, 4.0, 1.0]}
+
+
+@pytest.mark.parametrize("given", ["measured", "one number"])
+def test_rescaling_a_normalized_network_leaves_its_loss(given):
+    """Where a kernel has one λ: batch normalization undoes the multiple of it."""
+    # The variance over all features of the channels is the mean of theirs.
+    pooled = {path: np.mean(np.square(stds)) ** 0.5 for path, stds in MEASURED.items()}
     model = Net()
     x = jax.random.normal(jax.random.key(1), (16, 6, 6, 1))
     labels = jnp.arange(16) % 3
@@ -277,15 +283,17 @@ def test_rescaling_a_normalized_network_leaves_its_loss():
         return optax.softmax_cross_entropy_with_integer_labels(model(x), labels).mean()
 
     before = float(loss(model))
-    optimizer.opt_state = fg.set_feature_std(
-        optimizer.opt_state, {"conv1/kernel": 0.37, "conv2/kernel": 5.0}
-    )
+    if given == "measured":
+        stds = {path: jnp.array(stds) for path, stds in MEASURED.items()}
+        optimizer.opt_state = fg.set_feature_std(optimizer.opt_state, stds, pooled=True)
+    else:
+        optimizer.opt_state = fg.set_feature_std(optimizer.opt_state, pooled)
     zeros = jax.tree.map(jnp.zeros_like, nnx.state(model, nnx.Param))
     layers = (model.conv1, model.conv2)
     lengths = [np.linalg.norm(layer.kernel[...]) for layer in layers]
     optimizer.update(model, zeros)
     shorter = [np.linalg.norm(layer.kernel[...]) for layer in layers]
-    np.testing.assert_allclose(np.divide(lengths, shorter), [0.37, 5.0], rtol=1e-5)
+    np.testing.assert_allclose(np.divide(lengths, shorter), list(pooled.values()), rtol=1e-5)
     assert abs(float(loss(model)) - before) < 1e-5
     assert fg.get_feature_std(optimizer.opt_state)["conv2/kernel"].shape == (6,)
 

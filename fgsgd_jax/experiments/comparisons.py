@@ -50,6 +50,7 @@ class Variant:
 
 
 SCALES = (10.0, 1.0, 0.1)
+BY_FEATURES = {"scale": "geometric", "feature_batches": 10}
 ABLATIONS: dict[str, tuple[Variant, ...]] = {
     "coordinates": (
         Variant("unit", {"scale": "geometric", "coordinates": "unit"}, scales=SCALES),
@@ -62,11 +63,9 @@ ABLATIONS: dict[str, tuple[Variant, ...]] = {
         Variant("unit scale", {}),
         Variant("geometric", {"scale": "geometric"}),
         Variant("literal", {"scale": "literal"}),
-        Variant("geometric, features", {"scale": "geometric", "feature_batches": 10}),
-        Variant(
-            "geometric, features ≥ 1",
-            {"scale": "geometric", "feature_batches": 10, "min_std": 1.0},
-        ),
+        Variant("λ of channels", BY_FEATURES),
+        Variant("λ of channels ≥ 1", BY_FEATURES | {"min_std": 1.0}),
+        Variant("λ of kernels", BY_FEATURES | {"feature_std": "kernel"}),
     ),
 }
 

@@ -13,6 +13,7 @@ from fgsgd_jax.poms import SCHEMES as SCHEMES
 from fgsgd_jax.poms import Scheme as Scheme
 
 SCALES = ("none", "geometric", "literal")
+FEATURE_STDS = ("channel", "kernel")
 COORDINATES = ("unit", "scaled")
 OPTIMIZERS = ("sgd", "fgsgd", "rsgd")
 MANIFOLDS = {"sphere": "sp", "oblique": "ob", "stiefel": "st", "euclidean": "euc"}
@@ -43,6 +44,7 @@ class Config:
     momentum: float = 0.9
     scale: str | float = "none"
     feature_batches: int = 0
+    feature_std: str = "channel"
     min_std: float = 0.1
     coordinates: str | float = "unit"
     weight_decay: float = 0.0
@@ -54,7 +56,7 @@ class Config:
         manifolds = f" {self.scheme} {'+'.join(self.manifolds)}" if self.optimizer != "sgd" else ""
         scale = "" if self.scale == "none" else f" · scale {spelled(self.scale)}"
         if self.feature_batches:
-            scale += " by features"
+            scale += " by features" + " of kernels" * (self.feature_std == "kernel")
         return f"{self.data} · {self.optimizer}{manifolds}{scale} · seed {self.seed}"
 
 
@@ -76,7 +78,7 @@ def configured(given: Mapping[str, Any]) -> Config:
     return config
 
 
-_RESCALING = ("scale", "feature_batches", "min_std", "coordinates")
+_RESCALING = ("scale", "feature_batches", "feature_std", "min_std", "coordinates")
 
 
 def _require_sense(config: Config, given: Mapping[str, Any]) -> None:

@@ -217,7 +217,12 @@ def _rescaling(
 
     def rescaled(state, epoch):
         stds = measure(state, settings.seed, epoch)
-        optimizer = fg.set_feature_std(state.optimizer, stds, min_std=settings.min_std)
+        optimizer = fg.set_feature_std(
+            state.optimizer,
+            stds,
+            min_std=settings.min_std,
+            pooled=settings.feature_std == "kernel",
+        )
         return state._replace(optimizer=optimizer)
 
     return rescaled

@@ -126,6 +126,14 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
     )
     add(
         method,
+        "--feature-std",
+        "channel: a standard deviation for each input channel, as the paper; kernel: one for all "
+        "of a kernel, so that batch normalization undoes what re-scaling does to the features",
+        type=one_of(config.FEATURE_STDS),
+        metavar="|".join(config.FEATURE_STDS),
+    )
+    add(
+        method,
         "--min-std",
         "the least standard deviation to divide by; 1 as the paper wants it",
         type=real(0),

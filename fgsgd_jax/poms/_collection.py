@@ -503,7 +503,10 @@ def _placed_like(value: jax.Array, weight) -> jax.Array:
 
 
 def checked_feature_stds(
-    measured: Any, channels: Mapping[str, tuple[int, ...]], min_std: float | None = None
+    measured: Any,
+    channels: Mapping[str, tuple[int, ...]],
+    min_std: float | None = None,
+    pooled: bool = False,
 ) -> dict[str, jax.Array]:
     """Measured λ by path, in the shapes that `Layer.feature_channels` tells."""
     stds = dict(leaves_with_paths(measured))
@@ -514,7 +517,7 @@ def checked_feature_stds(
             f"scale are {_listed(channels)}. Measure those only: feature_std(…, spec=spec)."
         )
     return {
-        path: checked_feature_std(path, given, channels[path], min_std)
+        path: checked_feature_std(path, given, channels[path], min_std, pooled)
         for path, given in stds.items()
     }
 

@@ -147,7 +147,11 @@ def step_radius(coordinates: Coordinates, s: jax.Array | None) -> tuple[Any, Any
 
 
 def checked_feature_std(
-    path: str, given: Any, shape: tuple[int, ...], min_std: float | None = None
+    path: str,
+    given: Any,
+    shape: tuple[int, ...],
+    min_std: float | None = None,
+    pooled: bool = False,
 ) -> jax.Array:
     """λ of a weight in the shape its layer wants, after a look at the values where they are known.
 
@@ -158,6 +162,7 @@ def checked_feature_std(
         given: Standard deviations, one for each input channel, or one for all.
         shape: `Layer.feature_channels`.
         min_std: Smaller ones are raised to this.
+        pooled: Whether all channels get one λ, whatever a component holds.
 
     Raises:
         ValueError: If there are not as many as input channels, or some are NaN, infinite, negative,
@@ -176,8 +181,8 @@ def checked_feature_std(
         _check_values(path, np.atleast_1d(np.asarray(stds, np.float64)), min_std)
     if min_std is not None:
         stds = jnp.maximum(stds, min_std)
-    if not shape and stds.ndim:
-        return jnp.sqrt(jnp.mean(stds**2))
+    if stds.ndim and (pooled or not shape):
+        stds = jnp.sqrt(jnp.mean(stds**2))
     return jnp.broadcast_to(stds, shape)
 
 

@@ -13,7 +13,9 @@ import jax.numpy as jnp
 from fgsgd_jax.poms import checked_feature_stds
 
 
-def set_feature_std(state: Any, stds: Any, *, min_std: float | None = None) -> Any:
+def set_feature_std(
+    state: Any, stds: Any, *, min_std: float | None = None, pooled: bool = False
+) -> Any:
     """The optimizer state with newly measured feature statistics λ; scales become s = γ/λ.
 
     The next update moves the weights to the re-scaled manifolds, W ← (s_new/s_old)·W, and takes its
@@ -27,6 +29,9 @@ def set_feature_std(state: Any, stds: Any, *, min_std: float | None = None) -> A
             input channels, or one number. Weights that are not named keep theirs.
         min_std: Smaller ones are raised to this; 1 clips λ as the paper wants it. None raises
             none, and then none may be zero.
+        pooled: Whether all input channels of a weight get one λ, the root of their mean variance.
+            That multiplies the weight as a whole, which normalization behind it undoes. λ by
+            channel, the paper's, changes what the weight computes.
 
     Returns:
         The new state.
@@ -60,7 +65,7 @@ def set_feature_std(state: Any, stds: Any, *, min_std: float | None = None) -> A
             "optimizer and its state from it."
         )
     shapes = {path: tuple(jax.tree.leaves(std)[0].shape) for path, std in known.items()}
-    checked = checked_feature_stds(stds, shapes, min_std)
+    checked = checked_feature_stds(stds, shapes, min_std, pooled)
 
     def renewed(old: dict[str, Any]) -> dict[str, Any]:
         return {

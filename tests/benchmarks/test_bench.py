@@ -314,7 +314,11 @@ def test_the_share_of_a_step_is_measured(capsys, monkeypatch):
     ]
     for row in rows:
         assert row["share"] == row["update_seconds"] / row["step_seconds"]
-    assert f"{rows[1]['share']:.2%}" in printed(capsys, share, content)
+    features = content["features"]
+    assert features["share"] > 0
+    out = printed(capsys, share, content)
+    assert f"{rows[1]['share']:.2%}" in out
+    assert f"{features['share']:.2%} of an epoch of 25,000 steps" in out
 
 
 def test_compilation_is_measured(capsys):

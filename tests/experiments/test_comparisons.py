@@ -91,7 +91,7 @@ def test_scales_are_compared_with_their_bounds(tmp_path, capsys):
     assert bounds["literal"] < bounds["geometric"] < bounds["unit scale"]
     out = capsys.readouterr().out
     assert "log of the bound, on groups" in out
-    assert "geometric, features" in out
+    assert "λ of kernels" in out
 
 
 def test_a_folder_of_something_else_is_not_touched(folder, tmp_path, capsys):
