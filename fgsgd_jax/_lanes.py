@@ -88,15 +88,35 @@ def stage(function: Callable, like: jax.Array, *, after: jax.Array | None = None
         like: An array of the size it works on.
         after: From `done`, something that has to be computed before.
     """
-    if jax.default_backend() != "cpu" or like.size < STAGED_SIZE:
+    if not _is_staged(like):
         return function()
-    always = lax.optimization_barrier(jnp.array(True)) if after is None else (after | 1) != 0
     result = jax.eval_shape(function)
 
     def never():
         return jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), result)
 
-    return lax.cond(always, function, never)
+    return lax.cond(_always(after), function, never)
+
+
+def stage_either(
+    which: jax.Array, function: Callable, otherwise: Callable, like: jax.Array, *, after=None
+) -> Any:
+    """`function()`, or `otherwise()` where the scalar `which` is false, as a stage.
+
+    Where nothing is staged the function, which may always stand for the other one.
+    """
+    if not _is_staged(like):
+        return function()
+    return lax.cond(which & _always(after), function, otherwise)
+
+
+def _is_staged(like: jax.Array) -> bool:
+    return jax.default_backend() == "cpu" and like.size >= STAGED_SIZE
+
+
+def _always(after: jax.Array | None) -> jax.Array:
+    """True, which the compiler does not know."""
+    return lax.optimization_barrier(jnp.array(True)) if after is None else (after | 1) != 0
 
 
 def done(x: jax.Array | None = None) -> jax.Array | None:
@@ -342,23 +362,27 @@ def rotation_3x3(w: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.stack([*(c / sigma * (t * w[k]) for k in range(3)), sigma])
 
 
-def turned_3x3(x: jax.Array, rotation: jax.Array) -> jax.Array:
+def turned_3x3(x: jax.Array, rotation: jax.Array, *, polished: bool = True) -> jax.Array:
     """The polar factor of x + t·v, less x, for the tangent v = x·hat(w) at a 3×3 x.
 
     Given r, the `rotation_3x3` of w and t: 1 + t·hat(w) has the eigenvalues 1 and 1 ± i‖tw‖, so
-    its polar factor is r, exactly, for every length. Before it comes a Newton-Schulz step,
-    1 − ½(xᵀx − 1), which removes the rounding of x. Less x, that is x·(r − 1 − ½(xᵀ(xr) − r)).
+    its polar factor is r, exactly, for every length. Polished, a Newton-Schulz step comes before
+    it, 1 − ½E with E = xᵀx − 1, which removes the rounding of x. Less x, the result is x·(r − 1) or
+    x·(r − 1 − ½Er).
     """
     *p, sigma = rotation
+    e = {}
+    for m, n in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)):
+        e[m, n] = e[n, m] = _sum(x[i, m] * x[i, n] for i in range(3)) - (m == n)
     columns = []
     for j, a, b in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         turn = {j: -(p[a] * p[a] + p[b] * p[b])}  # column j of r − 1
         turn[a] = p[j] * p[a] + sigma * p[b]
         turn[b] = p[j] * p[b] - sigma * p[a]
-        r = turn | {j: 1 + turn[j]}
-        xr = [_sum(x[i, k] * r[k] for k in range(3)) for i in range(3)]
-        k = [turn[m] - 0.5 * (_sum(x[i, m] * xr[i] for i in range(3)) - r[m]) for m in range(3)]
-        columns.append(_sum(x[:, m] * k[m] for m in range(3))[:, None])
+        if polished:
+            r = turn | {j: 1 + turn[j]}
+            turn = {m: turn[m] - 0.5 * _sum(e[m, n] * r[n] for n in range(3)) for m in range(3)}
+        columns.append(_sum(x[:, m] * turn[m] for m in range(3))[:, None])
     return jnp.concatenate(columns, axis=1)
 
 

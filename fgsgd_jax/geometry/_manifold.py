@@ -126,6 +126,15 @@ class Manifold(abc.ABC):
         del factor
         return self.retract(x, t * v) - x
 
+    def rough_displacement(
+        self, x: jax.Array, v: jax.Array, t: jax.Array, factor: Any, /
+    ) -> jax.Array:
+        """`displacement` that leaves the rounding of x as it is, if that is cheaper.
+
+        What rounding adds in a few such steps, one `displacement` removes.
+        """
+        return self.displacement(x, v, t, factor)
+
     def transport(self, x: jax.Array, y: jax.Array, v: jax.Array, /) -> jax.Array:
         """Carries the tangent vector v from x to y, by projection on the tangent space at y."""
         del x

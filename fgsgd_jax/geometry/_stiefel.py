@@ -122,6 +122,11 @@ class Stiefel(Manifold):
             return self.retract(x, t * v) - x
         return _lanes.turned_3x3(x, factor)
 
+    def rough_displacement(self, x, v, t, factor, /):
+        if factor is None:
+            return self.displacement(x, v, t, factor)
+        return _lanes.turned_3x3(x, factor, polished=False)
+
     def exp(self, x, v, /):
         """The geodesic of the Euclidean metric; NaN where ‖v‖ is so large that no digit is left."""
         require_points(self, x)

@@ -72,12 +72,15 @@ class Dealt(NamedTuple):
         t: jax.Array,
         factors: tuple,
         movers: jax.Array,
+        *,
+        rough: bool = False,
     ) -> jax.Array:
-        """R(x, t·v) − x, and 0 in lanes that stand still."""
+        """R(x, t·v) − x, and 0 in lanes that stand still; rough where rounding may stay."""
 
         def moved(position, manifold, v, factor):
             shown = self._shown(position, x, v) if factor is None else (x, v)
-            return manifold.displacement(*shown, t, factor)
+            verb = manifold.rough_displacement if rough else manifold.displacement
+            return verb(*shown, t, factor)
 
         count = len(self.manifolds)
         answers = map(moved, range(count), self.manifolds, tangents, factors)

@@ -246,6 +246,7 @@ class Layer:
         nesterov: bool,
         by: Callable | None,
         per_component: bool,
+        polish: jax.Array | None,
         after: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
         """A whole step: `to_tangent`, momentum, `divide_groups` and `retract`, in fewer passes.
@@ -264,6 +265,8 @@ class Layer:
             nesterov: Whether to look ahead.
             by: As for `divide_groups`; None divides by nothing.
             per_component: As for `divide_groups`.
+            polish: Whether this is a step that removes rounding where that costs much; None for
+                every one of them.
             after: From `_lanes.done`, what has to be computed before.
 
         Returns:
@@ -319,11 +322,17 @@ class Layer:
             still = (t * t * squares == 0) | (t == 0)
             return dealt.step_factors(x(), tangents(), t, normals), dealt.movers(still)
 
-        def displacement():
-            return dealt.displacement(x(), tangents(), t, factors, movers)
+        def displacement(rough=False):
+            return dealt.displacement(x(), tangents(), t, factors, movers, rough=rough)
 
         factors, movers = stage(decided)
-        moved = stage(displacement) if entangled else displacement()
+        if not entangled:
+            moved = displacement()
+        elif polish is None:
+            moved = stage(displacement)
+        else:
+            rough = functools.partial(displacement, rough=True)
+            moved = _lanes.stage_either(polish, displacement, rough, weight, after=after)
         finished = _lanes.done(moved if entangled else movers)
         return self._update(x, moved, s, s_next, weight.dtype), new_trace, finished
 
@@ -366,8 +375,11 @@ class Layer:
         if groups is None:
             axes = summed_axes(self.scheme, self.component)
             return _lanes.safe_sqrt(jnp.sum(squares, axis=axes, keepdims=True))
+        if jax.device_count() == 1:
+            # XLA would copy them into one axis; on several devices that would gather them.
+            groups, squares = jnp.ravel(groups), jnp.ravel(squares)
         sums = jnp.zeros(self.stacked * self.groups, squares.dtype)
-        return _lanes.safe_sqrt(sums.at[groups].add(squares))
+        return _lanes.safe_sqrt(sums.at[groups].add(squares, mode="promise_in_bounds"))
 
     def _spread(self, numbers: jax.Array, groups) -> jax.Array:
         """One number per group, as one that broadcasts against the components."""

@@ -35,6 +35,10 @@ class DescendOnManifoldsState(NamedTuple):
     next_feature_std: dict[str, jax.Array]
 
 
+# Rounding is removed from weights once in so many steps, where that costs as much as a step: until
+# then it grows to no more than a few units in the last place.
+POLISHED_EVERY = 8
+
 Normalization = Literal["group", "component"] | None
 
 
@@ -103,6 +107,7 @@ def descend_on_manifolds(
                 state.groups.get(path),
                 (state.feature_std.get(path), state.next_feature_std.get(path)),
                 (rate, 0.0 if decay is None else decay, *numbers),
+                state.count,
                 after,
             )
             return _Pair(update, new_trace)
@@ -146,6 +151,7 @@ def _descend(
     groups,
     stds,
     numbers,
+    count,
     after,
 ):
     nesterov, normalization, coordinates = options
@@ -153,6 +159,8 @@ def _descend(
     dtype = _lanes.working_dtype(weight.dtype)
     # Injected hyper-parameters arrive in the dtype of the parameters; geometry is in a longer one.
     numbers = [jnp.asarray(number, dtype) for number in numbers]
+    # What a shorter dtype rounds is much, and removed at once.
+    polish = count % POLISHED_EVERY == 0 if weight.dtype == dtype else None
     return layer.descend(
         weight,
         gradient,
@@ -165,5 +173,6 @@ def _descend(
         nesterov=nesterov,
         by=None if normalization is None else normalizer,
         per_component=normalization == "component",
+        polish=polish,
         after=after,
     )
