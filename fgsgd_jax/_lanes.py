@@ -23,10 +23,14 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 # Up to this many entries a matrix is worked entry by entry. 11×11, the largest common receptive
 # field, still is; beyond it the unrolled program compiles slowly and matrix products win.
-UNROLLED_SIZE = 128
+UNROLLED_SIZE = 121
+# The same where all points together fit in the cache: there a few terms compile as fast as a sum,
+# and more of them, such as those of the 7×7 kernels of a first layer, for seconds to gain nothing.
+UNROLLED_SIZE_OF_FEW = 9
 
 # Side of the largest matrix that Gram-Schmidt and elimination unroll column by column; longer ones
 # take a loop over the columns, whose compile time does not grow.
@@ -61,16 +65,12 @@ def working_dtype(dtype) -> jnp.dtype:
 
 
 def _is_small(x: jax.Array) -> bool:
-    return x.shape[0] * x.shape[1] <= UNROLLED_SIZE
+    most = UNROLLED_SIZE_OF_FEW if x.size < STAGED_SIZE else UNROLLED_SIZE
+    return x.shape[0] * x.shape[1] <= most
 
 
 def _sum(terms: Iterable[jax.Array]) -> jax.Array:
     return functools.reduce(operator.add, terms)
-
-
-def _settle(x: jax.Array) -> jax.Array:
-    """Keeps XLA's CPU compiler from recomputing a small product inside each of its users."""
-    return lax.optimization_barrier(x) if jax.default_backend() == "cpu" else x
 
 
 def stage(function: Callable, like: jax.Array, *, after: jax.Array | None = None) -> Any:
@@ -111,7 +111,9 @@ def stage_either(
 
 
 def _is_staged(like: jax.Array) -> bool:
-    return jax.default_backend() == "cpu" and like.size >= STAGED_SIZE
+    # Outside of a compiled function nothing is computed twice.
+    compiled = isinstance(like, Tracer)
+    return compiled and jax.default_backend() == "cpu" and like.size >= STAGED_SIZE
 
 
 def _always(after: jax.Array | None) -> jax.Array:
@@ -164,7 +166,7 @@ def column_inner(x: jax.Array, y: jax.Array) -> jax.Array:
 def gram(x: jax.Array, y: jax.Array) -> jax.Array:
     """xᵀy. `(rows, c, *lanes)`, `(rows, d, *lanes)` → `(c, d, *lanes)`."""
     if _is_small(x):
-        return _settle(_sum(x[i][:, None] * y[i][None, :] for i in range(x.shape[0])))
+        return stage(lambda: _sum(x[i][:, None] * y[i][None, :] for i in range(x.shape[0])), x)
     return _einsum("ij,ik->jk", x, y)
 
 
@@ -177,7 +179,7 @@ def times(x: jax.Array, y: jax.Array) -> jax.Array:
 
 def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
     """`times`, for a product that is used more than once."""
-    return _settle(times(x, y))
+    return stage(lambda: times(x, y), x) if _is_small(x) else times(x, y)
 
 
 def transpose(x: jax.Array) -> jax.Array:
@@ -256,7 +258,7 @@ def column_norm_of_step(x: jax.Array, v: jax.Array, t: jax.Array) -> jax.Array:
 
 def shorten(v: jax.Array, longest: float) -> jax.Array:
     """V, or v scaled to norm `longest` where it is longer."""
-    length = norm(v)
+    length = stage(lambda: norm(v), v)
     return v * jnp.where(length > longest, longest / length, 1)
 
 
@@ -297,7 +299,8 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
         w = axis_3x3(x, shorten(v, SQUARABLE_STEP[x.dtype.itemsize]))
         return x + turned_3x3(x, stage(lambda: rotation_3x3(w, jnp.ones((), x.dtype)), x))
     size = x.dtype.itemsize
-    y = x + shorten(v, LONGEST_STEP[size])
+    shortened = shorten(v, LONGEST_STEP[size])
+    y = stage(lambda: x + shortened, x)
     e = _gram_error(y)
     short = jnp.max(jnp.sum(jnp.abs(e), axis=1), axis=0) <= SHORT_STEP[size]
     # Long steps are rare, so the long route is not computed without need; where it is, every lane
@@ -402,7 +405,7 @@ def gram_schmidt(y: jax.Array) -> jax.Array:
                 for q in done:
                     column = column - q * inner(q, column)
                 column = column / norm(column)
-            done.append(_settle(column))
+            done.append(stage(lambda column=column: column, y))
         return jnp.concatenate(done, axis=1)
 
     def orthogonalize(j, q):

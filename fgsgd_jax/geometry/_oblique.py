@@ -48,12 +48,11 @@ class Oblique(Manifold):
 
     def to_tangent(self, x, g, /):
         require_points(self, x)
-        return g - _lanes.column_inner(x, g) * x
+        return g - _lanes.stage(lambda: _lanes.column_inner(x, g), x) * x
 
     def retract(self, x, v, /):
         require_points(self, x)
-        y = x + v
-        return y / _lanes.column_norm(y)
+        return (x + v) / _lanes.stage(lambda: _lanes.column_norm(x + v), x)
 
     def normal_factor(self, x, g, /):
         return _lanes.column_inner(x, g)

@@ -80,12 +80,11 @@ class Sphere(Manifold):
 
     def to_tangent(self, x, g, /):
         require_points(self, x)
-        return g - _lanes.inner(x, g) * x
+        return g - _lanes.stage(lambda: _lanes.inner(x, g), x) * x
 
     def retract(self, x, v, /):
         require_points(self, x)
-        y = x + v
-        return y / _lanes.norm(y)
+        return (x + v) / _lanes.stage(lambda: _lanes.norm(x + v), x)
 
     def normal_factor(self, x, g, /):
         return _lanes.inner(x, g)

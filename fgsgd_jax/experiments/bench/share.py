@@ -1,8 +1,8 @@
 """How much of a whole training step the update takes.
 
 A ResNet-20 on random images of 32×32, batch 128; what is in the pictures costs nothing. The share
-is the time of the update alone over that of the whole step it is part of, both timed in turn. Beside
-it stands what measuring the features of all kernels adds to an epoch of CIFAR-10.
+is the time of the update alone over that of the whole step it is part of, both timed in turn.
+Beside it stands what measuring the features of all kernels adds to an epoch of CIFAR-10.
 """
 
 from typing import Any
