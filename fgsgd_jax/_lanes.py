@@ -299,8 +299,7 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
         w = axis_3x3(x, shorten(v, SQUARABLE_STEP[x.dtype.itemsize]))
         return x + turned_3x3(x, stage(lambda: rotation_3x3(w, jnp.ones((), x.dtype)), x))
     size = x.dtype.itemsize
-    shortened = shorten(v, LONGEST_STEP[size])
-    y = stage(lambda: x + shortened, x)
+    y = stage(lambda: x + shorten(v, LONGEST_STEP[size]), x)
     e = _gram_error(y)
     short = jnp.max(jnp.sum(jnp.abs(e), axis=1), axis=0) <= SHORT_STEP[size]
     # Long steps are rare, so the long route is not computed without need; where it is, every lane
