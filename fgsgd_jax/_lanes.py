@@ -374,8 +374,9 @@ def turned_3x3(x: jax.Array, rotation: jax.Array, *, polished: bool = True) -> j
     """
     *p, sigma = rotation
     e = {}
-    for m, n in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)):
-        e[m, n] = e[n, m] = _sum(x[i, m] * x[i, n] for i in range(3)) - (m == n)
+    if polished:
+        for m, n in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)):
+            e[m, n] = e[n, m] = _sum(x[i, m] * x[i, n] for i in range(3)) - (m == n)
     columns = []
     for j, a, b in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         turn = {j: -(p[a] * p[a] + p[b] * p[b])}  # column j of r − 1

@@ -6,14 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax.diagnostics._weights import (
-    angle_of,
-    every,
-    numbers_of,
-    of_gradient,
-    of_weight,
-    summary_of_gradients,
-)
+from fgsgd_jax.diagnostics import _weights
 from fgsgd_jax.norms import Norms, group_norms, layer_norms
 from fgsgd_jax.poms import Collection, Coordinates, check_coordinates, leaves_with_paths
 from fgsgd_jax.transforms import PerGroup
@@ -100,7 +93,7 @@ def diagnose(
         if layer is None:
             continue
         known = layer, weight, kinds.get(path), stds.get(path)
-        drift, scale = of_weight(*known)
+        drift, scale = _weights.of_weight(*known)
         std = stds.get(path, jnp.ones(()))
         norms = group_norms(weight, layer), layer_norms(weight, layer)
         one = Diagnosis(drift, scale, std, *norms)
@@ -108,12 +101,12 @@ def diagnose(
             vectors = [_leaf(all_gradients, path, spec, "gradients")]
             if trace is not None:
                 vectors.append(_leaf(all_traces, path, spec, "trace"))
-            numbers = numbers_of(path, layer, rho, curvature)
-            normal, gradient_norm, tau = of_gradient(coordinates, *known, vectors, numbers)
+            numbers = _weights.numbers_of(path, layer, rho, curvature)
+            normal, gradient_norm, tau = _weights.of_gradient(coordinates, *known, vectors, numbers)
             one = one._replace(normal=normal, gradient_norm=gradient_norm, tau=tau)
         if updates is not None:
             update = _leaf(all_updates, path, spec, "updates")
-            one = one._replace(angle=angle_of(layer, weight, update))
+            one = one._replace(angle=_weights.angle_of(layer, weight, update))
         found[path] = one
     return found
 
@@ -131,20 +124,20 @@ def summary(found: Mapping[str, Diagnosis]) -> dict[str, jax.Array]:
     """
     diagnoses = list(found.values())
     numbers = {
-        "drift": jnp.max(every(one.drift for one in diagnoses)),
-        "group_frobenius": jnp.max(every(one.norms.frobenius for one in diagnoses)),
-        "group_spectral": jnp.max(every(one.norms.spectral for one in diagnoses)),
-        "layer_frobenius": jnp.max(every(one.layer_norms.frobenius for one in diagnoses)),
-        "layer_spectral": jnp.max(every(one.layer_norms.spectral for one in diagnoses)),
-        "smallest_scale": jnp.min(every(one.scale for one in diagnoses)),
-        "largest_scale": jnp.max(every(one.scale for one in diagnoses)),
+        "drift": jnp.max(_weights.every(one.drift for one in diagnoses)),
+        "group_frobenius": jnp.max(_weights.every(one.norms.frobenius for one in diagnoses)),
+        "group_spectral": jnp.max(_weights.every(one.norms.spectral for one in diagnoses)),
+        "layer_frobenius": jnp.max(_weights.every(one.layer_norms.frobenius for one in diagnoses)),
+        "layer_spectral": jnp.max(_weights.every(one.layer_norms.spectral for one in diagnoses)),
+        "smallest_scale": jnp.min(_weights.every(one.scale for one in diagnoses)),
+        "largest_scale": jnp.max(_weights.every(one.scale for one in diagnoses)),
     }
     if diagnoses and diagnoses[0].tau is not None:
-        numbers |= summary_of_gradients(
+        numbers |= _weights.summary_of_gradients(
             *zip(*((one.normal, one.gradient_norm, one.tau) for one in diagnoses), strict=True)
         )
     if diagnoses and diagnoses[0].angle is not None:
-        numbers["angle"] = jnp.max(every(one.angle for one in diagnoses))
+        numbers["angle"] = jnp.max(_weights.every(one.angle for one in diagnoses))
     return numbers
 
 

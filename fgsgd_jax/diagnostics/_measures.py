@@ -7,14 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax.diagnostics._weights import (
-    angle_of,
-    every,
-    numbers_of,
-    of_gradient,
-    of_weight,
-    summary_of_gradients,
-)
+from fgsgd_jax.diagnostics import _weights
 from fgsgd_jax.poms import Collection, Coordinates, check_coordinates, leaves_with_paths
 from fgsgd_jax.transforms import PerGroup
 from fgsgd_jax.transforms._feature_std import arrived
@@ -69,13 +62,13 @@ def of_gradients(
     check_coordinates(coordinates)
 
     def measure(path, layer, weight, kinds, std, gradient):
-        numbers = numbers_of(path, layer, rho, curvature)
-        found = of_gradient(coordinates, layer, weight, kinds, std, [gradient], numbers)
-        return of_weight(layer, weight, kinds, std)[0], *found
+        numbers = _weights.numbers_of(path, layer, rho, curvature)
+        found = _weights.of_gradient(coordinates, layer, weight, kinds, std, [gradient], numbers)
+        return _weights.of_weight(layer, weight, kinds, std)[0], *found
 
     def joined(measured):
         drifts, *others = zip(*measured, strict=True)
-        return {"drift": jnp.max(every(drifts))} | summary_of_gradients(*others)
+        return {"drift": jnp.max(_weights.every(drifts))} | _weights.summary_of_gradients(*others)
 
     return _measure(spec, measure, joined)
 
@@ -92,10 +85,10 @@ def of_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
 
     def measure(path, layer, weight, kinds, std, update):
         del path, kinds, std
-        return angle_of(layer, weight, update)
+        return _weights.angle_of(layer, weight, update)
 
     def joined(measured):
-        angle = every(measured)
+        angle = _weights.every(measured)
         return {"angle": jnp.max(angle), "mean_angle": jnp.mean(angle)}
 
     return _measure(spec, measure, joined)

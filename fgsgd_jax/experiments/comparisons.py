@@ -25,8 +25,8 @@ from fgsgd_jax.experiments._terminal import (
     make_run_dir,
 )
 from fgsgd_jax.experiments.config import Config
-from fgsgd_jax.experiments.insights import BOUND_COLUMNS, BOUNDS, KINDS, bounded
-from fgsgd_jax.experiments.report import Row
+from fgsgd_jax.experiments.insights import bounded
+from fgsgd_jax.experiments.report import BOUND_COLUMNS, BOUNDS, KINDS, Row
 from fgsgd_jax.experiments.trials import Trials
 
 TRIALS_FILE, FIGURE_FILE, SETTINGS_FILE = "trials.csv", "comparison.png", "config.json"

@@ -12,14 +12,11 @@ from fgsgd_jax import bounds, diagnostics
 from fgsgd_jax.experiments import steps
 from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.data import ImageData
+from fgsgd_jax.experiments.report import BOUND_COLUMNS, BOUNDS, KINDS
 from fgsgd_jax.experiments.steps import TrainState
 from fgsgd_jax.poms import Collection
 
 MOST_MARGINS = 5000
-
-BOUNDS = {name: name.replace("_", " ").title() for name in bounds.Bounds._fields[:3]}
-KINDS = bounds.NetworkBounds._fields
-BOUND_COLUMNS = tuple(f"{kind}_{name}" for kind in KINDS for name in BOUNDS)
 
 
 def diagnosed(

@@ -2,7 +2,7 @@
 
 import csv
 import json
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -10,16 +10,18 @@ import numpy as np
 import rich.box
 import rich.console
 import rich.table
-from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, NullFormatter
 
+from fgsgd_jax import bounds
 from fgsgd_jax.experiments._terminal import UsageError
-from fgsgd_jax.experiments.insights import BOUND_COLUMNS, BOUNDS, KINDS
 
 METRICS_FILE, SUMMARY_FILE, CURVES_FILE = "metrics.csv", "summary.json", "curves.png"
 DIAGNOSTICS_FILE, MARGINS_FILE = "diagnostics.png", "margins.png"
 
+BOUNDS = {name: name.replace("_", " ").title() for name in bounds.Bounds._fields[:3]}
+KINDS = bounds.NetworkBounds._fields
+BOUND_COLUMNS = tuple(f"{kind}_{name}" for kind in KINDS for name in BOUNDS)
 INSIGHTS = (
     "group_frobenius",
     "group_spectral",
@@ -152,7 +154,7 @@ def draw_diagnostics(path: Path, rows: Sequence[Row], title: str) -> None:
         panel.set_ylabel(label)
         if len(series) > 1 and panel.lines:
             panel.legend(frameon=False, fontsize=8, handlelength=3)
-    _over_epochs(figure.axes, len(rows))
+    _over_epochs(figure, len(rows))
     save(figure, path)
 
 
@@ -168,9 +170,9 @@ def draw_margins(path: Path, margins: np.ndarray, title: str) -> None:
     save(figure, path)
 
 
-def _over_epochs(panels: Iterable[Axes], epochs: int) -> None:
+def _over_epochs(figure: Figure, epochs: int) -> None:
     """Axes over epochs, all alike."""
-    for panel in panels:
+    for panel in figure.axes:
         panel.set_xlabel("epoch")
         panel.set_xlim(0.5, epochs + 0.5)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
@@ -228,5 +230,5 @@ def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
         )
         axes[2].set_ylim(resolution / 20, max(100 * resolution, 3 * max(drift)))
         axes[2].set_ylabel("drift: largest distance from a manifold")
-    _over_epochs(figure.axes, len(rows))
+    _over_epochs(figure, len(rows))
     save(figure, path)

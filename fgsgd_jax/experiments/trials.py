@@ -45,8 +45,9 @@ class Trials:
         self.images, self.held_out, self.held_out_labels = split(images)
         self.training = fit.prepared(settings, self.images, _with_injected_rate)
         # Plain SGD has the groups, too, for the bounds on them.
-        model = fit.network(settings, self.images, settings.seed)
-        self.groups = self.training.spec or fit.spec_of(settings, model, self.images)
+        self.groups = self.training.spec or fit.spec_of(
+            settings, fit.network(settings, self.images, settings.seed), self.images
+        )
 
     def run(
         self, learning_rate: float, seed: int, scale: float = 1.0, measure: Callable | None = None
