@@ -95,7 +95,7 @@ def stage(function: Callable, like: jax.Array, *, after: jax.Array | None = None
     def never():
         return jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), result)
 
-    return lax.cond(_always(after), function, never)
+    return lax.cond(true_after(after), function, never)
 
 
 def stage_either(
@@ -107,7 +107,7 @@ def stage_either(
     """
     if not _is_staged(like):
         return function()
-    return lax.cond(which & _always(after), function, otherwise)
+    return lax.cond(which & true_after(after), function, otherwise)
 
 
 def _is_staged(like: jax.Array) -> bool:
@@ -116,23 +116,25 @@ def _is_staged(like: jax.Array) -> bool:
     return compiled and jax.default_backend() == "cpu" and like.size >= STAGED_SIZE
 
 
-def _always(after: jax.Array | None) -> jax.Array:
-    """True, which the compiler does not know."""
+def true_after(after: jax.Array | None) -> jax.Array:
+    """True, which the compiler does not know before what `after` stands for has been computed."""
     return lax.optimization_barrier(jnp.array(True)) if after is None else (after | 1) != 0
 
 
-def done(x: jax.Array | None = None) -> jax.Array | None:
-    """What `stage` may be told to wait for: that x has been computed. None where it need not.
+def done(*arrays: jax.Array) -> jax.Array | None:
+    """What `stage` may be told to wait for: that arrays have been computed. None where it need not.
 
     XLA's CPU compiler runs all weights side by side, and memory that was not used by the last
-    update costs more than the arithmetic.
+    update costs more than the arithmetic. Where it cannot tell that a weight has been read for the
+    last time, an update in place takes a copy of it.
     """
     if jax.default_backend() != "cpu" or jax.device_count() > 1:
         return None
-    if x is None:
+    if not arrays:
         return lax.optimization_barrier(jnp.zeros((), jnp.int32))
-    first = x[(0,) * x.ndim].astype(jnp.float32)
-    return lax.bitcast_convert_type(first, jnp.int32)
+    firsts = (x[(0,) * x.ndim].astype(jnp.float32) for x in arrays)
+    bits = (lax.bitcast_convert_type(first, jnp.int32) for first in firsts)
+    return functools.reduce(operator.or_, bits)
 
 
 def _with_lanes_last(equation: str) -> str:

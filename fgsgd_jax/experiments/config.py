@@ -91,6 +91,12 @@ def _require_sense(config: Config, given: Mapping[str, Any]) -> None:
             "--feature-batches re-scales the kernels, which --scale none leaves at unit scale; "
             "give --scale geometric, or leave it away."
         )
+    for name in ("feature_std", "min_std"):
+        if name in given and not config.feature_batches:
+            raise UsageError(
+                f"{_flag(name)} says how features re-scale the kernels, and --feature-batches 0 "
+                "measures none; give --feature-batches 10, or leave it away."
+            )
     if config.groups is not None and config.scheme != "PIO":
         raise UsageError(
             f"--groups is for --scheme PIO; the channels decide the groups of {config.scheme}."

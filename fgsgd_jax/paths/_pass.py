@@ -49,20 +49,19 @@ class Network:
         return [_masses.power_of(weight, p, wide=wide) for weight in self.weights]
 
     def kernels(self, p, taps: list, scales: list) -> tuple[list[Mass], list[Kernel]]:
-        """|w|^p of all weights as plain floats, and |w| itself, for a derivative by the taps.
+        """|w|^p of all weights as plain floats, and w itself, for a derivative by the taps.
 
         Args:
             p: The power.
             taps: Zeros like the weights.
             scales: Zeros like the weights.
         """
-        sizes = [jnp.abs(weight) for weight in self.weights]
         masses = self.masses(p, wide=False)
         tapped = [
             mass._replace(mantissa=mass.mantissa + tap)
             for mass, tap in zip(masses, taps, strict=True)
         ]
-        return tapped, list(map(Kernel, sizes, taps, scales))
+        return tapped, list(map(Kernel, self.weights, taps, scales))
 
     def total(self, masses: list[Mass], p, kernels: list[Kernel] | None = None) -> Mass:
         """Σ over all paths of the product of masses on them.

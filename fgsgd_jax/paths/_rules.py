@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from fgsgd_jax.paths import _masses
+from fgsgd_jax.paths import _masses, _products
 from fgsgd_jax.paths._masses import Mass
 
 
@@ -44,12 +44,12 @@ class Kernel(NamedTuple):
     """Weights of a pass on plain floats, yet to be taken to the power p.
 
     Attributes:
-        size: |w|.
+        weight: w.
         tap: Zeros. Their derivative is that by (s·|w|)^p, with s the scale chosen in the pass.
         scale: Zeros. Their derivative is said to be s, so that s is read off it.
     """
 
-    size: Any
+    weight: Any
     tap: Any
     scale: Any
 
@@ -257,6 +257,12 @@ def _contracted(setting, params, bind, a, b):
     if setting.wide or kernel:
         mantissas[units], scale = _with_common_scales(setting, masses[units], free[units])
         scale = jnp.squeeze(scale, free[units])
+        if kernel and _is_large_matrix(setting, kernel, over[weights], mantissas[units].size):
+            vectors = mantissas[units].ravel(), scale.ravel()
+            sums: Any = _products.summed(*over[weights], setting.p, *vectors, *kernel)
+            shape = [masses[0].mantissa.shape[axis] for axis in (*each[0], *free[0])]
+            shape += [masses[1].mantissa.shape[axis] for axis in free[1]]
+            return Flow(Mass(sums.reshape(shape), None), _reaches_input(a, b))
         scale = jnp.transpose(scale, _order((*each[units], *over[units])))
         places = (*each[weights], *over[weights])
         scale = lax.broadcast_in_dim(scale, mantissas[weights].shape, places)
@@ -270,6 +276,13 @@ def _contracted(setting, params, bind, a, b):
         top = jnp.transpose(top, _order((*each[weights], *free[weights])))
         top = lax.broadcast_in_dim(top, product.shape, places)
     return Flow(Mass(product, top), _reaches_input(a, b))
+
+
+def _is_large_matrix(setting: Setting, kernel: Kernel, over: tuple[int, ...], units: int) -> bool:
+    """Whether weights are a matrix, on a vector of units, that is better summed in blocks."""
+    shape = kernel.weight.shape
+    vector = len(shape) == 2 and [shape[axis] for axis in over] == [units]
+    return vector and not setting.wide and _products.pays(kernel.weight.size, setting.p)
 
 
 def _order(axes: tuple[int, ...]) -> tuple[int, ...]:
@@ -336,7 +349,7 @@ def _folded(setting: Setting, weights: Mass, kernel: Kernel | None, scale, over:
         top = _masses.largest_exponent(reaching, over)
         return _masses.aligned(reaching, top), top
     # Scaled before the power: |w|^p alone is no float where units far apart in scale meet.
-    masses = _masses.power_of(scale * kernel.size, setting.p, wide=False).mantissa
+    masses = _masses.power_of(scale * kernel.weight, setting.p, wide=False).mantissa
     return _tapped(masses, kernel.tap, kernel.scale, scale), None
 
 

@@ -8,10 +8,14 @@ import jax.numpy as jnp
 import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for its own sentence
 
+from fgsgd_jax import _lanes
 from fgsgd_jax.paths import _masses
 from fgsgd_jax.paths._masses import Mass
 from fgsgd_jax.paths._norm import check, network_scales
 from fgsgd_jax.paths._pass import Network, is_weight, read
+
+# A weight of so many entries takes longer to copy than the others to wait for its last reader.
+COPIED = 1 << 20
 
 
 def scale_by_path(
@@ -116,7 +120,12 @@ def _plainly_divided(network: Network, p, updates, params):
     zeros = [jnp.zeros_like(weight) for weight in network.weights]
     (through, scales), whole = jax.grad(total, (0, 1), has_aux=True)(zeros, zeros)
     # Where paths are too many or too large for floats: rather no number than a wrong one.
-    known = jnp.where(jnp.isfinite(whole), 1, jnp.nan).astype(whole.dtype)
+    known = jnp.isfinite(whole)
+    if any(weight.size >= COPIED for weight in network.weights):
+        # No weight changes before all gradients and scales are there, which read it.
+        readers = (leaf for leaf in jax.tree.leaves((updates, through)) if leaf.size)
+        known &= _lanes.true_after(_lanes.done(*readers))
+    known = jnp.where(known, 1, jnp.nan).astype(whole.dtype)
 
     def divide(update, kappa):
         derivative, scale = kappa

@@ -70,6 +70,19 @@ def test_contestants_are_timed_in_turn_once_a_round():
     assert np.isnan(taken["failed"]).all()
 
 
+def test_what_would_take_minutes_is_timed_in_the_first_rounds_only():
+    calls = []
+    clocks = {"ours": lambda repeats: 0.5, "endless": lambda repeats: calls.append(1) or 20.0}
+    taken = _timing.in_turn(clocks, 7)
+    assert len(calls) == 2 + 3  # to warm up, and in rounds
+    assert [len(taken[name]) for name in clocks] == [7, 3]
+    assert _timing.ratio_of(taken["endless"], taken["ours"]).ratio == 40
+
+
+def test_a_ratio_counts_only_rounds_of_both():
+    assert _timing.ratio_of(np.array([2.0, 2.0]), np.array([1.0, 1.0, 9.0, 9.0])) == (2, 2, 2)
+
+
 def test_a_ratio_is_of_medians_and_its_spread_of_rounds():
     seconds, yardstick = np.array([2.0, 4.0, 9.0]), np.array([1.0, 1.0, 3.0])
     # Medians 4 and 1; the rounds have 2, 4 and 3, of which 2.5 and 3.5 are the quartiles.

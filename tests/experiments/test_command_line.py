@@ -61,6 +61,8 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --optimizer sgd --euclidean-learning-rate 1", "--euclidean-learning-rate has no"),
         ("train --optimizer sgd --scale geometric", "--scale has no use with --optimizer sgd"),
         ("train --feature-batches 3", "--feature-batches re-scales the kernels"),
+        ("train --scale geometric --feature-std kernel", "give --feature-batches 10"),
+        ("train --scale geometric --min-std 1", "--min-std says how features re-scale"),
         ("train --scale geometrc", "Did you mean 'geometric'?"),
         ("train --coordinates -1", "'-1' was given, a number above 0 is needed"),
         ("compare", "the following arguments are required: --ablate."),

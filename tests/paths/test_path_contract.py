@@ -1,5 +1,7 @@
 """`path_sgd` among Optax's tools, and what it says to those who use it wrongly."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from numpy.testing import assert_allclose, assert_array_equal
 
 import fgsgd_jax as fg
+from fgsgd_jax.paths import _transform
 
 SHAPE = (3,)
 
@@ -143,6 +146,27 @@ def test_a_second_update_compiles_nothing():
     before = len(traced)
     tx.update(GRADIENT, state, jax.tree.map(lambda w: 2 * w, params))
     assert len(traced) == before
+
+
+def test_a_step_in_place_copies_no_large_weight(monkeypatch):
+    """As XLA's CPU compiler does in a step of SGD, for it cannot tell the last reader."""
+    monkeypatch.setattr(_transform, "COPIED", 1)
+    side = 128
+    params = [jnp.eye(side), jnp.eye(side), jnp.ones((side, 2))]
+
+    def deep(params, x):
+        return jax.nn.relu(jax.nn.relu(x @ params[0]) @ params[1]) @ params[2]
+
+    tx = fg.path_sgd(0.1, deep, (side,))
+
+    def step(params, x):
+        gradient = jax.grad(lambda params: deep(params, x).sum())(params)
+        updates, _ = tx.update(gradient, tx.init(params), params)
+        return optax.apply_updates(params, updates)
+
+    compiled = jax.jit(step, donate_argnums=0).lower(params, jnp.ones((4, side))).compile()
+    assert "f32[128,128]" in compiled.as_text()
+    assert re.findall(r"f32\[128,128\]\S* copy\(%param", compiled.as_text()) == []
 
 
 def test_leaves_that_are_no_floats_pass():

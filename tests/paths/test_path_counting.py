@@ -9,6 +9,7 @@ import pytest
 from path_graph import Graph, enumerate_norm, enumerate_scales
 
 import fgsgd_jax as fg
+from fgsgd_jax.paths import _products
 
 POWERS = (1, 1.5, 2, 3)
 NHWC = ("NHWC", "HWIO", "NHWC")
@@ -177,6 +178,25 @@ def test_a_step_divides_by_the_kappa_of_all_paths(name, p, extended_range):
                 updates[key], -0.01 * gradient[key] / kappa[key], rtol=1e-10, err_msg=key
             )
         params = {key: params[key] + updates[key] for key in params}
+
+
+@pytest.mark.parametrize("p", [1, 1.5, 2])
+@pytest.mark.parametrize("transposed", [False, True])
+def test_kernels_that_are_summed_block_by_block_have_the_same_kappa(monkeypatch, p, transposed):
+    monkeypatch.setattr(_products, "LARGE", 4)
+    monkeypatch.setattr(_products, "BLOCK", 4)  # blocks of one row or two, and a row left over
+    _, _, weights, paths = problem("dense")
+
+    def turned(params):
+        return {**params, "c": params["c"].T} if transposed else params
+
+    kappa = turned(enumerate_scales(paths, p, {key: w.shape for key, w in weights.items()}))
+    params = turned(weights)
+    tx = fg.scale_by_path(lambda params, x: dense(turned(params), x), (2,), p)
+    assert "while" in jax.jit(tx.update).lower(params, tx.init(params), params).as_text()
+    updates, _ = tx.update(params, tx.init(params), params)
+    for key in params:
+        np.testing.assert_allclose(updates[key], params[key] / kappa[key], rtol=1e-10, err_msg=key)
 
 
 @pytest.mark.parametrize("p", POWERS)

@@ -18,6 +18,9 @@ Clock = Callable[[int], float]
 # the clock do not count.
 SHORTEST = 2e-3
 MOST_REPEATS = 200
+# One that would take longer than this over all rounds takes part in the first ones only.
+LONGEST = 60.0
+FEWEST_ROUNDS = 3
 
 
 class Ratio(NamedTuple):
@@ -35,7 +38,9 @@ class Ratio(NamedTuple):
 
 
 def ratio_of(seconds: np.ndarray, yardstick: np.ndarray) -> Ratio:
-    """The ratio of two contestants, from their seconds in the same rounds."""
+    """The ratio of two contestants, from their seconds in the rounds that both took part in."""
+    shared = min(len(seconds), len(yardstick))
+    seconds, yardstick = seconds[:shared], yardstick[:shared]
     low, high = np.quantile(seconds / yardstick, (0.25, 0.75))
     return Ratio(float(np.median(seconds) / np.median(yardstick)), float(low), float(high))
 
@@ -57,24 +62,26 @@ def in_turn(clocks: Mapping[str, Clock], rounds: int) -> dict[str, np.ndarray]:
 
     Args:
         clocks: The contestants.
-        rounds: How often each is timed.
+        rounds: How often each is timed; less often what would take minutes.
 
     Returns:
         The seconds of one run of each contestant, by round.
     """
-    repeats = {}
+    repeats, taken = {}, {}
     for name, time_of in clocks.items():
         time_of(1)  # the first run compiles, or touches memory for the first time
         seconds = time_of(1)
         enough = math.ceil(SHORTEST / seconds) if seconds > 0 else 1  # 1 for NaN, too
         repeats[name] = min(enough, MOST_REPEATS)
-    taken = {name: np.empty(rounds) for name in clocks}
+        slow = seconds * rounds > LONGEST  # not for NaN
+        taken[name] = np.empty(min(rounds, FEWEST_ROUNDS) if slow else rounds)
     order = list(clocks)
     shuffle = random.Random(0).shuffle
     for turn in range(rounds):
         shuffle(order)
         for name in order:
-            taken[name][turn] = clocks[name](repeats[name])
+            if turn < len(taken[name]):
+                taken[name][turn] = clocks[name](repeats[name])
     return taken
 
 

@@ -27,7 +27,7 @@ from fgsgd_jax.experiments.bench._settings import (
     update_of,
 )
 
-COMPONENTS = 65_536  # one kernel of 3×3×256×256; other libraries take seconds for more
+COMPONENTS = 1_048_576  # one kernel of 3×3×1024×1024, about what a ResNet-18 has
 PROBLEMS = ("sphere", "stiefel")
 OURS = "fgsgd PO"
 INSTALL = "python -m venv DIR && DIR/bin/pip install torch geoopt geotorch pymanopt"
