@@ -247,6 +247,11 @@ def _measure(manifold: Manifold, shape, dtype, radius: float, key) -> dict:
             error = space.error(space.add(x, moved), retracted(t))
             given = "alone" if normal is None else "with a normal_factor"
             law(f"displacement is retract ({given})", "rounding", error)
+        rough = manifold.rough_step_factor(inner(v, v), t, manifold.normal_factor(x, v))
+        if rough is not None:
+            moved = manifold.displacement(x, v, t, rough[0])
+            error = space.error(space.add(x, moved), retracted(t))
+            law("a rough displacement is retract", "rounding", error)
         squares = manifold.squared_norm(v, manifold.normal_factor(x, v))
         law("squared_norm is that of inner", "rounding", jnp.abs(squares - inner(v, v)))
 

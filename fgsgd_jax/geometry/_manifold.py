@@ -24,7 +24,7 @@ from fgsgd_jax import _lanes
 # The parts that the fast path takes a verb to.
 FACTORS_OF = {
     "to_tangent": ("normal_factor", "remove_normal", "squared_norm"),
-    "retract": ("step_factor", "displacement"),
+    "retract": ("step_factor", "rough_step_factor", "displacement"),
 }
 
 
@@ -119,6 +119,21 @@ class Manifold(abc.ABC):
         None where it is not known.
         """
         del x, v, t, normal
+        return None
+
+    def rough_step_factor(self, squares: jax.Array, t: jax.Array, normal: Any, /) -> Any:
+        """What `step_factor` is if x has no rounding, from small arrays; None if there is no such.
+
+        Args:
+            squares: ⟨v, v⟩, `(*lanes)`.
+            t: A number per point.
+            normal: The `normal_factor` of the vector that v is the tangent part of.
+
+        Returns:
+            The factor, and a scalar: whether that would leave more rounding in x + t·v than is in
+            x. What it adds in a few such steps, one with the `step_factor` removes.
+        """
+        del squares, t, normal
         return None
 
     def displacement(self, x: jax.Array, v: jax.Array, t: jax.Array, factor: Any, /) -> jax.Array:

@@ -95,6 +95,12 @@ class Sphere(Manifold):
     def step_factor(self, x, v, t, normal, /):
         return 1 / _lanes.norm_of_step(x, v, t)
 
+    def rough_step_factor(self, squares, t, normal, /):
+        # At ‖x‖² = 1 + δ the part that is removed leaves −⟨x, g⟩δ along x, and with the factor the
+        # squared norm becomes 1 + δ(1 − 2t⟨x, g⟩) at most: with this bound, 3δ after 16 steps.
+        largest = jnp.max(jnp.abs(t)) * jnp.max(jnp.abs(normal))
+        return 1 / jnp.sqrt(1 + t * t * squares), ~(largest <= 1 / 32)
+
     def displacement(self, x, v, t, factor, /):
         return (factor - 1) * x + (factor * t) * v
 

@@ -60,6 +60,17 @@ class Dealt(NamedTuple):
         parts = zip(self.manifolds, tangents, normals, strict=True)
         return self._shared(x, [one.step_factor(x, v, t, normal) for one, v, normal in parts])
 
+    def rough_step_factors(self, squares: jax.Array, t: jax.Array, normals: tuple) -> Any:
+        """The rough step factors, and whether rounding would grow.
+
+        None where there are none, as for several manifolds.
+        """
+        rough = self.manifolds[0].rough_step_factor(squares, t, normals[0])
+        if rough is None or len(self.manifolds) > 1:
+            return None
+        factor, grows = rough
+        return (factor,), grows
+
     def movers(self, still: jax.Array) -> jax.Array:
         """The kinds, with one of their own for lanes that stand still: what decides a step."""
         kinds = 0 if self.kinds is None else self.kinds

@@ -24,6 +24,9 @@ from fgsgd_jax.poms._scales import Coordinates, Gamma, Numbers, step_radius
 from fgsgd_jax.poms._schemes import Draw, Scheme, channel_counts, draw, summed_axes
 from fgsgd_jax.poms._sharding import by_rows, is_open, placed_like
 
+# Of drawn groups: nothing is to be looked at before they are used as indices.
+IN_BOUNDS: dict[str, Any] = {"mode": "promise_in_bounds", "wrap_negative_indices": False}
+
 
 def _on_automatic_axes(function: Callable, first, *rest, whole: bool = False) -> Any:
     """`function(first, *rest)`, sharded like `first` (or not at all), also under Explicit axes.
@@ -317,23 +320,36 @@ class Layer:
                 t = self._spread(t, groups)
             t = t if radius is None else t / radius
 
-        def decided():
+        def movers():
             # A step of 0 moves nothing; False for NaN, which must stay visible.
-            still = (t * t * squares == 0) | (t == 0)
-            return dealt.step_factors(x(), tangents(), t, normals), dealt.movers(still)
+            return dealt.movers((t * t * squares == 0) | (t == 0))
+
+        def decided():
+            return dealt.step_factors(x(), tangents(), t, normals), movers()
+
+        def decided_roughly():
+            return dealt.rough_step_factors(squares, t, normals)[0], movers()
 
         def displacement(rough=False):
-            return dealt.displacement(x(), tangents(), t, factors, movers, rough=rough)
+            return dealt.displacement(x(), tangents(), t, factors, moving, rough=rough)
 
-        factors, movers = stage(decided)
+        rough = dealt.rough_step_factors(squares, t, normals)
+        # Squares that are divided by no τ may be more than a float.
+        if rough is None or polish is None or by is None:
+            factors, moving = stage(decided)
+        else:
+            exactly = polish | rough[1]
+            factors, moving = _lanes.stage_either(
+                exactly, decided, decided_roughly, weight, after=after
+            )
         if not entangled:
             moved = displacement()
         elif polish is None:
             moved = stage(displacement)
         else:
-            rough = functools.partial(displacement, rough=True)
-            moved = _lanes.stage_either(polish, displacement, rough, weight, after=after)
-        finished = _lanes.done(moved if entangled else movers)
+            roughly = functools.partial(displacement, rough=True)
+            moved = _lanes.stage_either(polish, displacement, roughly, weight, after=after)
+        finished = _lanes.done(moved if entangled else moving)
         return self._update(x, moved, s, s_next, weight.dtype), new_trace, finished
 
     def residual(self, weight: jax.Array, kinds, s=None) -> jax.Array:
@@ -379,11 +395,15 @@ class Layer:
             # XLA would copy them into one axis; on several devices that would gather them.
             groups, squares = jnp.ravel(groups), jnp.ravel(squares)
         sums = jnp.zeros(self.stacked * self.groups, squares.dtype)
-        return _lanes.safe_sqrt(sums.at[groups].add(squares, mode="promise_in_bounds"))
+        sums = sums.at[groups].add(squares, **IN_BOUNDS)
+        return _lanes.safe_sqrt(sums)
 
     def _spread(self, numbers: jax.Array, groups) -> jax.Array:
         """One number per group, as one that broadcasts against the components."""
-        return numbers if groups is None else numbers.at[groups].get(mode="promise_in_bounds")
+        if groups is None:
+            return numbers
+        # As a stage, for XLA would make the number of a group anew for each of its components.
+        return _lanes.stage(lambda: numbers, groups).at[groups].get(**IN_BOUNDS)
 
     def _tangents(
         self, dealt: Dealt, x: Callable, g: Callable, weight: jax.Array, after=None

@@ -35,8 +35,8 @@ class DescendOnManifoldsState(NamedTuple):
     next_feature_std: dict[str, jax.Array]
 
 
-# Rounding is removed from weights once in so many steps, where that costs as much as a step: until
-# then it grows to no more than a few units in the last place.
+# Rounding is removed from weights once in so many steps, where that costs a pass over memory or
+# more: until then it grows to no more than a few units in the last place.
 POLISHED_EVERY = 8
 
 Normalization = Literal["group", "component"] | None
