@@ -271,15 +271,16 @@ def _gram_error(y: jax.Array) -> jax.Array:
     return gram(y, y) - identity(y.shape[1], y.shape[1], y)
 
 
-def _residual_polynomial(y: jax.Array, e: jax.Array) -> jax.Array:
+def _residual_polynomial(y: jax.Array, e: jax.Array, scale: jax.Array | None = None) -> jax.Array:
     """Y·(1 + e)^−½ to fourth order in e: y + y(−½e + ⅜e² − 5⁄16e³ + 35⁄128e⁴).
 
-    Carrying the correction apart from the 1 keeps three to eight times more digits.
+    Carrying the correction apart from the 1 keeps three to eight times more digits. With a `scale`,
+    a number per point, the same of scale·y, which is nowhere stored.
     """
     eye = identity(e.shape[0], e.shape[0], e)
     square = matmul(e, e)
     q = -0.5 * e + matmul(square, 0.375 * eye - 0.3125 * e + 0.2734375 * square)
-    return y + matmul(y, q)
+    return y + matmul(y, q) if scale is None else scale * y + matmul(y, scale * q)
 
 
 def polish(y: jax.Array) -> jax.Array:
@@ -301,16 +302,21 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
         w = axis_3x3(x, shorten(v, SQUARABLE_STEP[x.dtype.itemsize]))
         return x + turned_3x3(x, stage(lambda: rotation_3x3(w, jnp.ones((), x.dtype)), x))
     size = x.dtype.itemsize
-    y = stage(lambda: x + shorten(v, LONGEST_STEP[size]), x)
+    y = stage(lambda: x + v, x)
     e = _gram_error(y)
-    short = jnp.max(jnp.sum(jnp.abs(e), axis=1), axis=0) <= SHORT_STEP[size]
+    short = jnp.max(jnp.sum(jnp.abs(e), axis=1), axis=0) <= SHORT_STEP[size]  # false for NaN
+
+    def some_are_long():
+        # Made of x and y, lest v be stored for the sake of this.
+        z = jnp.where(short, y, x + shorten(y - x, LONGEST_STEP[size]))
+        polar = _long_polar(z)
+        if short.ndim == 0:
+            return polar
+        return jnp.where(short, _short_polar(z, _gram_error(z)), polar)
+
     # Long steps are rare, so the long route is not computed without need; where it is, every lane
     # still goes its own way, so that no lane depends on another.
-    return lax.cond(
-        jnp.all(short),
-        lambda: _short_polar(y, e),
-        lambda: jnp.where(short, _short_polar(y, e), _long_polar(y)),
-    )
+    return lax.cond(jnp.all(short), lambda: _short_polar(y, e), some_are_long)
 
 
 def _short_polar(y: jax.Array, e: jax.Array) -> jax.Array:
@@ -329,9 +335,8 @@ def _long_polar(y: jax.Array) -> jax.Array:
         # Only shrink: a matrix whose largest value is below 2 needs no scaling.
         largest = jnp.max(jnp.sum(jnp.abs(m), axis=1), axis=0)
         scale = jnp.minimum(1, 1.9 / largest)
-        return _residual_polynomial(
-            jnp.sqrt(scale) * y, scale * m - identity(y.shape[1], y.shape[1], y)
-        )
+        e = scale * m - identity(y.shape[1], y.shape[1], y)
+        return _residual_polynomial(y, e, jnp.sqrt(scale))
 
     return lax.fori_loop(0, LONG_PASSES[y.dtype.itemsize], centered_pass, y)
 
