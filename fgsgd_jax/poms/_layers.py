@@ -334,8 +334,9 @@ class Layer:
             return dealt.displacement(x(), tangents(), t, factors, moving, rough=rough)
 
         rough = dealt.rough_step_factors(squares, t, normals)
-        # Squares that are divided by no τ may be more than a float.
-        if rough is None or polish is None or by is None:
+        # Squares that are divided by no τ may be more than a float; of large points there are few,
+        # and a second way to step compiles for longer than it saves.
+        if rough is None or polish is None or by is None or not self._has_small_points():
             factors, moving = stage(decided)
         else:
             exactly = polish | rough[1]
@@ -428,6 +429,10 @@ class Layer:
         slim = all(is_slim(normal, len(self.points_shape)) for normal in normals)
         return slim and any(manifold.mixes_columns for manifold in self.manifolds)
 
+    def _has_small_points(self) -> bool:
+        rows, columns = self.points_shape[:2]
+        return rows * columns <= _lanes.UNROLLED_SIZE
+
     def _alike(self, vector: jax.Array) -> tuple[jax.Array, ...]:
         """The same vector for all manifolds."""
         return (vector,) * len(self.manifolds)
@@ -443,7 +448,7 @@ class Layer:
         return (
             any(manifold.mixes_columns for manifold in self.manifolds)
             and rows >= columns
-            and rows * columns > _lanes.UNROLLED_SIZE
+            and not self._has_small_points()
             and math.gcd(rows, columns) > 1
             and is_open()
         )
