@@ -100,8 +100,8 @@ class Fed:
 
     Attributes:
         carried: The latest results.
-        trace_seconds: How long tracing and lowering took.
-        compile_seconds: How long compiling took after that.
+        trace_seconds: How long tracing took.
+        compile_seconds: How long lowering and compiling took after that.
     """
 
     def __init__(self, function: Callable[..., tuple], carried: tuple, *fixed: Any):
@@ -109,12 +109,12 @@ class Fed:
         self.fixed = fixed
         donated = tuple(range(len(carried)))
         begun = time.perf_counter()
-        lowered = jax.jit(function, donate_argnums=donated).lower(*self.carried, *fixed)
+        traced = jax.jit(function, donate_argnums=donated).trace(*self.carried, *fixed)
         self.trace_seconds = time.perf_counter() - begun
-        results = jax.tree.leaves(lowered.out_info)
+        results = jax.tree.leaves(traced.out_info)
         self._result_bytes = sum(math.prod(one.shape) * one.dtype.itemsize for one in results)
         begun = time.perf_counter()
-        self.compiled: Callable[..., Any] = lowered.compile()
+        self.compiled: Callable[..., Any] = traced.lower().compile()
         self.compile_seconds = time.perf_counter() - begun
         jax.block_until_ready(self.carried)
 
