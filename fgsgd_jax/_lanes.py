@@ -24,6 +24,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 from jax.core import Tracer
+from jax.sharding import AxisType
 
 # Up to this many entries a matrix is worked entry by entry. 11×11, the largest common receptive
 # field, still is; beyond it the unrolled program compiles slowly and matrix products win.
@@ -116,6 +117,13 @@ def _is_staged(like: jax.Array) -> bool:
     return compiled and jax.default_backend() == "cpu" and like.size >= STAGED_SIZE
 
 
+def on_one_cpu() -> bool:
+    """Whether programs run on a single CPU device, and axes have no shardings to be minded."""
+    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+        return False
+    return AxisType.Explicit not in jax.sharding.get_abstract_mesh().axis_types
+
+
 def true_after(after: jax.Array | None) -> jax.Array:
     """True, which the compiler does not know before what `after` stands for has been computed."""
     return lax.optimization_barrier(jnp.array(True)) if after is None else (after | 1) != 0
@@ -128,7 +136,7 @@ def done(*arrays: jax.Array) -> jax.Array | None:
     update costs more than the arithmetic. Where it cannot tell that a weight has been read for the
     last time, an update in place takes a copy of it.
     """
-    if jax.default_backend() != "cpu" or jax.device_count() > 1:
+    if not on_one_cpu():
         return None
     if not arrays:
         return lax.optimization_barrier(jnp.zeros((), jnp.int32))

@@ -12,8 +12,16 @@ import pathlib
 import subprocess
 import sys
 
+import jax
+import jax.numpy as jnp
+import optax
 import pytest
 from _sharding_program import AXES, CASES, DENSE, EXCHANGES_COLUMNS
+from jax.sharding import AxisType, NamedSharding, PartitionSpec
+from numpy.testing import assert_allclose
+
+import fgsgd_jax as fg
+from fgsgd_jax import _lanes
 
 PROGRAM = pathlib.Path(__file__).with_name("_sharding_program.py")
 DEVICES = 8
@@ -135,3 +143,27 @@ def test_updates_are_differentiated_on_several_devices(case, axes):
 def test_sums_over_groups_are_seen_among_the_collectives():
     # PI sums over the sharded axis, one number per input channel; else the tests above saw nothing.
     assert ["all-reduce", 16] in record_of("auto", "sphere PI", "update")["collectives"]
+
+
+@pytest.mark.parametrize(("manifold", "scheme"), [(fg.Sphere(), "PO"), (fg.Stiefel(), "PIO")])
+def test_one_device_with_explicit_axes_takes_the_steps_of_one_without(manifold, scheme):
+    """On a weight that is large enough to be computed in stages."""
+    key = jax.random.key(0)
+    params = {"w": jax.random.normal(key, (3, 3, 64, 128))}
+    assert params["w"].size >= _lanes.STAGED_SIZE
+    spec = fg.collection(params, ("w", fg.pom(scheme, manifold)))
+    params = fg.project(params, spec)
+    tx = fg.fgsgd(0.1, spec, momentum=0.9)
+
+    def step(params, state):
+        updates, state = tx.update(jax.tree.map(jnp.sin, params), state, params)
+        return optax.apply_updates(params, updates), state
+
+    plain, _ = jax.jit(step)(params, tx.init(params))
+    mesh = jax.make_mesh((1,), ("device",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        place = NamedSharding(mesh, PartitionSpec(None, None, None, "device"))
+        params = jax.device_put(params, place)
+        placed, _ = jax.jit(step)(params, jax.jit(tx.init)(params))
+        assert placed["w"].sharding.spec == place.spec
+    assert_allclose(placed["w"], plain["w"], atol=TOLERANCE)

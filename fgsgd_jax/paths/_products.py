@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from fgsgd_jax import _lanes
 from fgsgd_jax.paths import _masses
 
 # A kernel of fewer entries than these, with its masses, stays in the cache.
@@ -20,9 +21,7 @@ BLOCK = 1 << 18  # entries: a mebibyte in float32
 
 def pays(kernel_size: int, p) -> bool:
     """Whether the masses of a kernel are better not written down."""
-    known = isinstance(p, (int, float))
-    alone = jax.default_backend() == "cpu" and jax.device_count() == 1
-    return known and alone and kernel_size >= LARGE
+    return isinstance(p, (int, float)) and _lanes.on_one_cpu() and kernel_size >= LARGE
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))

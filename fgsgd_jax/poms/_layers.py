@@ -242,6 +242,8 @@ class Layer:
         kinds,
         groups,
         scales: tuple,
+        polish: jax.Array | None,
+        after: jax.Array | None,
         rate: jax.Array,
         decay: jax.Array,
         *numbers: jax.Array,
@@ -249,8 +251,6 @@ class Layer:
         nesterov: bool,
         by: Callable | None,
         per_component: bool,
-        polish: jax.Array | None,
-        after: jax.Array | None,
     ) -> tuple[jax.Array, jax.Array | None, jax.Array | None]:
         """A whole step: `to_tangent`, momentum, `divide_groups` and `retract`, in fewer passes.
 
@@ -261,6 +261,9 @@ class Layer:
             kinds: The drawn kinds.
             groups: The drawn groups.
             scales: s of the weight, and that of the weight after the step.
+            polish: Whether this is a step that removes rounding where that costs much; None for
+                every one of them.
+            after: From `_lanes.done`, what has to be computed before.
             rate: The learning rate.
             decay: That of the momentum, not used without.
             *numbers: What `by` takes.
@@ -268,9 +271,6 @@ class Layer:
             nesterov: Whether to look ahead.
             by: As for `divide_groups`; None divides by nothing.
             per_component: As for `divide_groups`.
-            polish: Whether this is a step that removes rounding where that costs much; None for
-                every one of them.
-            after: From `_lanes.done`, what has to be computed before.
 
         Returns:
             The update, the new momentum, and what `_lanes.done` says of them.
@@ -303,7 +303,8 @@ class Layer:
             # Of its only manifold, the step starts from the normal factor and reads no v.
             traced = stage(v) if entangled and kinds is None else v()
             tangents = functools.partial(self._alike, traced)
-            new_trace, after = self._weight(traced, trace.dtype), _lanes.done(traced)
+            new_trace = self._weight(traced, trace.dtype)
+            after = after if after is None else _lanes.done(traced)
             if nesterov:
                 tangents, normals = self._tangents(dealt, x, ahead, weight)
         squares = stage(lambda: dealt.squared_norm(tangents(), normals))
@@ -350,7 +351,7 @@ class Layer:
         else:
             roughly = functools.partial(displacement, rough=True)
             moved = _lanes.stage_either(polish, displacement, roughly, weight, after=after)
-        finished = _lanes.done(moved if entangled else moving)
+        finished = None if after is None else _lanes.done(moved if entangled else moving)
         return self._update(x, moved, s, s_next, weight.dtype), new_trace, finished
 
     def residual(self, weight: jax.Array, kinds, s=None) -> jax.Array:

@@ -168,11 +168,11 @@ def _descend(
         kinds,
         groups,
         tuple(layer.scale(std, dtype) for std in stds),
+        polish,
+        after,
         *numbers,
         coordinates=coordinates,
         nesterov=nesterov,
         by=None if normalization is None else normalizer,
         per_component=normalization == "component",
-        polish=polish,
-        after=after,
     )
