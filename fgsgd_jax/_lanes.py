@@ -89,14 +89,12 @@ def stage(function: Callable, like: jax.Array, *, after: jax.Array | None = None
         like: An array of the size it works on.
         after: From `done`, something that has to be computed before.
     """
-    if not _is_staged(like):
-        return function()
-    result = jax.eval_shape(function)
 
     def never():
+        result = jax.eval_shape(function)
         return jax.tree.map(lambda one: jnp.zeros(one.shape, one.dtype), result)
 
-    return lax.cond(true_after(after), function, never)
+    return stage_either(jnp.array(True), function, never, like, after=after)
 
 
 def stage_either(

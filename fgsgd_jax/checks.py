@@ -252,6 +252,10 @@ def _measure(manifold: Manifold, shape, dtype, radius: float, key) -> dict:
             moved = manifold.displacement(x, v, t, rough[0])
             error = space.error(space.add(x, moved), retracted(t))
             law("a rough displacement is retract", "rounding", error)
+        if manifold.factor_at_rest is not None:
+            none = space.scale(0.0, v)
+            moved = manifold.displacement(x, none, t, manifold.factor_at_rest)
+            law("the factor at rest moves nothing", "exact", space.error(moved, none))
         squares = manifold.squared_norm(v, manifold.normal_factor(x, v))
         law("squared_norm is that of inner", "rounding", jnp.abs(squares - inner(v, v)))
 

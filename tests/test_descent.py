@@ -5,6 +5,8 @@ every manifold, scheme, momentum and dtype, on weights small enough to be comput
 large enough to be computed in stages.
 """
 
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -105,6 +107,14 @@ def test_weights_large_enough_to_be_computed_in_stages(names, momentum):
     shape = (3, 3, 64, 128)
     assert np.prod(shape) >= _lanes.STAGED_SIZE
     compare(shape, "float32", names, "PIO", momentum, size=0.1)
+
+
+def test_numbers_of_components_reach_their_drawn_groups_without_a_copy():
+    params, spec = weights((3, 3, 64, 128), "float32", "sphere", "PIO")
+    tx = fg.fgsgd(RATE, spec)
+    compiled = jax.jit(tx.update).lower(params, tx.init(params), params).compile().as_text()
+    assert "scatter(" in compiled
+    assert re.findall(r"f32\[8192,1\]\S* copy\(", compiled) == []
 
 
 def test_gradients_nearly_normal_to_a_large_weight_leave_it_on_its_manifold():

@@ -24,7 +24,13 @@ from fgsgd_jax import _lanes
 # The parts that the fast path takes a verb to.
 FACTORS_OF = {
     "to_tangent": ("normal_factor", "remove_normal", "squared_norm"),
-    "retract": ("step_factor", "rough_step_factor", "displacement"),
+    "retract": (
+        "step_factor",
+        "rough_step_factor",
+        "factor_at_rest",
+        "displacement",
+        "rough_displacement",
+    ),
 }
 
 
@@ -57,6 +63,9 @@ class Manifold(abc.ABC):
     # Whether its steps are products of columns with one another, as in xᵀx: large points that are
     # split by columns over devices are then split by rows first.
     mixes_columns: bool = False
+
+    # The step factor with which `displacement` is exactly 0 where t·v is; None if there is no such.
+    factor_at_rest: float | None = None
 
     @abc.abstractmethod
     def project(self, x: jax.Array, /) -> jax.Array:

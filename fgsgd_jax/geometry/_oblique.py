@@ -38,6 +38,7 @@ class Oblique(Manifold):
     """
 
     curvature_bound = 1.0
+    factor_at_rest = 1.0
     wants_matrix = True
 
     def project(self, x, /):

@@ -71,6 +71,7 @@ class Sphere(Manifold):
     """
 
     curvature_bound = 1.0
+    factor_at_rest = 1.0
 
     def project(self, x, /):
         require_points(self, x)

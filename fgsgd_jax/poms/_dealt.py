@@ -71,10 +71,16 @@ class Dealt(NamedTuple):
         factor, grows = rough
         return (factor,), grows
 
-    def movers(self, still: jax.Array) -> jax.Array:
-        """The kinds, with one of their own for lanes that stand still: what decides a step."""
+    def decided(self, factors: tuple, still: jax.Array) -> tuple[tuple, jax.Array | None]:
+        """What decides a step: factors, and the kinds, with one more for lanes that stand still.
+
+        A single manifold that has a factor at rest needs no kinds.
+        """
+        rest = self.manifolds[0].factor_at_rest
+        if len(self.manifolds) == 1 and rest is not None:
+            return (jnp.where(still, rest, factors[0]),), None
         kinds = 0 if self.kinds is None else self.kinds
-        return jnp.where(still, len(self.manifolds), kinds).astype(jnp.int8)
+        return factors, jnp.where(still, len(self.manifolds), kinds).astype(jnp.int8)
 
     def displacement(
         self,
@@ -82,7 +88,7 @@ class Dealt(NamedTuple):
         tangents: tuple[jax.Array, ...],
         t: jax.Array,
         factors: tuple,
-        movers: jax.Array,
+        movers: jax.Array | None,
         *,
         rough: bool = False,
     ) -> jax.Array:
@@ -95,7 +101,8 @@ class Dealt(NamedTuple):
 
         count = len(self.manifolds)
         answers = map(moved, range(count), self.manifolds, tangents, factors)
-        return _choose(movers, [*answers, jnp.zeros((), x.dtype)])
+        at_rest = () if movers is None else (jnp.zeros((), x.dtype),)
+        return _choose(movers, [*answers, *at_rest])
 
     def _shown(self, position: int, x: jax.Array, *vectors: jax.Array):
         """What a manifold is shown: a harmless point and vector in the lanes of others.

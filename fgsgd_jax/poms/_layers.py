@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes
 
 from fgsgd_jax import _lanes
@@ -223,7 +224,7 @@ class Layer:
         def decided():
             still = _lanes.inner(v(), v()) == 0  # False for NaN, which must stay visible
             unknown = (None,) * len(self.manifolds)
-            return dealt.step_factors(x(), alike(v()), t, unknown), dealt.movers(still)
+            return dealt.decided(dealt.step_factors(x(), alike(v()), t, unknown), still)
 
         dealt, alike = self._dealt(kinds), self._alike
         length = _lanes.stage(lambda: _lanes.norm(v()), weight)
@@ -321,15 +322,15 @@ class Layer:
                 t = self._spread(t, groups)
             t = t if radius is None else t / radius
 
-        def movers():
+        def still():
             # A step of 0 moves nothing; False for NaN, which must stay visible.
-            return dealt.movers((t * t * squares == 0) | (t == 0))
+            return (t * t * squares == 0) | (t == 0)
 
         def decided():
-            return dealt.step_factors(x(), tangents(), t, normals), movers()
+            return dealt.decided(dealt.step_factors(x(), tangents(), t, normals), still())
 
         def decided_roughly():
-            return dealt.rough_step_factors(squares, t, normals)[0], movers()
+            return dealt.decided(dealt.rough_step_factors(squares, t, normals)[0], still())
 
         def displacement(rough=False):
             return dealt.displacement(x(), tangents(), t, factors, moving, rough=rough)
@@ -351,7 +352,8 @@ class Layer:
         else:
             roughly = functools.partial(displacement, rough=True)
             moved = _lanes.stage_either(polish, displacement, roughly, weight, after=after)
-        finished = None if after is None else _lanes.done(moved if entangled else moving)
+        decisive = [moved] if entangled else jax.tree.leaves((factors, moving))
+        finished = None if after is None else _lanes.done(*decisive)
         return self._update(x, moved, s, s_next, weight.dtype), new_trace, finished
 
     def residual(self, weight: jax.Array, kinds, s=None) -> jax.Array:
@@ -393,19 +395,24 @@ class Layer:
         if groups is None:
             axes = summed_axes(self.scheme, self.component)
             return _lanes.safe_sqrt(jnp.sum(squares, axis=axes, keepdims=True))
-        if jax.device_count() == 1:
-            # XLA would copy them into one axis; on several devices that would gather them.
-            groups, squares = jnp.ravel(groups), jnp.ravel(squares)
         sums = jnp.zeros(self.stacked * self.groups, squares.dtype)
-        sums = sums.at[groups].add(squares, **IN_BOUNDS)
+        if jax.device_count() > 1:  # where flat arrays would be gathered
+            sums = sums.at[groups].add(squares, **IN_BOUNDS)
+        else:
+            # Flat, in windows of one number each: XLA copies the numbers for any other form.
+            windows = lax.ScatterDimensionNumbers((1,), (), (0,))
+            places, numbers = (jnp.reshape(array, (-1, 1)) for array in (groups, squares))
+            sums = lax.scatter_add(sums, places, numbers, windows, mode=IN_BOUNDS["mode"])
         return _lanes.safe_sqrt(sums)
 
     def _spread(self, numbers: jax.Array, groups) -> jax.Array:
         """One number per group, as one that broadcasts against the components."""
         if groups is None:
             return numbers
-        # As a stage, for XLA would make the number of a group anew for each of its components.
-        return _lanes.stage(lambda: numbers, groups).at[groups].get(**IN_BOUNDS)
+        # As stages, for XLA would make the number of a group anew for each of its components, and
+        # look it up anew for each of their entries.
+        made = _lanes.stage(lambda: numbers, groups)
+        return _lanes.stage(lambda: made.at[groups].get(**IN_BOUNDS), groups)
 
     def _tangents(
         self, dealt: Dealt, x: Callable, g: Callable, weight: jax.Array, after=None
