@@ -6,6 +6,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fgsgd_jax.poms import Collection, Coordinates, leaves_with_paths
@@ -178,6 +179,15 @@ def _descend(
     accumulator_dtype,
 ) -> optax.GradientTransformationExtraArgs:
     """A descent on manifolds, beside one of the Euclidean leaves."""
+    for name, number in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
+        if not (_is_number(number) or callable(number)):
+            raise TypeError(f"{name} is a number or a schedule, not {number!r}.")
+    if not (_is_number(momentum) or momentum is None):
+        raise TypeError(f"momentum is a number, or None for none, not {momentum!r}.")
+    if not (euclidean is None or (hasattr(euclidean, "init") and hasattr(euclidean, "update"))):
+        raise TypeError(
+            f"euclidean is a transformation, such as optax.adamw(1e-3), not {euclidean!r}."
+        )
     on_manifolds = descend_on_manifolds(
         learning_rate,
         spec,
@@ -196,6 +206,11 @@ def _descend(
         return on_manifolds
     transforms: dict[Hashable, Any] = {"manifold": on_manifolds, "euclidean": euclidean}
     return optax.with_extra_args_support(optax.partition(transforms, spec.labels))
+
+
+def _is_number(number) -> bool:
+    """Whether something is a number, be it traced or known."""
+    return isinstance(number, (int, float, np.number, np.ndarray, jax.Array))
 
 
 def _is_zero(number) -> bool:

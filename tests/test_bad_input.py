@@ -234,6 +234,21 @@ def test_the_default_does_not_ask_narrow_kernels_for_the_impossible(shape):
             assert manifold.dimension(shape[:2]) > 0
 
 
+@pytest.mark.parametrize("shape", [(3, 3, 0, 2), (0, 4)])
+def test_a_weight_without_entries_is_refused_by_a_rule_and_passed_over_by_the_default(shape):
+    params = {"empty": jnp.ones(shape), "b": jnp.ones(2)}
+    with pytest.raises(ValueError, match=says("'empty'", str(shape), "Euclidean (None)")):
+        fg.collection(params, ("empty", fg.pom("layer", Sphere())))
+    for default in ("by shape", fg.pom("layer", Sphere())):
+        assert fg.collection(params, default=default)["empty"] is None
+
+
+@pytest.mark.parametrize("value", [1.0, 2, "text"])
+def test_a_leaf_that_is_no_array_is_named(value):
+    with pytest.raises(ValueError, match=says("'t'", repr(value), "no array")):
+        fg.collection({"t": value, "w": jnp.ones((3, 3, 2, 2))})
+
+
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_])
 def test_integers_have_no_gradient(dtype):
     tree = {"embed": {"table": leaf(8, 4, dtype=dtype)}}
@@ -311,6 +326,70 @@ LINKS = {
     "trace_on_manifold": fg.trace_on_manifold(SPEC, 0.9),
     "retract_updates": fg.retract_updates(SPEC),
 }
+
+
+WITH_A_SPEC = {
+    "fgsgd": lambda spec: fg.fgsgd(0.1, spec),
+    "project_to_tangent": fg.project_to_tangent,
+    "trace_on_manifold": lambda spec: fg.trace_on_manifold(spec, 0.9),
+    "scale_by_fgsgd": fg.scale_by_fgsgd,
+    "retract_updates": fg.retract_updates,
+    "of_gradients": fg.diagnostics.of_gradients,
+    "project": lambda spec: fg.project({}, spec),
+    "initialize": lambda spec: fg.initialize(jax.random.key(0), {}, spec),
+    "residual": lambda spec: fg.residual({}, spec),
+    "report": lambda spec: fg.report({}, spec),
+    "network_norms": lambda spec: fg.norms.network_norms({}, spec),
+}
+
+
+@pytest.mark.parametrize("name", WITH_A_SPEC)
+def test_something_else_in_the_place_of_the_collection_is_told(name):
+    with pytest.raises(TypeError, match=says("collection", "a dict was given in its place")):
+        WITH_A_SPEC[name]({"w": jnp.ones(3)})
+
+
+@pytest.mark.parametrize("optimizer", [fg.fgsgd, fg.rsgd])
+@pytest.mark.parametrize(
+    ("name", "wrong"),
+    [
+        ("learning_rate", "0.1"),
+        ("learning_rate", None),
+        ("momentum", "a"),
+        ("momentum", optax.constant_schedule(0.9)),
+        ("weight_decay", "a"),
+        ("euclidean", 0.1),
+        ("euclidean", optax.sgd),
+    ],
+)
+def test_a_hyperparameter_of_another_kind_is_told(optimizer, name, wrong):
+    given = {"learning_rate": 0.1, "spec": SPEC, name: wrong}
+    with pytest.raises(TypeError, match=says(name, repr(wrong))):
+        optimizer(**given)
+
+
+@pytest.mark.parametrize("radius", [np.float32(2), np.int64(2), 2])
+def test_numbers_of_numpy_are_coordinates_too(radius):
+    assert fg.fgsgd(0.1, SPEC, coordinates=radius)
+
+
+def test_coordinates_cannot_be_injected():
+    tx = optax.inject_hyperparams(fg.fgsgd)(0.1, SPEC, coordinates=2.0)
+    with pytest.raises(ValueError, match=says("coordinates", "static_args=('coordinates',)")):
+        tx.init(jax.tree.map(lambda leaf: jnp.ones(leaf.shape), NETWORK))
+
+
+def test_a_path_the_collection_does_not_have_is_told_beside_those_it_has():
+    with pytest.raises(KeyError, match=says("'conv/kernl'", "'conv/kernel'")):
+        SPEC["conv/kernl"]
+
+
+@pytest.mark.parametrize(
+    "norms", [fg.norms.component_norms, fg.norms.group_norms, fg.norms.layer_norms]
+)
+def test_norms_of_a_weight_of_another_shape_are_refused(norms):
+    with pytest.raises(ValueError, match=says("(3, 3, 2, 5)", "(3, 3, 2, 4)")):
+        norms(jnp.ones((3, 3, 2, 5)), SPEC["conv/kernel"])
 
 
 @pytest.mark.parametrize("name", ["fgsgd", "rsgd", "retract_updates"])

@@ -47,6 +47,17 @@ def tangent_at(x, rng, length=1.0):
 STIEFEL_CASES = [((5, 2), 0.5), ((5, 2), 2.5), ((3, 3), 1.5), ((4, 3), 6.0)]
 
 
+def test_exp_on_stiefel_keeps_its_digits_at_great_length():
+    # Around a circle 160 times. Of a block of v and vᵀv, the exponential would have none left.
+    rng = np.random.default_rng(0)
+    x = orthonormal(rng, 5, 3)
+    v = tangent_at(x, rng, 1000.0)
+    expected = scipy.linalg.expm(v @ x.T - x @ v.T) @ x @ scipy.linalg.expm(-x.T @ v)
+    found = fg.Stiefel().exp(jnp.asarray(x, jnp.float32), jnp.asarray(v, jnp.float32))
+    # The float32 vector alone is wrong by 1000·eps = 1e-4, and so is every one of ten squarings.
+    np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)
+
+
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("shape", "length"), STIEFEL_CASES)
 def test_exp_on_stiefel_is_the_matrix_exponential_formula(shape, length):

@@ -354,6 +354,16 @@ def test_update_without_parameters_says_what_is_missing():
 # --- inside other transformations ---------------------------------------------------------------
 
 
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_whole_numbers_as_gradients_are_those_numbers(momentum):
+    params, spec = zoo()
+    tx = fg.fgsgd(0.1, spec, momentum=momentum)
+    whole = jax.tree.map(lambda leaf: jnp.full(leaf.shape, 3, jnp.int32), params)
+    exact = jax.tree.map(lambda leaf, weight: leaf.astype(weight.dtype), whole, params)
+    found, expected = (tx.update(g, tx.init(params), params)[0] for g in (whole, exact))
+    assert_trees_equal(found, expected)
+
+
 def test_clipping_before_it_in_a_chain_clips_the_gradient():
     params, spec = mixed_problem()
     gradients = random_like(params, seed=2)

@@ -418,6 +418,13 @@ def test_feature_statistics_that_make_no_sense_are_refused(stds, said):
         fg.residual(params, spec, feature_std=stds)
 
 
+@pytest.mark.parametrize("least", [0, 0.0, -1.0, np.nan, np.inf, "1", True])
+def test_min_std_is_a_positive_number(least):
+    params, spec = placed("sphere", "geometric")
+    with pytest.raises(ValueError, match=r"min_std.*is a positive number"):
+        fg.set_feature_std(fg.fgsgd(0.1, spec).init(params), {"w": np.ones(3)}, min_std=least)
+
+
 def test_min_std_raises_zeros_and_nothing_else():
     params, spec = placed("sphere", "geometric")
     state = fg.fgsgd(0.1, spec).init(params)

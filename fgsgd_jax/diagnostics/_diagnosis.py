@@ -8,7 +8,13 @@ import jax.numpy as jnp
 
 from fgsgd_jax.diagnostics import _weights
 from fgsgd_jax.norms import Norms, group_norms, layer_norms
-from fgsgd_jax.poms import Collection, Coordinates, check_coordinates, leaves_with_paths
+from fgsgd_jax.poms import (
+    Collection,
+    Coordinates,
+    checked_coordinates,
+    leaves_with_paths,
+    require_collection,
+)
 from fgsgd_jax.transforms import PerGroup
 
 
@@ -82,7 +88,8 @@ def diagnose(
         >>> round(float(found.normal), 4)
         0.6
     """
-    check_coordinates(coordinates)
+    require_collection(spec)
+    coordinates = checked_coordinates(coordinates)
     stds, kinds = spec.feature_std(feature_std), spec.kinds()
     all_gradients, all_updates, all_traces = map(
         dict, map(leaves_with_paths, (gradients, updates, trace))

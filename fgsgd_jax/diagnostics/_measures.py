@@ -8,7 +8,13 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax.diagnostics import _weights
-from fgsgd_jax.poms import Collection, Coordinates, check_coordinates, leaves_with_paths
+from fgsgd_jax.poms import (
+    Collection,
+    Coordinates,
+    checked_coordinates,
+    leaves_with_paths,
+    require_collection,
+)
 from fgsgd_jax.transforms import PerGroup
 from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
@@ -59,7 +65,8 @@ def of_gradients(
         >>> bool(0 < optax.tree.get(state, "angle") < 0.1 * 0.42)
         True
     """
-    check_coordinates(coordinates)
+    require_collection(spec)
+    coordinates = checked_coordinates(coordinates)
 
     def measure(path, layer, weight, kinds, std, gradient):
         numbers = _weights.numbers_of(path, layer, rho, curvature)

@@ -71,17 +71,18 @@ def nearest(given: str, names: Iterable[str]) -> str:
     return f" Did you mean {spelled[close[0]]!r}?" if close else ""
 
 
-def whole_number(minimum: int) -> Callable[[str], int]:
-    """An argument type: a whole number, at least `minimum`."""
+def whole_number(minimum: int, below: float = math.inf) -> Callable[[str], int]:
+    """An argument type: a whole number, at least `minimum` and less than `below`."""
+    needed = f"of at least {minimum}" + (f" and below {below}" if below < math.inf else "")
 
     def parse(text: str) -> int:
         try:
             number = int(text)
         except ValueError:
             number = None
-        if number is None or number < minimum:
+        if number is None or not minimum <= number < below:
             raise argparse.ArgumentTypeError(
-                f"{text!r} was given, a whole number of at least {minimum} is needed"
+                f"{text!r} was given, a whole number {needed} is needed"
             )
         return number
 
@@ -98,10 +99,24 @@ def real_number(minimum: float, below: float = math.inf) -> Callable[[str], floa
         except ValueError:
             number = math.nan
         if not minimum <= number < below:  # false for NaN, too
-            raise argparse.ArgumentTypeError(f"{text!r} was given, a number of {needed} is needed")
+            finite = "finite " if number == math.inf else ""
+            raise argparse.ArgumentTypeError(
+                f"{text!r} was given, a {finite}number of {needed} is needed"
+            )
         return number
 
     return parse
+
+
+def positive_number(text: str) -> float:
+    """An argument type: a finite number above 0."""
+    try:
+        number = float(text)
+    except ValueError:
+        number = math.nan
+    if not 0 < number < math.inf:
+        raise argparse.ArgumentTypeError(f"{text!r} was given, a finite number above 0 is needed")
+    return number
 
 
 def one_of(names: Iterable[str]) -> Callable[[str], str]:
@@ -121,16 +136,19 @@ def one_of(names: Iterable[str]) -> Callable[[str], str]:
 
 def number_or(names: Iterable[str]) -> Callable[[str], float | str]:
     """An argument type: a finite number above 0, or one of some names."""
-    named = one_of(names)
+    spelled = {name.lower(): name for name in names}
 
     def parse(text: str) -> float | str:
+        if text.lower() in spelled:
+            return spelled[text.lower()]
         try:
-            number = float(text)
+            float(text)
         except ValueError:
-            return named(text)
-        if not 0 < number < math.inf:
-            raise argparse.ArgumentTypeError(f"{text!r} was given, a number above 0 is needed")
-        return number
+            raise argparse.ArgumentTypeError(
+                f"{text!r} was given, a number above 0 or one of {', '.join(spelled.values())} is "
+                "needed." + nearest(text, spelled.values())
+            ) from None
+        return positive_number(text)
 
     return parse
 

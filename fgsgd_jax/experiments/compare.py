@@ -61,7 +61,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--learning-rates",
         help="the rates to choose from, in units of the radius of the steps (default: 0.03 0.1 0.3 "
         "1 3; plain SGD takes a twentieth of them)",
-        type=_terminal.real_number(0),
+        type=_terminal.positive_number,
         nargs="+",
         default=[0.03, 0.1, 0.3, 1.0, 3.0],
         metavar="R",

@@ -210,8 +210,8 @@ def _mean(rows: list[Row], name: str) -> float:
     return statistics.fmean(row[name] for row in rows)
 
 
-def _deviation(values: list[float]) -> float:
-    return statistics.stdev(values) if len(values) > 1 else 0.0
+def _deviation(values: list[float]) -> float | None:
+    return statistics.stdev(values) if len(values) > 1 else None
 
 
 def _print(chosen: list[Row], title: str, ablate: str) -> None:
@@ -220,8 +220,7 @@ def _print(chosen: list[Row], title: str, ablate: str) -> None:
     errors = _table(title, ["scale ×"] * scales + ["best rate", "validation error", "test error"])
     for row in chosen:
         percents = [
-            f"{100 * row[name]:.2f} ± {100 * row[f'{name}_std']:.2f} %"
-            for name in ("validation_error", "test_error")
+            _percent(row[name], row[f"{name}_std"]) for name in ("validation_error", "test_error")
         ]
         numbers = [f"{row['scale']:g}"] * scales + [f"{row['learning_rate']:g}"]
         errors.add_row(row["variant"], *numbers, *percents)
@@ -237,6 +236,11 @@ def _print(chosen: list[Row], title: str, ablate: str) -> None:
             rates = [row["learning_rate"] for row in chosen if row["variant"] == variant]
             factor = max(rates) / min(rates)
             console.print(f"{variant}: the best rate moves by a factor of {factor:.3g}")
+
+
+def _percent(mean: float, deviation: float | None) -> str:
+    spread = "" if deviation is None else f" ± {100 * deviation:.2f}"
+    return f"{100 * mean:.2f}{spread} %"
 
 
 def _table(title: str, heads: list[str]) -> rich.table.Table:
@@ -261,12 +265,13 @@ def _draw_rates(path: Path, rows: list[Row], chosen: list[Row], title: str) -> N
             )
         panel.set_xscale("log")
         panel.set_yscale("log")
+        report.label_log(panel.xaxis)
         panel.set_title(variant, fontsize=10)
         panel.set_xlabel("learning rate")
     panels[0].set_ylabel("validation error (%)")
-    panels[0].yaxis.set_major_formatter("{x:g}")
-    panels[0].yaxis.set_minor_formatter("{x:g}")
-    panels[0].legend(frameon=False, title="scale s")
+    report.label_log(panels[0].yaxis)
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, title="scale s", loc="outside right center")
     report.save(figure, path)
 
 
@@ -277,7 +282,7 @@ def _curve(rows: list[Row], variant: str, scale: float):
             by_rate.setdefault(row["learning_rate"], []).append(100 * row["validation_error"])
     rates = sorted(by_rate)
     means = [statistics.fmean(by_rate[rate]) for rate in rates]
-    return rates, means, [_deviation(by_rate[rate]) for rate in rates]
+    return rates, means, [_deviation(by_rate[rate]) or 0 for rate in rates]
 
 
 def _draw_bounds(path: Path, rows: list[Row], chosen: list[Row], title: str) -> None:

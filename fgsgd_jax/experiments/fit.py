@@ -99,9 +99,16 @@ def fit(
                 report.write_rows(metrics, [], report.METRICS)
             done, state = checkpoints.restore(manager, training.state)
             rows = report.read_metrics(metrics, done)
-            if done >= settings.epochs and (run_dir / report.SUMMARY_FILE).exists():
+            finished = (run_dir / report.SUMMARY_FILE).exists()
+            if done > settings.epochs:
+                raise UsageError(
+                    f"{run_dir} has {done} epochs already, more than --epochs {settings.epochs}; "
+                    "give a larger number, or leave --epochs away."
+                )
+            if done == settings.epochs and finished:
                 print(
-                    f"{run_dir}: {done} epochs are done; to go on, give --epochs a larger number."
+                    f"{run_dir}: {done} of {done} epochs are done; to go on, give --epochs a "
+                    "larger number."
                 )
                 return 0
             config.save(run_dir, settings, images.digest())

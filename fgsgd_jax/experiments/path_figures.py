@@ -55,7 +55,11 @@ def _make(args, run_dir: Path) -> int:
         quiet=args.quiet,
     )
     make_run_dir(run_dir)
-    settings = {name: str(value) for name, value in vars(args).items() if value is not None}
+    settings = {
+        name: str(value) if isinstance(value, Path) else value
+        for name, value in vars(args).items()
+        if value is not None
+    }
     summary: dict[str, Any] = {"settings": settings}
     figures = sorted(set(args.figures))
     with (
@@ -277,6 +281,7 @@ def draw_figure_2(path: Path, rows: list[Row], title: str) -> None:
     _draw_curves(panel, rows, "train_loss", 1, ("SGD",))
     panel.set_ylabel("training cross-entropy")
     panel.set_yscale("log")
+    report.label_log(panel.yaxis)
     panel.legend(frameon=False)
     report.save(figure, path)
 
@@ -295,6 +300,7 @@ def draw_figure_3(path: Path, rows: list[Row], title: str) -> None:
         if factor == 100:
             panel.set_ylim(0, 100)
     panels[0].set_yscale("log")
+    report.label_log(panels[0].yaxis)
     handles, labels = panels[0].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, ncols=3, loc="outside lower center")
     report.save(figure, path)
@@ -341,6 +347,6 @@ def _print(summary: dict) -> None:
             continue
         table.add_row(f"[bold]{figure}", "")
         for name, value in rows.items():
-            shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+            shown = f"{value:.3g}" if isinstance(value, float) else str(value or "none")
             table.add_row(f"  {name}", shown)
     rich.console.Console().print(table)

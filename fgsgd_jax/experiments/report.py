@@ -10,8 +10,9 @@ import numpy as np
 import rich.box
 import rich.console
 import rich.table
+from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.ticker import MaxNLocator, NullFormatter
+from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
 from fgsgd_jax import bounds
 from fgsgd_jax.experiments._terminal import UsageError
@@ -134,7 +135,7 @@ def draw_diagnostics(path: Path, rows: Sequence[Row], title: str) -> None:
             {f"{kind}, {BOUNDS[name]}": f"{kind}_{name}" for kind in KINDS for name in BOUNDS},
         ),
     )
-    figure = Figure(figsize=(4.2 * len(panels), 3.6), layout="constrained")
+    figure = Figure(figsize=(4.2 * len(panels), 4.1), layout="constrained")
     figure.suptitle(title, fontsize=11)
     epochs = [row["epoch"] for row in rows]
     for panel, (label, scale, series) in zip(figure.subplots(1, len(panels)), panels, strict=True):
@@ -145,15 +146,17 @@ def draw_diagnostics(path: Path, rows: Sequence[Row], title: str) -> None:
             line = "--" if name.startswith("layer") else "-"
             panel.plot(epochs, values, line, color=color, marker=".", linewidth=1.6, label=name)
         if "norm" in label:
-            panel.axhline(1, color="0.6", linestyle=":", linewidth=1)
+            panel.axhline(1, color="0.6", linestyle=":", linewidth=1, label="1")
             panel.set_ylim(bottom=0)
         numbers = [number for line in panel.lines for number in np.ravel(line.get_ydata())]
         # Of less than a power of ten a log axis labels too few numbers.
         if scale == "log" and numbers and 0 < 20 * min(numbers) < max(numbers):
             panel.set_yscale("log")
+            label_log(panel.yaxis)
         panel.set_ylabel(label)
         if len(series) > 1 and panel.lines:
-            panel.legend(frameon=False, fontsize=8, handlelength=3)
+            below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.18)}
+            panel.legend(frameon=False, fontsize=8, handlelength=3, ncols=2, **below)
     _over_epochs(figure, len(rows))
     save(figure, path)
 
@@ -176,6 +179,17 @@ def _over_epochs(figure: Figure, epochs: int) -> None:
         panel.set_xlabel("epoch")
         panel.set_xlim(0.5, epochs + 0.5)
         panel.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+
+
+def label_log(axis: Axis) -> None:
+    """Labels a log axis with plain numbers, and with enough of them to read it by."""
+    low, high = axis.get_view_interval()
+    if high < 8 * low:
+        axis.set_major_locator(MaxNLocator(nbins=5))
+    elif high < 200 * low:
+        axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter(NullFormatter())
 
 
 def save(figure: Figure, path: Path) -> None:
@@ -204,12 +218,7 @@ def draw_curves(path: Path, rows: Sequence[Row], title: str) -> None:
         panel.set_ylabel(label)
         panel.legend(frameon=False)
     axes[0].set_yscale("log")
-    axes[0].yaxis.set_major_formatter("{x:g}")
-    low, high = axes[0].get_ylim()
-    if high < 5 * low:  # too little for two powers of ten, which are all that is labeled else
-        axes[0].yaxis.set_minor_formatter("{x:g}")
-    else:
-        axes[0].yaxis.set_minor_formatter(NullFormatter())
+    label_log(axes[0].yaxis)
     axes[1].set_ylim(bottom=0)
     if on_manifolds:
         resolution = float(np.finfo(np.float32).eps)

@@ -1,8 +1,9 @@
 """Train a convolutional network on small images, its kernels on manifolds.
 
-The run folder gets config.json, metrics.csv (a row for each epoch), summary.json, curves.png and a
-checkpoint after each epoch. Data order is a function of the seed and the epoch, so a resumed run
-gives bit for bit what the uninterrupted one would have given on the same machine.
+The run folder gets config.json, metrics.csv (a row for each epoch), summary.json, the figures
+curves.png, diagnostics.png and margins.png, and a checkpoint after each epoch. Data order is a
+function of the seed and the epoch, so a resumed run gives bit for bit what the uninterrupted one
+would have given on the same machine.
 """
 
 import argparse
@@ -136,7 +137,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         method,
         "--min-std",
         "the least standard deviation to divide by; 1 as the paper wants it",
-        type=real(0),
+        type=_terminal.positive_number,
         metavar="D",
     )
     add(
@@ -163,7 +164,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         run,
         "--seed",
         "of the initial weights, the groups, and the order of the images",
-        type=whole(0),
+        type=whole(0, below=2**63),
         metavar="N",
     )
     _arguments.add_results(
@@ -190,6 +191,8 @@ def main(args: argparse.Namespace) -> int:
     else:
         settings, digest = config.configured(given), None
         run_dir = args.run_dir or _terminal.new_run_dir(f"{settings.data}-{settings.optimizer}")
+        if run_dir.is_file():
+            raise UsageError(f"{run_dir} is a file; name another --run-dir.")
         if _terminal.is_taken(run_dir):
             raise UsageError(
                 f"{run_dir} exists; name another --run-dir, or go on with that run by --resume "

@@ -235,10 +235,13 @@ def _exp(x, v):
     p = x.shape[1]
     a = _lanes.skew(_lanes.gram(x, v))
     eye = _lanes.identity(p, p, x) + jnp.zeros_like(a)
+    # With v/s for v the second block row is s times as large: then no block is larger than ‖v‖.
+    s = lax.stop_gradient(jnp.maximum(1, _lanes.norm(v)))
+    v = v / s
     block = jnp.concatenate(
         [
-            jnp.concatenate([a, -_lanes.gram(v, v)], axis=1),
-            jnp.concatenate([eye, a], axis=1),
+            jnp.concatenate([a, -s * _lanes.gram(v, v)], axis=1),
+            jnp.concatenate([s * eye, a], axis=1),
         ]
     )
     left = _lanes.matmul(jnp.concatenate([x, v], axis=1), _lanes.expm(block)[:, :p])

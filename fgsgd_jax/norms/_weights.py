@@ -9,8 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgsgd_jax.norms._matrices import Norms, norms_of, working
-from fgsgd_jax.poms import Collection, Layer
-from fgsgd_jax.poms._collection import leaves_with_paths
+from fgsgd_jax.poms import Collection, Layer, leaves_with_paths, require_collection
 from fgsgd_jax.poms._schemes import summed_axes
 
 
@@ -45,6 +44,7 @@ def component_norms(weight: jax.Array, layer: Layer | None, /) -> Norms:
     """
     if layer is None:
         return layer_norms(weight, None)
+    _require_shape(weight, layer)
     return norms_of(layer.component.to_points(weight))
 
 
@@ -71,6 +71,7 @@ def group_norms(weight: jax.Array, layer: Layer | None, /) -> Norms:
     """
     if layer is None:
         return layer_norms(weight, None)
+    _require_shape(weight, layer)
     return _group_norms(weight, layer)
 
 
@@ -98,11 +99,20 @@ def layer_norms(weight: jax.Array, layer: Layer | None = None, /) -> Norms:
     if layer is None:
         outputs, stack = (weight.ndim - 1,), ()
     else:
+        _require_shape(weight, layer)
         component = layer.component
         outputs, stack = component.outputs or component.columns, component.stack
     inputs = tuple(axis for axis in range(weight.ndim) if axis not in outputs + stack)
     sizes = [math.prod(weight.shape[axis] for axis in axes) for axes in (outputs, inputs, stack)]
     return norms_of(jnp.transpose(weight, outputs + inputs + stack).reshape(sizes))
+
+
+def _require_shape(weight: jax.Array, layer: Layer) -> None:
+    if jnp.shape(weight) != layer.shape:
+        raise ValueError(
+            f"The weight has shape {jnp.shape(weight)}, but its entry of the collection is for "
+            f"shape {layer.shape}. Give both of the same path."
+        )
 
 
 def network_norms(params: Any, spec: Collection) -> NetworkNorms:
@@ -140,6 +150,7 @@ def weights_of(params: Any, spec: Collection) -> list[tuple[str, jax.Array, Laye
     Raises:
         ValueError: As `network_norms`.
     """
+    require_collection(spec)
     weights = [
         (path, weight, layer)
         for path, weight in leaves_with_paths(params)

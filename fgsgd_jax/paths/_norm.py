@@ -62,9 +62,9 @@ def _path_norm(apply_fn, input_shape, p, params):
     network = read(apply_fn, params, input_shape)
     total = network.total(network.masses(p), p)
     # At 0 the root has no derivative; every weight's is 0 there for p > 1.
-    alive = total.mantissa > 0
-    root = _masses.raised(total._replace(mantissa=jnp.where(alive, total.mantissa, 1)), 1 / p)
-    return jnp.where(alive, _masses.number(root), 0)
+    none = total.mantissa == 0  # false for NaN, which must stay visible
+    root = _masses.raised(total._replace(mantissa=jnp.where(none, 1, total.mantissa)), 1 / p)
+    return jnp.where(none, 0, _masses.number(root))
 
 
 def path_scales(

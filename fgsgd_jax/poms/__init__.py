@@ -9,10 +9,11 @@ from fgsgd_jax.poms._collection import leaves_with_paths as leaves_with_paths
 from fgsgd_jax.poms._collection import map_layers as map_layers
 from fgsgd_jax.poms._collection import pom as pom
 from fgsgd_jax.poms._collection import project as project
+from fgsgd_jax.poms._collection import require_collection as require_collection
 from fgsgd_jax.poms._collection import residual as residual
 from fgsgd_jax.poms._components import Component as Component
 from fgsgd_jax.poms._layers import Layer as Layer
 from fgsgd_jax.poms._scales import Coordinates as Coordinates
-from fgsgd_jax.poms._scales import check_coordinates as check_coordinates
+from fgsgd_jax.poms._scales import checked_coordinates as checked_coordinates
 from fgsgd_jax.poms._schemes import SCHEMES as SCHEMES
 from fgsgd_jax.poms._schemes import Scheme as Scheme

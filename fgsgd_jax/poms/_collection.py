@@ -10,6 +10,7 @@ import collections
 import dataclasses
 import fnmatch
 import functools
+import math
 import zlib
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
@@ -141,6 +142,8 @@ class Collection:
         return dict(self.layers)
 
     def __getitem__(self, path: str) -> Layer | None:
+        if path not in self._by_path:
+            raise KeyError(f"no leaf {path!r}; the leaves are {_listed(self._by_path)}")
         return self._by_path[path]
 
     def on_manifolds(self) -> Iterator[tuple[str, Layer]]:
@@ -298,12 +301,12 @@ def collection(
         for glob, request in rules:
             if fnmatch.fnmatchcase(path, glob):
                 return request and place(path, leaf, request)
-        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
-        if isinstance(default, Pom) and floating and len(leaf.shape) >= 2:
+        weighs = jnp.issubdtype(_dtype(path, leaf), jnp.floating) and math.prod(leaf.shape) > 0
+        if isinstance(default, Pom) and weighs and len(leaf.shape) >= 2:
             return place(path, leaf, default)
         # A kernel of one row or column has no place on oblique and Stiefel manifolds.
-        is_kernel = len(leaf.shape) == 4 and min(leaf.shape[:2]) > 1
-        if by_shape and floating and is_kernel:
+        is_kernel = weighs and len(leaf.shape) == 4 and min(leaf.shape[:2]) > 1
+        if by_shape and is_kernel:
             return place(path, leaf, BY_SHAPE)
         return None
 
@@ -311,6 +314,16 @@ def collection(
         layers=tuple((path, decide(path, leaf)) for path, leaf in leaves),
         shapes=tuple(tuple(leaf.shape) for _, leaf in leaves),
     )
+
+
+def _dtype(path: str, leaf: Any) -> Any:
+    """The dtype of a leaf, or an error that names the leaf."""
+    if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+        raise ValueError(
+            f"{path!r} holds {leaf!r}, which is no array. Give arrays, such as "
+            f"jnp.asarray({leaf!r}), or leave it out of the parameters."
+        )
+    return leaf.dtype
 
 
 def _check_rule(rule) -> None:
@@ -360,12 +373,17 @@ def _checked_map_sizes(sizes: Mapping[str, int] | None, paths: list[str]) -> Map
 
 def _place(path: str, leaf, request: Pom, map_size: int | None, seed: int) -> Layer:
     """The layer of a leaf, or an error that names the leaf."""
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+    if not jnp.issubdtype(_dtype(path, leaf), jnp.floating):
         raise ValueError(
             f"{path!r} holds {leaf.dtype}, which has no gradient here; manifolds need real "
             "floating-point weights. Leave it Euclidean (None)."
         )
     shape = tuple(leaf.shape)
+    if math.prod(shape) == 0:
+        raise ValueError(
+            f"{path!r} has shape {shape}, so there is nothing in it to put on a manifold. Leave it "
+            "Euclidean (None)."
+        )
     wants_matrix = any(manifold.wants_matrix for manifold in request.manifolds)
     try:
         component = resolve_component(request.component, shape, prefer_matrix=wants_matrix)
@@ -402,6 +420,15 @@ def _spelled(gamma: Gamma) -> str:
     if isinstance(gamma, Numbers):
         return f"{gamma.array().min():.3g} to {gamma.array().max():.3g}"
     return "1" if gamma is None else f"{gamma:.3g}"
+
+
+def require_collection(spec: Any) -> None:
+    """Raises unless a spec is one, as where arguments were exchanged."""
+    if not isinstance(spec, Collection):
+        raise TypeError(
+            "The spec is to be a collection, as fgsgd_jax.collection(params, …) makes it, but a "
+            f"{type(spec).__name__} was given in its place."
+        )
 
 
 def _listed(paths, most: int = 20) -> str:
@@ -511,6 +538,11 @@ def checked_feature_stds(
     """Measured λ by path, in the shapes that `Layer.feature_channels` tells."""
     stds = dict(leaves_with_paths(measured))
     unknown = sorted(set(stds) - set(channels))
+    if unknown and not channels:
+        raise ValueError(
+            f"Feature statistics were given for {_listed(unknown)}, but the collection was built "
+            "without a scale. Build it with collection(…, scale='geometric') or scale=1.0."
+        )
     if unknown:
         raise ValueError(
             f"Feature statistics were given for {_listed(unknown)}, but the leaves that have a "
@@ -555,6 +587,7 @@ def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | N
         ... )
         (5.0, True)
     """
+    require_collection(spec)
     kinds, stds = spec.kinds(), spec.feature_std(feature_std)
 
     def one(path, layer, weight):
@@ -579,6 +612,7 @@ def initialize(key: jax.Array, params: Any, spec: Collection) -> Any:
     Returns:
         A tree like `params`.
     """
+    require_collection(spec)
     kinds = spec.kinds()
 
     def one(path, layer, weight):
@@ -606,6 +640,7 @@ def residual(
         the same for the worst column on oblique manifolds, ‖xᵀx − 1‖ on Stiefel, 0 on flat space;
         of the components at unit scale.
     """
+    require_collection(spec)
     kinds, stds = spec.kinds(), spec.feature_std(feature_std)
     return {
         path: _residual_leaf(layer, weight, kinds.get(path), stds.get(path))

@@ -123,15 +123,34 @@ Coordinates = Literal["unit", "scaled"] | float
 """The radius σ of the manifolds on which a step is taken: 1, s, or a number."""
 
 
-def check_coordinates(coordinates: Any) -> None:
-    """Raises unless `coordinates` is "unit", "scaled" or a positive number."""
-    named = isinstance(coordinates, str) and coordinates in ("unit", "scaled")
-    number = isinstance(coordinates, (int, float)) and not isinstance(coordinates, bool)
-    if not named and not (number and 0 < float(coordinates) < math.inf):
+def checked_coordinates(coordinates: Any) -> Coordinates:
+    """The coordinates in a form that can be hashed.
+
+    Raises:
+        ValueError: If they are not "unit", "scaled" or a positive number.
+    """
+    if isinstance(coordinates, str) and coordinates in ("unit", "scaled"):
+        return coordinates  # pyright: ignore[reportReturnType]
+    if isinstance(coordinates, jax.Array):
+        raise ValueError(
+            "The coordinates of a step have to be known when the optimizer is built, and were "
+            "given as an array; give a Python number, to optax.inject_hyperparams with "
+            "static_args=('coordinates',)."
+        )
+    if not _is_positive(coordinates):
         raise ValueError(
             "The coordinates of a step are 'unit', 'scaled' or a positive number, the radius of "
             f"the manifolds it is taken on, not {coordinates!r}."
         )
+    return float(coordinates)
+
+
+def _is_positive(number: Any) -> bool:
+    """Whether something is a finite number above 0."""
+    if isinstance(number, bool) or np.ndim(number) or isinstance(number, str):
+        return False
+    known = isinstance(number, (int, float, np.integer, np.floating, jax.Array))
+    return known and 0 < float(number) < math.inf
 
 
 def step_radius(coordinates: Coordinates, s: jax.Array | None) -> tuple[Any, Any]:
@@ -166,8 +185,13 @@ def checked_feature_std(
 
     Raises:
         ValueError: If there are not as many as input channels, or some are NaN, infinite, negative,
-            or zero where `min_std` does not raise them.
+            or zero where `min_std` does not raise them; if `min_std` is no positive number.
     """
+    if not (min_std is None or isinstance(min_std, Tracer) or _is_positive(min_std)):
+        raise ValueError(
+            "min_std, the least standard deviation to divide by, is a positive number or None for "
+            f"none, not {min_std!r}."
+        )
     stds = jnp.asarray(given)
     if not jnp.issubdtype(stds.dtype, jnp.floating):
         stds = stds.astype(float)

@@ -8,7 +8,14 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import _lanes
-from fgsgd_jax.poms import Collection, Coordinates, Layer, check_coordinates, map_layers
+from fgsgd_jax.poms import (
+    Collection,
+    Coordinates,
+    Layer,
+    checked_coordinates,
+    map_layers,
+    require_collection,
+)
 from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
 from fgsgd_jax.transforms._retraction import require_on_manifolds
@@ -75,7 +82,8 @@ def descend_on_manifolds(
     Returns:
         A transformation whose `update` needs `params`.
     """
-    check_coordinates(coordinates)
+    require_collection(spec)
+    coordinates = checked_coordinates(coordinates)
 
     def init_fn(params):
         require_on_manifolds(params, spec)
@@ -113,6 +121,9 @@ def descend_on_manifolds(
             return _Pair(update, new_trace)
 
         def on_euclidean(gradient, weight, *trace):
+            # A rate in the dtype of whole numbers would be 0.
+            whole = not jnp.issubdtype(gradient.dtype, jnp.inexact)
+            gradient = gradient.astype(weight.dtype) if whole else gradient
             step, new_trace = gradient, None
             if trace:
                 step = new_trace = gradient + decay * trace[0]

@@ -38,8 +38,9 @@ def set_feature_std(
 
     Raises:
         ValueError: If the collection had no scale, a path is not on a manifold, there are not as
-            many numbers as input channels, or one is NaN, infinite, negative, or zero without a
-            `min_std`. Inside a jitted function values cannot be checked.
+            many numbers as input channels, one is NaN, infinite, negative, or zero without a
+            `min_std`, or `min_std` is not positive. Inside a jitted function values cannot be
+            checked.
 
     Example:
         >>> import jax.numpy as jnp, optax

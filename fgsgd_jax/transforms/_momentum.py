@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from fgsgd_jax.poms import Collection, Layer, map_layers
+from fgsgd_jax.poms import Collection, Layer, map_layers, require_collection
 from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
 
@@ -46,6 +46,7 @@ def trace_on_manifold(
         Polyak, 1964; Sutskever et al., 2013. Transport by projection: Absil, Mahony & Sepulchre,
         2008, section 8.1.3.
     """
+    require_collection(spec)
 
     def init_fn(params):
         trace = optax.tree.zeros_like(params, dtype=accumulator_dtype)

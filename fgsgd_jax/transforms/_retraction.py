@@ -14,9 +14,10 @@ from fgsgd_jax.poms import (
     Collection,
     Coordinates,
     Layer,
-    check_coordinates,
+    checked_coordinates,
     leaves_with_paths,
     map_layers,
+    require_collection,
     residual,
 )
 from fgsgd_jax.transforms._feature_std import arrived
@@ -69,7 +70,8 @@ def retract_updates(
     References:
         Absil, Mahony & Sepulchre, 2008, section 4.1; Ozay, 2019, Algorithm 1.
     """
-    check_coordinates(coordinates)
+    require_collection(spec)
+    coordinates = checked_coordinates(coordinates)
 
     def init_fn(params):
         require_on_manifolds(params, spec)

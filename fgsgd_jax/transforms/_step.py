@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax.poms import Collection, Layer, map_layers
+from fgsgd_jax.poms import Collection, Layer, map_layers, require_collection
 
 
 class Group(NamedTuple):
@@ -113,6 +113,7 @@ def scale_by_fgsgd(
         Ozay, 2019, Theorem 1 (eq. 5, 6) and Corollary 2 (eq. 7), with c for the √|κ| of Bonnabel,
         *Stochastic gradient descent on Riemannian manifolds*, 2013.
     """
+    require_collection(spec)
 
     def init_fn(params):
         del params

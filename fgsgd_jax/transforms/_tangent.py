@@ -6,7 +6,14 @@ from typing import NamedTuple
 import jax
 import optax
 
-from fgsgd_jax.poms import Collection, Coordinates, Layer, check_coordinates, map_layers
+from fgsgd_jax.poms import (
+    Collection,
+    Coordinates,
+    Layer,
+    checked_coordinates,
+    map_layers,
+    require_collection,
+)
 from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
 
@@ -48,7 +55,8 @@ def project_to_tangent(
     References:
         Ozay, 2019, Algorithm 1.
     """
-    check_coordinates(coordinates)
+    require_collection(spec)
+    coordinates = checked_coordinates(coordinates)
 
     def init_fn(params):
         del params

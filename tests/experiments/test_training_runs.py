@@ -212,6 +212,13 @@ def test_a_finished_run_says_that_nothing_is_left(run_dir, capsys):
     assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
 
 
+def test_fewer_epochs_than_are_done_are_refused_and_leave_the_run_as_it_was(run_dir, capsys):
+    before = {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")}
+    assert train("--resume", run_dir, "--epochs", 1) == 2
+    assert "2 epochs already, more than --epochs 1" in " ".join(capsys.readouterr().err.split())
+    assert {path: path.stat().st_mtime_ns for path in run_dir.rglob("*")} == before
+
+
 def test_what_contradicts_a_run_is_named(run_dir, capsys):
     words = "--optimizer rsgd --channels 3 5 --manifolds ob --seed 5 --learning-rate 0.3".split()
     assert train("--resume", run_dir, *words) == 2

@@ -262,6 +262,15 @@ def test_a_learned_slope_is_refused():
         fg.path_norm(prelu, start(), SHAPE)
 
 
+@pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
+@pytest.mark.parametrize("name", ["in", "out"])
+def test_the_norm_of_a_diverged_network_is_not_finite(name, bad):
+    params = start()
+    params[name] = params[name].at[0, 0].set(bad)
+    assert not jnp.isfinite(fg.path_norm(network, params, SHAPE))
+    assert not jnp.isfinite(jax.jit(lambda params: fg.path_norm(network, params, SHAPE))(params))
+
+
 @pytest.mark.parametrize(
     ("said", "arguments"),
     [

@@ -157,8 +157,9 @@ def main(args: argparse.Namespace) -> int:
     # Imported only now, so that --help and mistakes answer at once.
     import rich.console
 
-    from fgsgd_jax.experiments.bench import report
+    from fgsgd_jax.experiments.bench import _memory, report
 
+    _memory.keep_freed()
     console = rich.console.Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH
@@ -206,7 +207,7 @@ def _environment() -> dict[str, Any]:
         "cores": cores(),
         "jax": jax.__version__,
         "python": platform.python_version(),
-        "load": _load(),
+        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
     }
 
 
