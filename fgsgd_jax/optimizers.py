@@ -69,6 +69,7 @@ def fgsgd(
         `optax.apply_updates`.
 
     Raises:
+        TypeError: If the rate, the momentum, the decay or `euclidean` is of another kind.
         ValueError: At `init`, if weights are not on their manifolds: `project` them first.
 
     Example:
@@ -141,7 +142,23 @@ def rsgd(
         accumulator_dtype: As for `fgsgd`.
 
     Returns:
-        A transformation whose `update` needs `params`.
+        A transformation whose `update` needs `params` and returns differences, for
+        `optax.apply_updates`.
+
+    Raises:
+        TypeError: If the rate, the momentum, the decay or `euclidean` is of another kind.
+        ValueError: At `init`, if weights are not on their manifolds: `project` them first.
+
+    Example:
+        >>> import jax, jax.numpy as jnp, optax
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jax.random.normal(jax.random.key(0), (3, 3, 4, 8))}
+        >>> spec = fg.collection(params, ("w", fg.pom("kernel", fg.Stiefel())))
+        >>> params = fg.project(params, spec)
+        >>> tx = fg.rsgd(0.1, spec)
+        >>> updates, state = tx.update(params, tx.init(params), params)
+        >>> bool(jnp.abs(updates["w"]).max() < 1e-5)  # along x itself nothing is tangent
+        True
 
     References:
         Bonnabel, *Stochastic gradient descent on Riemannian manifolds*, 2013; Ozay & Okatani,

@@ -386,6 +386,11 @@ def test_a_box_filter_on_a_line_has_the_norm_of_its_closed_form():
     assert norms.convolution_norm(np.zeros((3, 1, 1), np.float32), (50,)) == 0
 
 
+def test_a_misspelt_padding_is_told_beside_those_there_are():
+    with pytest.raises(ValueError, match=r"'SAME', 'VALID', 'CIRCULAR'.*not 'SAM'"):
+        norms.convolution_norm(jnp.ones((3, 3, 2, 2)), (8, 8), padding="SAM")
+
+
 def test_a_map_with_other_axes_than_the_kernel_is_refused():
     with pytest.raises(ValueError, match=r"has 3\. Give"):
         norms.convolution_norm(jnp.ones((3, 3, 2, 2)), (8, 8, 2))

@@ -81,6 +81,11 @@ def make(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
         quiet=args.quiet,
     )
     if args.test_size is not None:
+        if args.test_size > len(images.test_labels):
+            raise UsageError(
+                f"--test-size {args.test_size} is more than the {len(images.test_labels)} test "
+                f"images of {settings.data}."
+            )
         images = dataclasses.replace(
             images,
             test_images=images.test_images[: args.test_size],

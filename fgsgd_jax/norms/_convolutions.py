@@ -74,6 +74,11 @@ def convolution_norm(
     largest = jnp.max(jnp.abs(kernel))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     unit, dilation = kernel / scale, each(kernel_dilation)
+    if isinstance(padding, str) and padding not in ("SAME", "VALID", "CIRCULAR"):
+        raise ValueError(
+            "The padding of a convolution is 'SAME', 'VALID', 'CIRCULAR', a number for all sides, "
+            f"or pairs (low, high), not {padding!r}."
+        )
     circular = padding == "CIRCULAR"
     if isinstance(padding, int):
         padding = ((padding, padding),) * spatial

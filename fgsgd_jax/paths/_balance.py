@@ -124,6 +124,8 @@ def unbalance(
     widths = [arrays[layer.kernel].shape[-1] for layer in chain[:-1]]
     hidden = sum(widths)
     draws = hidden // 4 if draws is None else draws
+    if draws < 0:
+        raise ValueError(f"unbalance needs a number of draws of at least 0, not {draws}.")
     unit_key, factor_key = jax.random.split(key)
     units = jax.random.randint(unit_key, (draws,), 0, max(hidden, 1))
     exponents = jnp.log(factor) + jax.random.normal(factor_key, (draws,))

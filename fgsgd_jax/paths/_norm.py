@@ -54,7 +54,7 @@ def path_norm(apply_fn: Callable, params: Any, input_shape: Sequence[int], p: An
         Neyshabur, Salakhutdinov & Srebro, *Path-SGD*, 2015 (arXiv 1506.02617), section 3; Gonon,
         Brisebarre, Riccietti & Gribonval, 2023 (arXiv 2310.01225) for biases, skips and pooling.
     """
-    check(p, input_shape, params)
+    check(apply_fn, p, input_shape, params)
     return _compiled(_path_norm, apply_fn, tuple(input_shape), p)(params)
 
 
@@ -109,7 +109,7 @@ def path_scales(
         Neyshabur, Salakhutdinov & Srebro, 2015, eq. (7); Neyshabur, Wu, Salakhutdinov & Srebro,
         *Path-normalized optimization of recurrent neural networks*, 2016 (arXiv 1605.07154).
     """
-    check(p, input_shape, params)
+    check(apply_fn, p, input_shape, params)
     return _compiled(_path_scales, apply_fn, tuple(input_shape), p, second_term)(params)
 
 
@@ -182,8 +182,13 @@ def _with_second_term(slope: Callable, mantissas: list, scales: list[Mass]) -> l
     return sums
 
 
-def check(p, input_shape, params) -> None:
+def check(apply_fn, p, input_shape, params) -> None:
     """Refuses what no path norm can be taken of, in a sentence."""
+    if not callable(apply_fn):
+        raise TypeError(
+            "The network is a function of parameters and a batch, apply_fn(params, x), but a "
+            f"{type(apply_fn).__name__} was given in its place."
+        )
     if not isinstance(p, Tracer) and not 1 <= float(p) < np.inf:
         raise ValueError(f"The path norm needs a finite p of at least 1, not {p!r}.")
     if not isinstance(input_shape, (tuple, list)) or not all(

@@ -79,7 +79,7 @@ def scale_by_path(
     wide = not _at_most_two(p) if extended_range is None else extended_range
 
     def init_fn(params):
-        check(p, input_shape, params)
+        check(apply_fn, p, input_shape, params)
         # Optax asks for a state of placeholders, too, which have no leaves.
         if scales is None and jax.tree.leaves(params):
             # Says at once what is wrong; only shapes are computed.
@@ -97,7 +97,7 @@ def scale_by_path(
     def update_fn(updates, state, params=None, **extra_args):
         if params is None:
             raise ValueError(f"{NO_PARAMS_MSG} The paths run over the present weights.")
-        check(p, input_shape, (params, updates))
+        check(apply_fn, p, input_shape, (params, updates))
         if scales is None:
             return divided(updates, params), state
         pairs = zip(

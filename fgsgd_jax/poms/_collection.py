@@ -611,6 +611,17 @@ def initialize(key: jax.Array, params: Any, spec: Collection) -> Any:
 
     Returns:
         A tree like `params`.
+
+    Raises:
+        ValueError: If the spec was not built from these parameters.
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> params = {"w": jnp.zeros((3, 3, 4, 8)), "bias": jnp.ones(8)}
+        >>> spec = collection(params, ("w", pom("PO", Stiefel())))
+        >>> drawn = initialize(jax.random.key(0), params, spec)
+        >>> bool(residual(drawn, spec)["w"] < 1e-5), bool(jnp.all(drawn["bias"] == 1))
+        (True, True)
     """
     require_collection(spec)
     kinds = spec.kinds()
@@ -639,6 +650,16 @@ def residual(
         A dictionary from path to a scalar, for all leaves on manifolds. It is |‖x‖ − 1| on spheres,
         the same for the worst column on oblique manifolds, ‖xᵀx − 1‖ on Stiefel, 0 on flat space;
         of the components at unit scale.
+
+    Raises:
+        ValueError: If the spec was not built from these parameters.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> params = {"w": jnp.full((3, 3, 2, 4), 1 / 3), "bias": jnp.ones(4)}
+        >>> spec = collection(params, ("w", pom("PO", Sphere())))
+        >>> {path: bool(distance < 1e-6) for path, distance in residual(params, spec).items()}
+        {'w': True}
     """
     require_collection(spec)
     kinds, stds = spec.kinds(), spec.feature_std(feature_std)

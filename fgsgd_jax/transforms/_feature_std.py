@@ -92,6 +92,15 @@ def get_feature_std(state: Any) -> dict[str, jax.Array]:
 
     Returns:
         What `project`, `residual` and `diagnostics` take as `feature_std`; empty without a scale.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jnp.ones((3, 3, 2, 8))}
+        >>> spec = fg.collection(params, ("w", fg.pom("PO", fg.Sphere())), scale=1.0)
+        >>> state = fg.fgsgd(0.1, spec).init(fg.project(params, spec))
+        >>> get_feature_std(state)["w"]
+        Array([1., 1.], dtype=float32)
     """
     known = {path: std for link in _links(state) for path, std in link.feature_std.items()}
     return {path: jax.tree.leaves(std)[0] for path, std in known.items()}

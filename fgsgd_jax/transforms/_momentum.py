@@ -42,6 +42,18 @@ def trace_on_manifold(
         A transformation whose `update` needs `params`. It takes tangent vectors, so it comes after
         `project_to_tangent`.
 
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jnp.array([[1.0], [0.0]]).reshape(2, 1, 1, 1)}
+        >>> spec = fg.collection(params, ("w", fg.pom("layer", fg.Sphere())))
+        >>> link = trace_on_manifold(spec, decay=0.5)
+        >>> step = {"w": jnp.array([0.0, 1.0]).reshape(2, 1, 1, 1)}
+        >>> first, state = link.update(step, link.init(params), params)
+        >>> second, state = link.update(step, state, params)
+        >>> second["w"].ravel()  # 0.5·1 + 1
+        Array([0. , 1.5], dtype=float32)
+
     References:
         Polyak, 1964; Sutskever et al., 2013. Transport by projection: Absil, Mahony & Sepulchre,
         2008, section 8.1.3.

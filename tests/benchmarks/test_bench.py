@@ -428,6 +428,7 @@ def test_path_sgd_is_measured(capsys):
         ("--json .", "--json . is not a file in a folder that exists."),
         ("--figure x/g.png", "--figure x/g.png is not a file in a folder that exists."),
         ("--figure g.doc", "--figure g.doc is none of .png, .pdf, .svg."),
+        ("--figure g.png --sections accuracy", "--figure g.png is drawn by growth; name it in"),
         ("--peer-python nowhere", "--peer-python nowhere is not a program that can be run."),
     ],
 )

@@ -79,6 +79,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --data cifar10 --data-dir x", "x does not exist; give the folder with cifar10."),
         ("train --batch-size 2000", "--batch-size 2000 is more than the 1500 training images"),
         ("train --train-size 2000", "--train-size 2000 is more than the 1500 training images"),
+        ("compare --ablate scale --test-size 900", "--test-size 900 is more than the 297 test"),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(capsys, argv, said):

@@ -94,6 +94,12 @@ def test_a_convolutional_network_is_rescaled_through_pooling_and_flattening():
     assert not np.allclose(np.linalg.norm(rows, axis=0), np.linalg.norm(rows, axis=0)[0])
 
 
+def test_a_negative_number_of_draws_is_refused():
+    params = [jnp.ones((3, 4)), jnp.ones((4, 2))]
+    with pytest.raises(ValueError, match="draws of at least 0, not -1"):
+        fg.unbalance(jax.random.key(0), params, draws=-1)
+
+
 def test_unbalancing_draws_as_the_paper_does():
     """20,000 draws of 4,000 units: logarithms add up, means and variances are those of the law."""
     params = [jnp.ones((1, 4000)), jnp.ones((4000, 1))]

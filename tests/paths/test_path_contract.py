@@ -262,6 +262,12 @@ def test_a_learned_slope_is_refused():
         fg.path_norm(prelu, start(), SHAPE)
 
 
+@pytest.mark.parametrize("function", [fg.path_norm, fg.path_scales])
+def test_parameters_in_the_place_of_the_network_are_told(function):
+    with pytest.raises(TypeError, match="a dict was given in its place"):
+        function(start(), network, SHAPE)
+
+
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("name", ["in", "out"])
 def test_the_norm_of_a_diverged_network_is_not_finite(name, bad):

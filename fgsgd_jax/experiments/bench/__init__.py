@@ -149,6 +149,8 @@ def main(args: argparse.Namespace) -> int:
         _require_place(f"--{flag}", getattr(args, flag))
     if args.figure and args.figure.suffix not in PICTURES:
         raise UsageError(f"--figure {args.figure} is none of {', '.join(PICTURES)}.")
+    if args.figure and "growth" not in args.sections:
+        raise UsageError(f"--figure {args.figure} is drawn by growth; name it in --sections, too.")
     if args.peer_python and not os.access(args.peer_python, os.X_OK):
         raise UsageError(f"--peer-python {args.peer_python} is not a program that can be run.")
     chosen = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
