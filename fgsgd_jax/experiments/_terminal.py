@@ -71,20 +71,25 @@ def nearest(given: str, names: Iterable[str]) -> str:
     return f" Did you mean {spelled[close[0]]!r}?" if close else ""
 
 
+def _number(text: str, kind: type[int] | type[float] = float) -> float:
+    """The number that a text spells; NaN where it spells none."""
+    try:
+        return kind(text)
+    except ValueError:
+        return math.nan
+
+
 def whole_number(minimum: int, below: float = math.inf) -> Callable[[str], int]:
     """An argument type: a whole number, at least `minimum` and less than `below`."""
     needed = f"of at least {minimum}" + (f" and below {below}" if below < math.inf else "")
 
     def parse(text: str) -> int:
-        try:
-            number = int(text)
-        except ValueError:
-            number = None
-        if number is None or not minimum <= number < below:
+        number = _number(text, int)
+        if not minimum <= number < below:  # false for NaN, too
             raise argparse.ArgumentTypeError(
                 f"{text!r} was given, a whole number {needed} is needed"
             )
-        return number
+        return int(number)
 
     return parse
 
@@ -94,11 +99,8 @@ def real_number(minimum: float, below: float = math.inf) -> Callable[[str], floa
     needed = f"at least {minimum:g}" + (f" and below {below:g}" if below < math.inf else "")
 
     def parse(text: str) -> float:
-        try:
-            number = float(text)
-        except ValueError:
-            number = math.nan
-        if not minimum <= number < below:  # false for NaN, too
+        number = _number(text)
+        if not minimum <= number < below:
             finite = "finite " if number == math.inf else ""
             raise argparse.ArgumentTypeError(
                 f"{text!r} was given, a {finite}number of {needed} is needed"
@@ -110,10 +112,7 @@ def real_number(minimum: float, below: float = math.inf) -> Callable[[str], floa
 
 def positive_number(text: str) -> float:
     """An argument type: a finite number above 0."""
-    try:
-        number = float(text)
-    except ValueError:
-        number = math.nan
+    number = _number(text)
     if not 0 < number < math.inf:
         raise argparse.ArgumentTypeError(f"{text!r} was given, a finite number above 0 is needed")
     return number
@@ -141,13 +140,11 @@ def number_or(names: Iterable[str]) -> Callable[[str], float | str]:
     def parse(text: str) -> float | str:
         if text.lower() in spelled:
             return spelled[text.lower()]
-        try:
-            float(text)
-        except ValueError:
+        if math.isnan(_number(text)):
             raise argparse.ArgumentTypeError(
                 f"{text!r} was given, a number above 0 or one of {', '.join(spelled.values())} is "
                 "needed." + nearest(text, spelled.values())
-            ) from None
+            )
         return positive_number(text)
 
     return parse

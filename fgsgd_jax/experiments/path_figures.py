@@ -347,6 +347,6 @@ def _print(summary: dict) -> None:
             continue
         table.add_row(f"[bold]{figure}", "")
         for name, value in rows.items():
-            shown = f"{value:.3g}" if isinstance(value, float) else str(value or "none")
-            table.add_row(f"  {name}", shown)
+            shown = f"{value:.3g}" if isinstance(value, float) else str(value)
+            table.add_row(f"  {name}", "none" if value is None else shown)
     rich.console.Console().print(table)
