@@ -147,10 +147,9 @@ def checked_coordinates(coordinates: Any) -> Coordinates:
 
 def _is_positive(number: Any) -> bool:
     """Whether something is a finite number above 0."""
-    if isinstance(number, bool) or np.ndim(number) or isinstance(number, str):
-        return False
     known = isinstance(number, (int, float, np.integer, np.floating, jax.Array))
-    return known and 0 < float(number) < math.inf
+    single = known and not isinstance(number, bool) and np.ndim(number) == 0
+    return single and 0 < float(number) < math.inf
 
 
 def step_radius(coordinates: Coordinates, s: jax.Array | None) -> tuple[Any, Any]:
