@@ -1,9 +1,9 @@
 """Memory that is kept, so that every contestant finds the heap as it would in a loop of its own.
 
 The C library of Linux hands freed memory back to the system from a threshold on, and every page of
-it that is used anew costs a fault: for the temporary memory of a million components about as much
-as their update. In a program that repeats one step that soon stops, as the threshold follows what
-is freed, up to 32 MiB; among contestants that take turns, each hands back what the next one needs.
+it that is used anew costs a fault: for the temporary memory of a million components half as much as
+their update, or more. In a program that repeats one step that soon stops, as the threshold follows
+what is freed, up to 32 MiB; among contestants that take turns, each hands back what the next needs.
 So the threshold is set to where it would go, here and in the processes of the others. Larger pieces
 are still handed back, as they are everywhere.
 """
