@@ -3,10 +3,6 @@
 import importlib.util
 import json
 import math
-import os
-import subprocess
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
@@ -16,7 +12,6 @@ from flax import nnx
 from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments import models
 from fgsgd_jax.experiments.bench import (
-    _memory,
     _processes,
     _timing,
     accuracy,
@@ -113,34 +108,6 @@ def test_an_update_takes_over_the_memory_of_weights_and_state():
     with pytest.warns(UserWarning, match="donated buffers were not usable"):
         step = _timing.Fed(longer, (np.ones(1000),), np.ones(7))
     assert step.memory()[1] == 4 * 1007
-
-
-@pytest.mark.skipif(sys.platform != "linux", reason="only there memory is handed back so")
-def test_freed_memory_is_kept_for_the_next_contestant():
-    path = Path(_memory.__file__)
-    program = f"""
-import resource, runpy, numpy as np
-if {{keep}}:
-    runpy.run_path({str(path)!r})["keep_freed"]()
-for _ in range(3):
-    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
-    arrays = [np.ones(1 << 20) for _ in range(8)]
-    del arrays
-print(resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before)
-"""
-
-    def faults(keep, **environment):
-        found = subprocess.run(
-            [sys.executable, "-c", program.format(keep=keep)],
-            env={**os.environ, **environment},
-            capture_output=True,
-            text=True,
-            check=True,
-        )
-        return int(found.stdout)
-
-    assert 4 * faults(True) < faults(False)
-    assert 4 * faults(False, **_memory.ENVIRONMENT) < faults(False)
 
 
 def test_what_hangs_is_ended_and_has_no_time(monkeypatch):

@@ -159,9 +159,8 @@ def main(args: argparse.Namespace) -> int:
     # Imported only now, so that --help and mistakes answer at once.
     import rich.console
 
-    from fgsgd_jax.experiments.bench import _memory, report
+    from fgsgd_jax.experiments.bench import report
 
-    _memory.keep_freed()
     console = rich.console.Console(highlight=False)
     if not console.is_terminal:
         console.width = WIDTH

@@ -14,7 +14,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from fgsgd_jax.experiments.bench import _memory, _timing
+from fgsgd_jax.experiments.bench import _timing
 
 PATIENCE = 60.0  # seconds for one answer; what is slower counts as hung
 # BLAS threads spin for a while after their work, which the next contestant would feel.
@@ -37,8 +37,7 @@ class Process:
 
     def __init__(self, program: str, *, python: Path | None = None, threads: int, **work: Any):
         path = Path(__file__).parent / "children" / f"{program}.py"
-        threaded = dict.fromkeys(THREADS, str(threads))
-        environment = {**os.environ, **threaded, **_memory.ENVIRONMENT}
+        environment = {**os.environ, **dict.fromkeys(THREADS, str(threads))}
         self._process = subprocess.Popen(
             [str(python or sys.executable), str(path)],
             stdin=subprocess.PIPE,
