@@ -247,6 +247,8 @@ def test_a_weight_without_entries_is_refused_by_a_rule_and_passed_over_by_the_de
 def test_a_leaf_that_is_no_array_is_named(value):
     with pytest.raises(ValueError, match=says("'t'", repr(value), "no array")):
         fg.collection({"t": value, "w": jnp.ones((3, 3, 2, 2))})
+    with pytest.raises(ValueError, match=says("'t'", repr(value), "no array")):
+        fg.collection({"t": value, "w": jnp.ones((3, 3, 2, 2))}, ("t", None))
 
 
 @pytest.mark.parametrize("dtype", [jnp.int32, jnp.bool_])

@@ -282,6 +282,8 @@ def collection(
             "The tree given to collection has no leaves. Give it the parameters to train, such as "
             "nnx.state(model, nnx.Param)."
         )
+    for path, leaf in leaves:
+        _require_array(path, leaf)
     paths = [path for path, _ in leaves]
     twice = sorted(path for path, count in collections.Counter(paths).items() if count > 1)
     if twice:
@@ -301,7 +303,7 @@ def collection(
         for glob, request in rules:
             if fnmatch.fnmatchcase(path, glob):
                 return request and place(path, leaf, request)
-        weighs = jnp.issubdtype(_dtype(path, leaf), jnp.floating) and math.prod(leaf.shape) > 0
+        weighs = jnp.issubdtype(leaf.dtype, jnp.floating) and math.prod(leaf.shape) > 0
         if isinstance(default, Pom) and weighs and len(leaf.shape) >= 2:
             return place(path, leaf, default)
         # A kernel of one row or column has no place on oblique and Stiefel manifolds.
@@ -316,14 +318,12 @@ def collection(
     )
 
 
-def _dtype(path: str, leaf: Any) -> Any:
-    """The dtype of a leaf, or an error that names the leaf."""
+def _require_array(path: str, leaf: Any) -> None:
     if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
         raise ValueError(
             f"{path!r} holds {leaf!r}, which is no array. Give arrays, such as "
             f"jnp.asarray({leaf!r}), or leave it out of the parameters."
         )
-    return leaf.dtype
 
 
 def _check_rule(rule) -> None:
@@ -373,7 +373,7 @@ def _checked_map_sizes(sizes: Mapping[str, int] | None, paths: list[str]) -> Map
 
 def _place(path: str, leaf, request: Pom, map_size: int | None, seed: int) -> Layer:
     """The layer of a leaf, or an error that names the leaf."""
-    if not jnp.issubdtype(_dtype(path, leaf), jnp.floating):
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise ValueError(
             f"{path!r} holds {leaf.dtype}, which has no gradient here; manifolds need real "
             "floating-point weights. Leave it Euclidean (None)."
