@@ -172,7 +172,7 @@ def main(args: argparse.Namespace) -> int:
     }
     console.print(
         f"{content['device']} ({content['processor']}), {content['cores']} CPU cores, "
-        f"load {_load()}, JAX {content['jax']}, Python {content['python']}, "
+        f"load {_shown(content['load'])}, JAX {content['jax']}, Python {content['python']}, "
         f"{settings.rounds} rounds"
     )
     started = time.perf_counter()
@@ -183,7 +183,9 @@ def main(args: argparse.Namespace) -> int:
             console.print(told)
         if args.json:  # after each section, so that a later one cannot lose it
             _write(args.json, json.dumps(content, indent=2) + "\n")
-    console.print(f"{time.perf_counter() - started:.0f} s in all, load at the end {_load()}")
+    console.print(
+        f"{time.perf_counter() - started:.0f} s in all, load at the end {_shown(_load())}"
+    )
     return 0
 
 
@@ -208,7 +210,7 @@ def _environment() -> dict[str, Any]:
         "cores": cores(),
         "jax": jax.__version__,
         "python": platform.python_version(),
-        "load": os.getloadavg()[0] if hasattr(os, "getloadavg") else None,
+        "load": _load(),
     }
 
 
@@ -225,5 +227,9 @@ def _processor() -> str:
         return platform.processor() or platform.machine()
 
 
-def _load() -> str:
-    return f"{os.getloadavg()[0]:.1f}" if hasattr(os, "getloadavg") else "unknown"
+def _load() -> float | None:
+    return os.getloadavg()[0] if hasattr(os, "getloadavg") else None
+
+
+def _shown(load: float | None) -> str:
+    return "unknown" if load is None else f"{load:.1f}"
