@@ -36,7 +36,7 @@ from jax.scipy.special import logsumexp
 
 from fgsgd_jax.norms import NetworkNorms, Norms, group_norms, layer_norms
 from fgsgd_jax.norms._weights import weights_of
-from fgsgd_jax.poms import Collection, Layer
+from fgsgd_jax.spec import Collection, LeafSpec
 
 
 class LayerTerms(NamedTuple):
@@ -258,7 +258,7 @@ def _bounds_on(groups, layers, samples, width) -> NetworkBounds:
     )
 
 
-def _outputs(layer: Layer | None, shape: tuple[int, ...]) -> int:
+def _outputs(layer: LeafSpec | None, shape: tuple[int, ...]) -> int:
     if layer is None:
         return shape[-1]
     count = 1

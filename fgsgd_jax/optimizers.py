@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fgsgd_jax.poms import Collection, Coordinates, leaves_with_paths
+from fgsgd_jax._trees import leaves_with_paths
+from fgsgd_jax.spec import Collection, Coordinates
 from fgsgd_jax.transforms import Normalization, ScalarOrScheduleOrGroup, descend_on_manifolds
 
 

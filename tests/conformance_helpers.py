@@ -75,20 +75,22 @@ def normal_part(name: str, x: np.ndarray, v: np.ndarray) -> np.ndarray:
     return np.linalg.norm(2 * symmetric(np.swapaxes(x, -2, -1) @ v), axis=(-2, -1))
 
 
-def by_kind(function, names: tuple[str, ...], kinds: np.ndarray | None, *points: np.ndarray):
+def by_kind(function, names: tuple[str, ...], manifold_ids: np.ndarray | None, *points: np.ndarray):
     """`function` with every point's own manifold: names[kind], or the only name."""
     answers = [function(name, *points) for name in names]
-    if kinds is None:
+    if manifold_ids is None:
         return answers[0]
-    kinds = np.asarray(kinds).reshape(kinds.shape + (1,) * (answers[0].ndim - kinds.ndim))
-    return np.select([kinds == k for k in range(len(names))], answers)
+    manifold_ids = np.asarray(manifold_ids).reshape(
+        manifold_ids.shape + (1,) * (answers[0].ndim - manifold_ids.ndim)
+    )
+    return np.select([manifold_ids == k for k in range(len(names))], answers)
 
 
 # --- FG-SGD -------------------------------------------------------------------------------------
 
 
 def fgsgd_trajectory(
-    x, gradients, *, names, kinds, groups, rate, decay, nesterov=False, normalize=True
+    x, gradients, *, names, manifold_ids, groups, rate, decay, nesterov=False, normalize=True
 ):
     """FG-SGD with momentum on a stack of points, by eq. (5) and (6) with ρ = c = 1.
 
@@ -97,8 +99,8 @@ def fgsgd_trajectory(
     """
     m = np.zeros_like(x)
     for g in gradients:
-        v = by_kind(tangent, names, kinds, x, g)
-        m = decay * by_kind(tangent, names, kinds, x, m) + v
+        v = by_kind(tangent, names, manifold_ids, x, g)
+        m = decay * by_kind(tangent, names, manifold_ids, x, m) + v
         step = v + decay * m if nesterov else m
         if normalize:
             squares = np.sum(step**2, axis=(-2, -1))
@@ -106,7 +108,7 @@ def fgsgd_trajectory(
             gamma = norm**2 * np.maximum((2 + norm) ** 2, 1 + (1 + norm))
             tau = np.sqrt(np.maximum(1, gamma))
             step = step / tau[groups][..., None, None]
-        after = by_kind(nearest, names, kinds, x - rate * step)
+        after = by_kind(nearest, names, manifold_ids, x - rate * step)
         yield x, m, after
         x = after
 
@@ -148,7 +150,9 @@ def digests_of_draws(seed: int) -> dict[str, str]:
         "deep": {"conv": jax.ShapeDtypeStruct((5, 5, 8, 8), np.float32)},
     }
     spec = fg.collection(shapes, seed=seed)
-    drawn = jax.tree_util.tree_leaves_with_path({"kinds": spec.kinds(), "groups": spec.groups()})
+    drawn = jax.tree_util.tree_leaves_with_path(
+        {"manifold_ids": spec.manifold_ids(), "groups": spec.groups()}
+    )
     return {
         jax.tree_util.keystr(keys): hashlib.sha256(np.asarray(leaf).tobytes()).hexdigest()
         for keys, leaf in drawn

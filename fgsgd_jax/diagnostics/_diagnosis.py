@@ -6,15 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.diagnostics import _weights
 from fgsgd_jax.norms import Norms, group_norms, layer_norms
-from fgsgd_jax.poms import (
-    Collection,
-    Coordinates,
-    checked_coordinates,
-    leaves_with_paths,
-    require_collection,
-)
+from fgsgd_jax.spec import Collection, Coordinates, checked_coordinates, require_collection
 from fgsgd_jax.transforms import PerGroup
 
 
@@ -90,16 +85,16 @@ def diagnose(
     """
     require_collection(spec)
     coordinates = checked_coordinates(coordinates)
-    stds, kinds = spec.feature_std(feature_std), spec.kinds()
+    stds, manifold_ids = spec.feature_std(feature_std), spec.manifold_ids()
     all_gradients, all_updates, all_traces = map(
         dict, map(leaves_with_paths, (gradients, updates, trace))
     )
     found = {}
     for path, weight in leaves_with_paths(params):
-        layer = spec.layer_of(path, weight)
+        layer = spec.leaf_spec_of(path, weight)
         if layer is None:
             continue
-        known = layer, weight, kinds.get(path), stds.get(path)
+        known = layer, weight, manifold_ids.get(path), stds.get(path)
         drift, scale = _weights.of_weight(*known)
         std = stds.get(path, jnp.ones(()))
         norms = group_norms(weight, layer), layer_norms(weight, layer)
@@ -154,5 +149,5 @@ def _leaf(leaves: Mapping[str, Any], path: str, spec: Collection, name: str):
             f"The {name} have no leaf {path!r}. Give a tree of the parameters that the collection "
             "was built from."
         )
-    spec.layer_of(path, leaves[path])
+    spec.leaf_spec_of(path, leaves[path])
     return leaves[path]

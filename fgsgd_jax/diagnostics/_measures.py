@@ -7,14 +7,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.diagnostics import _weights
-from fgsgd_jax.poms import (
-    Collection,
-    Coordinates,
-    checked_coordinates,
-    leaves_with_paths,
-    require_collection,
-)
+from fgsgd_jax.spec import Collection, Coordinates, checked_coordinates, require_collection
 from fgsgd_jax.transforms import PerGroup
 from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
@@ -23,7 +18,7 @@ from fgsgd_jax.transforms._params import require_params
 class MeasureState(NamedTuple):
     """The drawn manifold of every component of mixed weights, and λ now and next, by path."""
 
-    kinds: dict[str, jax.Array]
+    manifold_ids: dict[str, jax.Array]
     feature_std: dict[str, jax.Array]
     next_feature_std: dict[str, jax.Array]
 
@@ -68,10 +63,12 @@ def of_gradients(
     require_collection(spec)
     coordinates = checked_coordinates(coordinates)
 
-    def measure(path, layer, weight, kinds, std, gradient):
+    def measure(path, layer, weight, manifold_ids, std, gradient):
         numbers = _weights.numbers_of(path, layer, rho, curvature)
-        found = _weights.of_gradient(coordinates, layer, weight, kinds, std, [gradient], numbers)
-        return _weights.of_weight(layer, weight, kinds, std)[0], *found
+        found = _weights.of_gradient(
+            coordinates, layer, weight, manifold_ids, std, [gradient], numbers
+        )
+        return _weights.of_weight(layer, weight, manifold_ids, std)[0], *found
 
     def joined(measured):
         drifts, *others = zip(*measured, strict=True)
@@ -90,8 +87,8 @@ def of_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
         What `optax.monitor` takes: the largest and the `mean_angle` by which components turn.
     """
 
-    def measure(path, layer, weight, kinds, std, update):
-        del path, kinds, std
+    def measure(path, layer, weight, manifold_ids, std, update):
+        del path, manifold_ids, std
         return _weights.angle_of(layer, weight, update)
 
     def joined(measured):
@@ -104,16 +101,16 @@ def of_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
 def _measure(spec, measure: Callable, joined: Callable) -> optax.GradientTransformationExtraArgs:
     def init_fn(params):
         del params
-        return MeasureState(spec.kinds(), spec.feature_std(), spec.feature_std())
+        return MeasureState(spec.manifold_ids(), spec.feature_std(), spec.feature_std())
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "it is measured from the present weights")
         weights = dict(leaves_with_paths(params))
         measured = [
-            measure(path, layer, weights[path], state.kinds.get(path), std, update)
+            measure(path, layer, weights[path], state.manifold_ids.get(path), std, update)
             for path, update in leaves_with_paths(updates)
-            if (layer := spec.layer_of(path, update)) is not None
+            if (layer := spec.leaf_spec_of(path, update)) is not None
             for std in [state.feature_std.get(path)]
         ]
         return joined(measured), arrived(state)

@@ -8,7 +8,7 @@ import numpy as np
 
 from fgsgd_jax._text import aligned
 from fgsgd_jax.diagnostics._diagnosis import Diagnosis, diagnose
-from fgsgd_jax.poms import Collection
+from fgsgd_jax.spec import Collection
 
 
 @dataclasses.dataclass(frozen=True, repr=False)

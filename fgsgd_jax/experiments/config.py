@@ -9,8 +9,8 @@ from typing import Any
 
 from fgsgd_jax.experiments import data
 from fgsgd_jax.experiments._terminal import UsageError
-from fgsgd_jax.poms import SCHEMES as SCHEMES
-from fgsgd_jax.poms import Scheme as Scheme
+from fgsgd_jax.spec import SCHEMES as SCHEMES
+from fgsgd_jax.spec import Scheme as Scheme
 
 SCALES = ("none", "geometric", "literal")
 FEATURE_STDS = ("channel", "kernel")

@@ -23,7 +23,7 @@ from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.insights import diagnosed, normalized_margins
 from fgsgd_jax.experiments.report import Row
 from fgsgd_jax.experiments.steps import TrainState
-from fgsgd_jax.poms import Collection
+from fgsgd_jax.spec import Collection
 
 # After so many epochs the rate is half of what it was: learning_rate / (1 + epochs / 6). On a
 # validation part of digits (four to six seeds; 3, 6 and 10 tried) that was within noise of a

@@ -14,7 +14,7 @@ from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.report import BOUND_COLUMNS, BOUNDS, KINDS
 from fgsgd_jax.experiments.steps import TrainState
-from fgsgd_jax.poms import Collection
+from fgsgd_jax.spec import Collection
 
 MOST_MARGINS = 5000
 

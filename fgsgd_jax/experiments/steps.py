@@ -14,7 +14,7 @@ from scipy.special import logsumexp
 import fgsgd_jax.nnx as fg_nnx
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.data import batches as data_batches
-from fgsgd_jax.poms import Collection
+from fgsgd_jax.spec import Collection
 
 EVALUATION_BATCH = 1000
 

@@ -7,7 +7,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax import _lanes
+from fgsgd_jax import _linalg
 from fgsgd_jax.geometry._manifold import Manifold, require_points
 
 
@@ -57,11 +57,11 @@ class Euclidean(Manifold):
 
     def dist(self, x, y, /):
         require_points(self, x)
-        return _lanes.norm(y - x)
+        return _linalg.norm(y - x)
 
     def residual(self, x, /):
         require_points(self, x)
-        return jnp.zeros(x.shape[2:], _lanes.working_dtype(x.dtype))
+        return jnp.zeros(x.shape[2:], _linalg.working_dtype(x.dtype))
 
     def random(self, key, shape, dtype=jnp.float32):
         """Independent standard normal entries; flat space has no uniform distribution."""

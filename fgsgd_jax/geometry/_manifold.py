@@ -19,7 +19,7 @@ import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
-from fgsgd_jax import _lanes
+from fgsgd_jax import _linalg
 
 # The parts that the fast path takes a verb to.
 FACTORS_OF = {
@@ -119,7 +119,7 @@ class Manifold(abc.ABC):
     def squared_norm(self, v: jax.Array, normal: Any, /) -> jax.Array:
         """⟨v, v⟩ of the tangent vector, given its `normal_factor`."""
         del normal
-        return _lanes.inner(v, v)
+        return _linalg.inner(v, v)
 
     def step_factor(self, x: jax.Array, v: jax.Array, t: jax.Array, normal: Any, /) -> Any:
         """What `displacement` has to know of x and t·v, in small arrays; None for nothing.
@@ -167,12 +167,12 @@ class Manifold(abc.ABC):
     def inner(self, x: jax.Array, u: jax.Array, v: jax.Array, /) -> jax.Array:
         """⟨u, v⟩ at x, `(*lanes)`."""
         del x
-        return _lanes.inner(u, v)
+        return _linalg.inner(u, v)
 
     def norm(self, x: jax.Array, v: jax.Array, /) -> jax.Array:
         """√⟨v, v⟩ at x, `(*lanes)`; neither overflows nor vanishes where the result does not."""
         del x
-        return _lanes.norm(v)
+        return _linalg.norm(v)
 
     def curvature(
         self, x: jax.Array, u: jax.Array, v: jax.Array, w: jax.Array, z: jax.Array, /
@@ -194,7 +194,7 @@ class Manifold(abc.ABC):
         return self.curvature(x, u, v, v, u) / area
 
     def _ambient_inner(self, u, v):
-        return _lanes.inner(u, v)
+        return _linalg.inner(u, v)
 
     def harmless_point(self, like: jax.Array) -> jax.Array:
         """A point that no verb stumbles over, to stand in lanes that belong to other manifolds.
@@ -240,4 +240,4 @@ def require_nonzero(manifold: Manifold, lengths: jax.Array, what: str) -> None:
 
 def in_working_dtype(x: jax.Array) -> jax.Array:
     """X in the dtype geometry is computed in: bfloat16 and float16 become float32."""
-    return x.astype(_lanes.working_dtype(x.dtype))
+    return x.astype(_linalg.working_dtype(x.dtype))

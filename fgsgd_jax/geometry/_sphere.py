@@ -7,7 +7,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax import _lanes
+from fgsgd_jax import _linalg
 from fgsgd_jax.geometry._manifold import (
     Manifold,
     in_working_dtype,
@@ -75,26 +75,26 @@ class Sphere(Manifold):
 
     def project(self, x, /):
         require_points(self, x)
-        length = _lanes.norm(x)
+        length = _linalg.norm(x)
         require_nonzero(self, length, "component")
         return x / length
 
     def to_tangent(self, x, g, /):
         require_points(self, x)
-        return g - _lanes.stage(lambda: _lanes.inner(x, g), x) * x
+        return g - _linalg.stage(lambda: _linalg.inner(x, g), x) * x
 
     def retract(self, x, v, /):
         require_points(self, x)
-        return (x + v) / _lanes.stage(lambda: _lanes.norm(x + v), x)
+        return (x + v) / _linalg.stage(lambda: _linalg.norm(x + v), x)
 
     def normal_factor(self, x, g, /):
-        return _lanes.inner(x, g)
+        return _linalg.inner(x, g)
 
     def remove_normal(self, x, g, normal, /):
         return g - normal * x
 
     def step_factor(self, x, v, t, normal, /):
-        return 1 / _lanes.norm_of_step(x, v, t)
+        return 1 / _linalg.norm_of_step(x, v, t)
 
     def rough_step_factor(self, squares, t, normal, /):
         # At ‖x‖² = 1 + δ the part that is removed leaves −⟨x, g⟩δ along x, and with the factor the
@@ -107,29 +107,29 @@ class Sphere(Manifold):
 
     def exp(self, x, v, /):
         require_points(self, x)
-        cosine, sinc = cos_sinc(_lanes.norm(v))
+        cosine, sinc = cos_sinc(_linalg.norm(v))
         return cosine * x + sinc * v
 
     def log(self, x, y, /):
         require_points(self, x)
         w = self.to_tangent(x, y - x)
-        return log_factor(self.dist(x, y), _lanes.norm(w), _lanes.norm(x + y)) * w
+        return log_factor(self.dist(x, y), _linalg.norm(w), _linalg.norm(x + y)) * w
 
     def dist(self, x, y, /):
         require_points(self, x)
-        return arc(_lanes.norm(x - y), _lanes.norm(x + y))
+        return arc(_linalg.norm(x - y), _linalg.norm(x + y))
 
     def residual(self, x, /):
         require_points(self, x)
-        return jnp.abs(_lanes.norm(in_working_dtype(x)) - 1)
+        return jnp.abs(_linalg.norm(in_working_dtype(x)) - 1)
 
     def random(self, key, shape, dtype=jnp.float32):
         require_points(self, shape)
-        normal = jax.random.normal(key, shape, _lanes.working_dtype(dtype))
+        normal = jax.random.normal(key, shape, _linalg.working_dtype(dtype))
         return self.project(normal).astype(dtype)
 
     def dimension(self, shape):
         return math.prod(shape[:2]) - 1
 
     def second_fundamental_form(self, x, u, v, /):
-        return -_lanes.inner(u, v) * x
+        return -_linalg.inner(u, v) * x

@@ -7,9 +7,9 @@ from typing import Any
 import flax.linen
 import jax
 
-from fgsgd_jax import _features, _tracing
-from fgsgd_jax.poms import Collection
-from fgsgd_jax.poms._collection import leaves_with_paths
+from fgsgd_jax._trees import leaves_with_paths
+from fgsgd_jax.features import _jaxpr, _statistics
+from fgsgd_jax.spec import Collection
 
 
 def feature_std(
@@ -57,10 +57,10 @@ def feature_std(
     params, rest = _split(model, variables)
     static = _hashable(model, options)
 
-    def measure(arguments: tuple) -> _tracing.Traced:
+    def measure(arguments: tuple) -> _jaxpr.Traced:
         return _moments(model, static, params, rest, arguments)
 
-    return _features.standard_deviations(measure, params, batches, spec)
+    return _statistics.standard_deviations(measure, params, batches, spec)
 
 
 def feature_map_sizes(
@@ -102,11 +102,11 @@ def feature_map_sizes(
     params, rest = _split(model, variables)
     static = _hashable(model, options)
 
-    def measure(arguments: tuple) -> _tracing.Traced:
-        look = functools.partial(_trace, model, static, _features.nothing)
+    def measure(arguments: tuple) -> _jaxpr.Traced:
+        look = functools.partial(_trace, model, static, _statistics.nothing)
         return jax.eval_shape(look, params, rest, arguments)
 
-    return _features.map_sizes(measure, params, batch, spec)
+    return _statistics.map_sizes(measure, params, batch, spec)
 
 
 def _split(model: flax.linen.Module, variables: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -137,15 +137,15 @@ def _hashable(model: flax.linen.Module, options: dict[str, Any]) -> tuple:
     return static
 
 
-def _trace(model, options: tuple, observe, params, rest, arguments) -> _tracing.Traced:
+def _trace(model, options: tuple, observe, params, rest, arguments) -> _jaxpr.Traced:
     structure = jax.tree.structure(params)
 
     def apply(leaves, rest, arguments):
         model.apply({"params": structure.unflatten(leaves), **rest}, *arguments, **dict(options))
 
-    return _tracing.trace(apply, leaves_with_paths(params), rest, arguments, observe)
+    return _jaxpr.trace(apply, leaves_with_paths(params), rest, arguments, observe)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _moments(model, options: tuple, params, rest, arguments) -> _tracing.Traced:
-    return _trace(model, options, _features.moments, params, rest, arguments)
+def _moments(model, options: tuple, params, rest, arguments) -> _jaxpr.Traced:
+    return _trace(model, options, _statistics.moments, params, rest, arguments)

@@ -7,7 +7,7 @@ import flax.linen as nn
 import jax
 import optax
 
-from fgsgd_jax import paths
+from fgsgd_jax import pathsgd
 
 NORMALIZATIONS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm)
 
@@ -62,7 +62,7 @@ def path_norm(
         >>> bool(linen.path_norm(module, params, (3,)) > 0)
         True
     """
-    return paths.path_norm(apply_fn(module, **arguments), params, input_shape, p)
+    return pathsgd.path_norm(apply_fn(module, **arguments), params, input_shape, p)
 
 
 def path_scales(
@@ -76,7 +76,7 @@ def path_scales(
 ) -> Any:
     """The κ of every weight of a module; see `fgsgd_jax.path_scales`."""
     function = apply_fn(module, **arguments)
-    return paths.path_scales(function, params, input_shape, p, second_term=second_term)
+    return pathsgd.path_scales(function, params, input_shape, p, second_term=second_term)
 
 
 def scale_by_path(
@@ -93,7 +93,7 @@ def scale_by_path(
     The arguments are as for `path_sgd`; `options` are further ones of `fgsgd_jax.scale_by_path`.
     """
     function = apply_fn(module, variables=variables, **(arguments or {}))
-    return paths.scale_by_path(function, input_shape, p, **options)
+    return pathsgd.scale_by_path(function, input_shape, p, **options)
 
 
 def path_sgd(
@@ -131,4 +131,4 @@ def path_sgd(
         1
     """
     function = apply_fn(module, variables=variables, **(arguments or {}))
-    return paths.path_sgd(learning_rate, function, input_shape, p, momentum, **options)
+    return pathsgd.path_sgd(learning_rate, function, input_shape, p, momentum, **options)

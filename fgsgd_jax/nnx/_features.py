@@ -6,9 +6,9 @@ from typing import Any
 import jax
 from flax import nnx
 
-from fgsgd_jax import _features, _tracing
-from fgsgd_jax.poms import Collection
-from fgsgd_jax.poms._collection import leaves_with_paths
+from fgsgd_jax._trees import leaves_with_paths
+from fgsgd_jax.features import _jaxpr, _statistics
+from fgsgd_jax.spec import Collection
 
 
 def feature_std(
@@ -56,10 +56,10 @@ def feature_std(
     graph, params, rest = _split(model)
     static = _hashable(options)
 
-    def measure(arguments: tuple) -> _tracing.Traced:
+    def measure(arguments: tuple) -> _jaxpr.Traced:
         return _moments(graph, static, params, rest, arguments)
 
-    return _features.standard_deviations(measure, params, batches, spec)
+    return _statistics.standard_deviations(measure, params, batches, spec)
 
 
 def feature_map_sizes(
@@ -96,11 +96,11 @@ def feature_map_sizes(
     graph, params, rest = _split(model)
     static = _hashable(options)
 
-    def measure(arguments: tuple) -> _tracing.Traced:
-        look = functools.partial(_trace, graph, static, _features.nothing)
+    def measure(arguments: tuple) -> _jaxpr.Traced:
+        look = functools.partial(_trace, graph, static, _statistics.nothing)
         return jax.eval_shape(look, params, rest, arguments)
 
-    return _features.map_sizes(measure, params, batch, spec)
+    return _statistics.map_sizes(measure, params, batch, spec)
 
 
 def _split(model: nnx.Module):
@@ -124,7 +124,7 @@ def _hashable(options: dict[str, Any]) -> tuple:
     return static
 
 
-def _trace(graph, options: tuple, observe, params, rest, arguments) -> _tracing.Traced:
+def _trace(graph, options: tuple, observe, params, rest, arguments) -> _jaxpr.Traced:
     structure = jax.tree.structure(params)
 
     def apply(leaves, rest, arguments):
@@ -132,9 +132,9 @@ def _trace(graph, options: tuple, observe, params, rest, arguments) -> _tracing.
         own = nnx.merge(graph, structure.unflatten(leaves), rest)
         own(*arguments, **dict(options))
 
-    return _tracing.trace(apply, leaves_with_paths(params), rest, arguments, observe)
+    return _jaxpr.trace(apply, leaves_with_paths(params), rest, arguments, observe)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _moments(graph, options: tuple, params, rest, arguments) -> _tracing.Traced:
-    return _trace(graph, options, _features.moments, params, rest, arguments)
+def _moments(graph, options: tuple, params, rest, arguments) -> _jaxpr.Traced:
+    return _trace(graph, options, _statistics.moments, params, rest, arguments)

@@ -7,7 +7,7 @@ import jax
 import optax
 from flax import nnx
 
-from fgsgd_jax import paths
+from fgsgd_jax import pathsgd
 
 NORMALIZATIONS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.RMSNorm, nnx.InstanceNorm)
 
@@ -77,7 +77,7 @@ def path_norm(
         >>> bool(fgsgd_jax.nnx.path_norm(model, (3,)) > 0)
         True
     """
-    return paths.path_norm(apply_fn(model, call), nnx.state(model, nnx.Param), input_shape, p)
+    return pathsgd.path_norm(apply_fn(model, call), nnx.state(model, nnx.Param), input_shape, p)
 
 
 def path_scales(
@@ -94,7 +94,7 @@ def path_scales(
     """
     params = nnx.state(model, nnx.Param)
     function = apply_fn(model, call)
-    return paths.path_scales(function, params, input_shape, p, second_term=second_term)
+    return pathsgd.path_scales(function, params, input_shape, p, second_term=second_term)
 
 
 def scale_by_path(
@@ -109,7 +109,7 @@ def scale_by_path(
 
     The arguments are as for `path_norm`; `options` are further ones of `fgsgd_jax.scale_by_path`.
     """
-    return paths.scale_by_path(apply_fn(model, call), input_shape, p, **options)
+    return pathsgd.scale_by_path(apply_fn(model, call), input_shape, p, **options)
 
 
 def path_sgd(
@@ -146,4 +146,4 @@ def path_sgd(
         >>> _ = optimizer.update(model, gradient)
     """
     function = apply_fn(model, call)
-    return paths.path_sgd(learning_rate, function, input_shape, p, momentum, **options)
+    return pathsgd.path_sgd(learning_rate, function, input_shape, p, momentum, **options)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fgsgd_jax import _lanes
+from fgsgd_jax import _linalg
 
 
 class Norms(NamedTuple):
@@ -31,7 +31,7 @@ def frobenius(x: jax.Array, /) -> jax.Array:
         >>> frobenius(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
         Array(5., dtype=float32)
     """
-    return _lanes.norm(working(x))
+    return _linalg.norm(working(x))
 
 
 def two_to_one(x: jax.Array, /) -> jax.Array:
@@ -42,7 +42,7 @@ def two_to_one(x: jax.Array, /) -> jax.Array:
         >>> two_to_one(jnp.array([[3.0, 4.0], [0.0, 2.0]]))
         Array(7., dtype=float32)
     """
-    return jnp.sum(_lanes.column_norm(_lanes.transpose(working(x))), axis=0)
+    return jnp.sum(_linalg.column_norm(_linalg.transpose(working(x))), axis=0)
 
 
 @jax.jit
@@ -60,13 +60,13 @@ def spectral(x: jax.Array, /) -> jax.Array:
     """
     x = working(x)
     if x.shape[0] < x.shape[1]:
-        x = _lanes.transpose(x)
+        x = _linalg.transpose(x)
     if x.shape[1] == 1:
-        return _lanes.norm(x)
+        return _linalg.norm(x)
     largest = jnp.max(jnp.abs(x), axis=(0, 1))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     unit = x / scale  # so that squares neither overflow nor vanish
-    norm = scale * _lanes.safe_sqrt(_largest_eigenvalue(_lanes.gram(unit, unit)))
+    norm = scale * _linalg.safe_sqrt(_largest_eigenvalue(_linalg.gram(unit, unit)))
     return jnp.where(jnp.isinf(largest), largest, norm)
 
 
@@ -91,10 +91,10 @@ def _largest_eigenvalue(gram: jax.Array) -> jax.Array:
 
     def square(state):
         k, m, total, _, _ = state
-        squared, _, log_trace = of_trace_one(_lanes.matmul(m, m))
+        squared, _, log_trace = of_trace_one(_linalg.matmul(m, m))
         share = jnp.exp2(-(k + 1).astype(gram.dtype))
         # λ₁ of the present matrix is tₖ up to the factor 1 + n·‖Mₖ − Mₖ₋₁‖.
-        error = size * _lanes.norm(squared - m) * share
+        error = size * _linalg.norm(squared - m) * share
         return k + 1, squared, total + share * log_trace, share * log_trace, error
 
     m, first, _ = of_trace_one(gram)
@@ -112,4 +112,4 @@ def norms_of(x: jax.Array, /) -> Norms:
 
 def working(x: jax.Array) -> jax.Array:
     x = jnp.asarray(x)
-    return x.astype(_lanes.working_dtype(x.dtype))
+    return x.astype(_linalg.working_dtype(x.dtype))

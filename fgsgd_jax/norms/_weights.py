@@ -8,9 +8,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.norms._matrices import Norms, norms_of, working
-from fgsgd_jax.poms import Collection, Layer, leaves_with_paths, require_collection
-from fgsgd_jax.poms._schemes import summed_axes
+from fgsgd_jax.spec import Collection, LeafSpec, require_collection
+from fgsgd_jax.spec._schemes import summed_axes
 
 
 class NetworkNorms(NamedTuple):
@@ -32,7 +33,7 @@ class NetworkNorms(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def component_norms(weight: jax.Array, layer: Layer | None, /) -> Norms:
+def component_norms(weight: jax.Array, layer: LeafSpec | None, /) -> Norms:
     """The norms of every component of a weight.
 
     Args:
@@ -48,7 +49,7 @@ def component_norms(weight: jax.Array, layer: Layer | None, /) -> Norms:
     return norms_of(layer.component.to_points(weight))
 
 
-def group_norms(weight: jax.Array, layer: Layer | None, /) -> Norms:
+def group_norms(weight: jax.Array, layer: LeafSpec | None, /) -> Norms:
     """The norms of every group of a weight: of its components side by side.
 
     Args:
@@ -76,7 +77,7 @@ def group_norms(weight: jax.Array, layer: Layer | None, /) -> Norms:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def layer_norms(weight: jax.Array, layer: Layer | None = None, /) -> Norms:
+def layer_norms(weight: jax.Array, layer: LeafSpec | None = None, /) -> Norms:
     """The norms of a whole weight as a matrix, outputs × (receptive field · inputs).
 
     Args:
@@ -107,7 +108,7 @@ def layer_norms(weight: jax.Array, layer: Layer | None = None, /) -> Norms:
     return norms_of(jnp.transpose(weight, outputs + inputs + stack).reshape(sizes))
 
 
-def _require_shape(weight: jax.Array, layer: Layer) -> None:
+def _require_shape(weight: jax.Array, layer: LeafSpec) -> None:
     if jnp.shape(weight) != layer.shape:
         raise ValueError(
             f"The weight has shape {jnp.shape(weight)}, but its entry of the collection is for "
@@ -144,7 +145,7 @@ def network_norms(params: Any, spec: Collection) -> NetworkNorms:
     return NetworkNorms(components, groups, layers, _log_product(groups), _log_product(layers))
 
 
-def weights_of(params: Any, spec: Collection) -> list[tuple[str, jax.Array, Layer | None]]:
+def weights_of(params: Any, spec: Collection) -> list[tuple[str, jax.Array, LeafSpec | None]]:
     """The path, value and entry of all weights that have norms.
 
     Raises:
@@ -154,7 +155,7 @@ def weights_of(params: Any, spec: Collection) -> list[tuple[str, jax.Array, Laye
     weights = [
         (path, weight, layer)
         for path, weight in leaves_with_paths(params)
-        if (layer := spec.layer_of(path, weight)) is not None
+        if (layer := spec.leaf_spec_of(path, weight)) is not None
         or (jnp.issubdtype(weight.dtype, jnp.floating) and len(weight.shape) > 1)
     ]
     if not weights:
@@ -172,11 +173,11 @@ def _log_product(norms: dict[str, Norms]) -> Norms:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _group_norms(weight: jax.Array, layer: Layer) -> Norms:
+def _group_norms(weight: jax.Array, layer: LeafSpec) -> Norms:
     return norms_of(side_by_side(weight, layer))
 
 
-def side_by_side(weight: jax.Array, layer: Layer) -> jax.Array:
+def side_by_side(weight: jax.Array, layer: LeafSpec) -> jax.Array:
     """The matrix of every group: `(rows, columns · components in a group, groups)`."""
     points = working(layer.component.to_points(weight))
     rows, columns, *lanes = points.shape
@@ -195,7 +196,7 @@ def side_by_side(weight: jax.Array, layer: Layer) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _members(layer: Layer) -> np.ndarray:
+def _members(layer: LeafSpec) -> np.ndarray:
     """The components of every group, `(most in a group, groups)`.
 
     Groups differ in size by one at most; a place left over holds the number of all components,

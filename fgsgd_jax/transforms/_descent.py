@@ -7,13 +7,13 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax import _lanes
-from fgsgd_jax.poms import (
+from fgsgd_jax import _linalg
+from fgsgd_jax.spec import (
     Collection,
     Coordinates,
-    Layer,
+    LeafSpec,
     checked_coordinates,
-    map_layers,
+    map_leaves,
     require_collection,
 )
 from fgsgd_jax.transforms._feature_std import arrived
@@ -28,7 +28,7 @@ class DescendOnManifoldsState(NamedTuple):
     Attributes:
         count: The number of steps taken, for schedules.
         trace: The momentum, a tree like the parameters; () without momentum.
-        kinds: The drawn manifold of every component, by path, for weights of mixed types.
+        manifold_ids: The drawn manifold of every component, by path, for weights of mixed types.
         groups: The drawn groups, by path, for weights under PIO.
         feature_std: λ of the present weights, by path, for those that have a scale.
         next_feature_std: λ of the weights after the next update.
@@ -36,7 +36,7 @@ class DescendOnManifoldsState(NamedTuple):
 
     count: jax.Array
     trace: Any
-    kinds: dict[str, jax.Array]
+    manifold_ids: dict[str, jax.Array]
     groups: dict[str, jax.Array]
     feature_std: dict[str, jax.Array]
     next_feature_std: dict[str, jax.Array]
@@ -91,7 +91,7 @@ def descend_on_manifolds(
         return DescendOnManifoldsState(
             count=jnp.zeros([], jnp.int32),
             trace=optax.tree.zeros_like(params, dtype=accumulator_dtype) if has_trace else (),
-            kinds=spec.kinds(),
+            manifold_ids=spec.manifold_ids(),
             groups=spec.groups() if normalization == "group" else {},
             feature_std=spec.feature_std(),
             next_feature_std=spec.feature_std(),
@@ -101,7 +101,7 @@ def descend_on_manifolds(
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
         rate = learning_rate(state.count) if callable(learning_rate) else learning_rate
-        after = _lanes.done()
+        after = _linalg.done()
 
         def on_manifold(path, layer, gradient, weight, *trace):
             nonlocal after
@@ -111,7 +111,7 @@ def descend_on_manifolds(
                 layer,
                 (nesterov, normalization, coordinates),
                 (weight, gradient, *trace),
-                state.kinds.get(path),
+                state.manifold_ids.get(path),
                 state.groups.get(path),
                 (state.feature_std.get(path), state.next_feature_std.get(path)),
                 (rate, 0.0 if decay is None else decay, *numbers),
@@ -133,7 +133,7 @@ def descend_on_manifolds(
             return _Pair((-jnp.asarray(rate, step.dtype) * step).astype(weight.dtype), new_trace)
 
         trees = (params,) if decay is None else (params, state.trace)
-        pairs = map_layers(spec, on_manifold, on_euclidean, updates, *trees)
+        pairs = map_leaves(spec, on_manifold, on_euclidean, updates, *trees)
         count = jnp.asarray(optax.safe_increment(state.count))
         trace = () if decay is None else _every(1, pairs)
         return _every(0, pairs), arrived(state._replace(count=count, trace=trace))
@@ -155,10 +155,10 @@ def _every(side: int, pairs: Any) -> Any:
 # An inner jit, so that leaves that are treated alike are traced once.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _descend(
-    layer: Layer,
+    layer: LeafSpec,
     options: tuple[bool, Normalization, Coordinates],
     arrays,
-    kinds,
+    manifold_ids,
     groups,
     stds,
     numbers,
@@ -167,7 +167,7 @@ def _descend(
 ):
     nesterov, normalization, coordinates = options
     weight, gradient, *trace = arrays
-    dtype = _lanes.working_dtype(weight.dtype)
+    dtype = _linalg.working_dtype(weight.dtype)
     # Injected hyper-parameters arrive in the dtype of the parameters; geometry is in a longer one.
     numbers = [jnp.asarray(number, dtype) for number in numbers]
     # What a shorter dtype rounds is much, and removed at once.
@@ -176,7 +176,7 @@ def _descend(
         weight,
         gradient,
         trace[0] if trace else None,
-        kinds,
+        manifold_ids,
         groups,
         tuple(layer.scale(std, dtype) for std in stds),
         polish,

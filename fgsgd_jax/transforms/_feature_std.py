@@ -10,7 +10,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax.poms import checked_feature_stds
+from fgsgd_jax.spec import checked_feature_stds
 
 
 def set_feature_std(

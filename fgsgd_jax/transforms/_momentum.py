@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from fgsgd_jax.poms import Collection, Layer, map_layers, require_collection
+from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
 from fgsgd_jax.transforms._feature_std import arrived
 from fgsgd_jax.transforms._params import require_params
 
@@ -15,7 +15,7 @@ class TraceOnManifoldState(NamedTuple):
     """The momentum, a tree like the parameters; the drawn manifolds; λ now and next, by path."""
 
     trace: Any
-    kinds: dict[str, jax.Array]
+    manifold_ids: dict[str, jax.Array]
     feature_std: dict[str, jax.Array]
     next_feature_std: dict[str, jax.Array]
 
@@ -62,17 +62,19 @@ def trace_on_manifold(
 
     def init_fn(params):
         trace = optax.tree.zeros_like(params, dtype=accumulator_dtype)
-        return TraceOnManifoldState(trace, spec.kinds(), spec.feature_std(), spec.feature_std())
+        return TraceOnManifoldState(
+            trace, spec.manifold_ids(), spec.feature_std(), spec.feature_std()
+        )
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
 
         def carried(path, layer, trace, weight):
-            drawn, feature_std = state.kinds.get(path), state.feature_std.get(path)
+            drawn, feature_std = state.manifold_ids.get(path), state.feature_std.get(path)
             return _carry(layer, weight, trace, drawn, feature_std)
 
-        old = map_layers(spec, carried, lambda trace, _: trace, state.trace, params)
+        old = map_leaves(spec, carried, lambda trace, _: trace, state.trace, params)
         plain = optax.trace(decay, nesterov, accumulator_dtype)
         traced: Any
         updates, traced = plain.update(updates, optax.TraceState(trace=old))
@@ -84,7 +86,7 @@ def trace_on_manifold(
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _carry(layer: Layer, weight, trace, kinds, feature_std):
+def _carry(layer: LeafSpec, weight, trace, manifold_ids, feature_std):
     s = layer.scale(feature_std, weight.dtype)
     # A trace is in the coordinates of steps already, whichever they are.
-    return layer.to_tangent(weight, trace, kinds, s, coordinates="scaled")
+    return layer.to_tangent(weight, trace, manifold_ids, s, coordinates="scaled")

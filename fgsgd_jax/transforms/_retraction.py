@@ -10,13 +10,13 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from fgsgd_jax.poms import (
+from fgsgd_jax._trees import leaves_with_paths
+from fgsgd_jax.spec import (
     Collection,
     Coordinates,
-    Layer,
+    LeafSpec,
     checked_coordinates,
-    leaves_with_paths,
-    map_layers,
+    map_leaves,
     require_collection,
     residual,
 )
@@ -32,7 +32,7 @@ ON_MANIFOLD = {2: 5e-2, 4: 1e-3, 8: 1e-3}
 class RetractUpdatesState(NamedTuple):
     """The drawn manifold of every component of mixed weights, and λ now and next, by path."""
 
-    kinds: dict[str, jax.Array]
+    manifold_ids: dict[str, jax.Array]
     feature_std: dict[str, jax.Array]
     next_feature_std: dict[str, jax.Array]
 
@@ -75,7 +75,7 @@ def retract_updates(
 
     def init_fn(params):
         require_on_manifolds(params, spec)
-        return RetractUpdatesState(spec.kinds(), spec.feature_std(), spec.feature_std())
+        return RetractUpdatesState(spec.manifold_ids(), spec.feature_std(), spec.feature_std())
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
@@ -83,28 +83,28 @@ def retract_updates(
 
         def one(path, layer, step, weight):
             stds = state.feature_std.get(path), state.next_feature_std.get(path)
-            return _retract(layer, coordinates, weight, step, state.kinds.get(path), stds)
+            return _retract(layer, coordinates, weight, step, state.manifold_ids.get(path), stds)
 
         def plain(step, weight):
             return step.astype(weight.dtype)
 
-        moves = map_layers(spec, one, plain, updates, params)
+        moves = map_leaves(spec, one, plain, updates, params)
         return moves, arrived(state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _retract(layer: Layer, coordinates: Coordinates, weight, step, kinds, stds):
+def _retract(layer: LeafSpec, coordinates: Coordinates, weight, step, manifold_ids, stds):
     scales = (layer.scale(std, weight.dtype) for std in stds)
-    return layer.retract(weight, step, kinds, *scales, coordinates=coordinates)
+    return layer.retract(weight, step, manifold_ids, *scales, coordinates=coordinates)
 
 
 def require_on_manifolds(params, spec: Collection) -> None:
     """Raises if the values of weights are known, and not on their manifolds."""
     leaves = leaves_with_paths(params)
     for path, leaf in leaves:
-        spec.layer_of(path, leaf)
+        spec.leaf_spec_of(path, leaf)
     known = all(
         isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
         for _, leaf in leaves

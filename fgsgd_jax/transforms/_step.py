@@ -20,7 +20,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax.poms import Collection, Layer, map_layers, require_collection
+from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
 
 
 class Group(NamedTuple):
@@ -33,7 +33,7 @@ class Group(NamedTuple):
     """
 
     path: str
-    layer: Layer
+    layer: LeafSpec
     components: float
 
 
@@ -129,7 +129,7 @@ def scale_by_fgsgd(
             drawn = state.groups.get(path)
             return _normalize(layer, per_component, vector, drawn, *numbers)
 
-        scaled = map_layers(spec, one, lambda vector: vector, updates)
+        scaled = map_leaves(spec, one, lambda vector: vector, updates)
         count = jnp.asarray(optax.safe_increment(state.count))
         return scaled, ScaleByFgsgdState(count=count, groups=state.groups)
 
@@ -144,7 +144,7 @@ def normalizer(g: jax.Array, rho, curvature) -> jax.Array:
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _normalize(layer: Layer, per_component: bool, vector, groups, rho, curvature):
+def _normalize(layer: LeafSpec, per_component: bool, vector, groups, rho, curvature):
     def tau(g, rho, curvature):
         # Injected hyper-parameters arrive in the dtype of the parameters; geometry is in g's.
         return normalizer(g, rho.astype(g.dtype), curvature.astype(g.dtype))
@@ -153,7 +153,7 @@ def _normalize(layer: Layer, per_component: bool, vector, groups, rho, curvature
     return layer.divide_groups(vector, groups, *numbers, by=tau, per_component=per_component)
 
 
-def group_of(path: str, layer: Layer, *, per_component: bool) -> Group:
+def group_of(path: str, layer: LeafSpec, *, per_component: bool) -> Group:
     """What is known of the groups of a weight."""
     groups = layer.components if per_component else layer.groups * layer.stacked
     return Group(path, layer, layer.components / groups)

@@ -6,12 +6,12 @@ from typing import NamedTuple
 import jax
 import optax
 
-from fgsgd_jax.poms import (
+from fgsgd_jax.spec import (
     Collection,
     Coordinates,
-    Layer,
+    LeafSpec,
     checked_coordinates,
-    map_layers,
+    map_leaves,
     require_collection,
 )
 from fgsgd_jax.transforms._feature_std import arrived
@@ -21,7 +21,7 @@ from fgsgd_jax.transforms._params import require_params
 class ProjectToTangentState(NamedTuple):
     """The drawn manifold of every component of mixed weights, and λ now and next, by path."""
 
-    kinds: dict[str, jax.Array]
+    manifold_ids: dict[str, jax.Array]
     feature_std: dict[str, jax.Array]
     next_feature_std: dict[str, jax.Array]
 
@@ -60,17 +60,17 @@ def project_to_tangent(
 
     def init_fn(params):
         del params
-        return ProjectToTangentState(spec.kinds(), spec.feature_std(), spec.feature_std())
+        return ProjectToTangentState(spec.manifold_ids(), spec.feature_std(), spec.feature_std())
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "the tangent space is that of the present weights")
 
         def one(path, layer, gradient, weight):
-            drawn, feature_std = state.kinds.get(path), state.feature_std.get(path)
+            drawn, feature_std = state.manifold_ids.get(path), state.feature_std.get(path)
             return _to_tangent(layer, coordinates, weight, gradient, drawn, feature_std)
 
-        projected = map_layers(spec, one, lambda gradient, _: gradient, updates, params)
+        projected = map_leaves(spec, one, lambda gradient, _: gradient, updates, params)
         return projected, arrived(state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
@@ -78,6 +78,8 @@ def project_to_tangent(
 
 # An inner jit, so that leaves that are treated alike are traced once.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _to_tangent(layer: Layer, coordinates: Coordinates, weight, gradient, kinds, feature_std):
+def _to_tangent(
+    layer: LeafSpec, coordinates: Coordinates, weight, gradient, manifold_ids, feature_std
+):
     s = layer.scale(feature_std, weight.dtype)
-    return layer.to_tangent(weight, gradient, kinds, s, coordinates=coordinates)
+    return layer.to_tangent(weight, gradient, manifold_ids, s, coordinates=coordinates)

@@ -12,9 +12,9 @@ import numpy as np
 import optax
 
 import fgsgd_jax as fg
+from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.experiments.bench import networks
 from fgsgd_jax.experiments.config import Scheme
-from fgsgd_jax.poms import leaves_with_paths
 
 MOMENTUM = 0.9
 RATE = 1e-3
@@ -82,15 +82,15 @@ def start_on(spec: fg.Collection, params: Any) -> Any:
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
 
 
-def _weight_on(layer: fg.Layer) -> jax.Array:
+def _weight_on(layer: fg.LeafSpec) -> jax.Array:
     """A weight on its manifolds, made of a few points over and over."""
     rows, columns, *lanes = layer.points_shape
     count = math.prod(lanes)
-    weight, kinds = np.empty((rows, columns, count), np.float32), layer.draw().kinds
+    weight, manifold_ids = np.empty((rows, columns, count), np.float32), layer.draw().manifold_ids
     for position, manifold in enumerate(layer.manifolds):
         few = manifold.random(jax.random.key(0), (rows, columns, min(count, DISTINCT)))
         points = np.resize(np.moveaxis(np.asarray(few), -1, 0), (count, rows, columns))
-        own = slice(None) if kinds is None else kinds.ravel() == position
+        own = slice(None) if manifold_ids is None else manifold_ids.ravel() == position
         weight[:, :, own] = np.moveaxis(points[own], 0, -1)
     points = jnp.asarray(weight.reshape(layer.points_shape))
     return layer.component.from_points(points, layer.shape)

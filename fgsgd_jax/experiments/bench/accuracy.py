@@ -15,7 +15,7 @@ import rich.table
 import scipy.linalg
 
 import fgsgd_jax as fg
-from fgsgd_jax import _lanes
+from fgsgd_jax import _linalg
 from fgsgd_jax.experiments.bench import _timing, report
 from fgsgd_jax.experiments.bench._settings import Settings
 
@@ -191,17 +191,17 @@ def _cases(shape: tuple[int, int, int]) -> Iterator[Case]:
         skew = _each(_stiefel_tangent)(x, a)
 
         def rotated(x, v):
-            rotation = _lanes.rotation_3x3(_lanes.axis_3x3(x, v), jnp.ones((1,), jnp.float32))
-            return x + _lanes.turned_3x3(x, rotation)
+            rotation = _linalg.rotation_3x3(_linalg.axis_3x3(x, v), jnp.ones((1,), jnp.float32))
+            return x + _linalg.turned_3x3(x, rotation)
 
         yield "rotation of 3×3", "NumPy's SVD", rotated, _of_sum(_polar), (x, skew)
     if rows * columns <= 64 * 64:
-        yield "Gram-Schmidt", "NumPy's QR", _lanes.gram_schmidt, _each(_qr), (x + 0.1 * a / rows,)
+        yield "Gram-Schmidt", "NumPy's QR", _linalg.gram_schmidt, _each(_qr), (x + 0.1 * a / rows,)
         unit = square / np.sqrt(columns)
-        yield "expm", "SciPy's expm", _lanes.expm, _each(scipy.linalg.expm), (unit,)
+        yield "expm", "SciPy's expm", _linalg.expm, _each(scipy.linalg.expm), (unit,)
         # The case it is made for: a symmetric part that is positive definite.
         good = np.eye(columns)[:, :, None] + (unit - np.swapaxes(unit, 0, 1))
-        yield "solve", "SciPy's solve", _lanes.solve, _each(scipy.linalg.solve), (good, unit)
+        yield "solve", "SciPy's solve", _linalg.solve, _each(scipy.linalg.solve), (good, unit)
 
 
 def tables(content: list[dict[str, Any]]) -> list[str | rich.table.Table]:

@@ -1,0 +1,1 @@
+"""Statistics of the features that enter the kernels of a network."""

@@ -1,8 +1,0 @@
-"""Path-SGD: the path norm, its scales, the optimizer, and the rescalings it does not feel."""
-
-from fgsgd_jax.paths._balance import balance as balance
-from fgsgd_jax.paths._balance import unbalance as unbalance
-from fgsgd_jax.paths._norm import path_norm as path_norm
-from fgsgd_jax.paths._norm import path_scales as path_scales
-from fgsgd_jax.paths._transform import path_sgd as path_sgd
-from fgsgd_jax.paths._transform import scale_by_path as scale_by_path
