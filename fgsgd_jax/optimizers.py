@@ -1,4 +1,4 @@
-"""Optimizers on manifolds: chains one reads in a glance, and a schedule with a guarantee."""
+"""Optimizers on manifolds, as chains of links, and a schedule with a convergence guarantee."""
 
 import warnings
 from collections.abc import Hashable
@@ -11,7 +11,16 @@ import optax
 
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, Coordinates
-from fgsgd_jax.transforms import Normalization, ScalarOrScheduleOrGroup, descend_on_manifolds
+from fgsgd_jax.transforms import (
+    Link,
+    ScalarOrScheduleOrGroup,
+    chain_links,
+    project_to_tangent,
+    retract_updates,
+    scale_by_fgsgd,
+    scale_by_learning_rate,
+    trace_on_manifold,
+)
 
 
 def fgsgd(
@@ -92,20 +101,14 @@ def fgsgd(
     References:
         Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, Algorithm 1.
     """
-    return _descend(
-        learning_rate,
-        spec,
-        normalization="group",
-        rho=rho,
-        curvature=curvature,
-        momentum=momentum,
-        nesterov=nesterov,
-        coordinates=coordinates,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        euclidean=euclidean,
-        accumulator_dtype=accumulator_dtype,
+    links = chain_links(
+        project_to_tangent(spec, coordinates=coordinates),  # line 5
+        _momentum(spec, momentum, nesterov, accumulator_dtype),
+        scale_by_fgsgd(spec, rho=rho, curvature=curvature),  # line 6
+        _rate(learning_rate),
+        retract_updates(spec, coordinates=coordinates),  # line 7
     )
+    return _with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
 
 
 def rsgd(
@@ -165,80 +168,54 @@ def rsgd(
         Bonnabel, *Stochastic gradient descent on Riemannian manifolds*, 2013; Ozay & Okatani,
         *Optimization on submanifolds of convolution kernels in CNNs*, 2016 (Submanifold SGD).
     """
-    return _descend(
-        learning_rate,
-        spec,
-        normalization="component" if normalize else None,
-        rho=rho,
-        curvature=curvature,
-        momentum=momentum,
-        nesterov=nesterov,
-        coordinates=coordinates,
-        weight_decay=weight_decay,
-        weight_decay_mask=weight_decay_mask,
-        euclidean=euclidean,
-        accumulator_dtype=accumulator_dtype,
+    links = chain_links(
+        project_to_tangent(spec, coordinates=coordinates),
+        _momentum(spec, momentum, nesterov, accumulator_dtype),
+        scale_by_fgsgd(spec, rho=rho, curvature=curvature, per_component=True)
+        if normalize
+        else None,
+        _rate(learning_rate),
+        retract_updates(spec, coordinates=coordinates),
     )
+    return _with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
 
 
-def _descend(
-    learning_rate,
-    spec: Collection,
-    *,
-    normalization: Normalization,
-    rho,
-    curvature,
-    momentum,
-    nesterov,
-    coordinates,
-    weight_decay,
-    weight_decay_mask,
-    euclidean,
-    accumulator_dtype,
+def _momentum(spec: Collection, momentum, nesterov, accumulator_dtype) -> Link | None:
+    if momentum is None:
+        return None
+    if not _is_number(momentum):
+        raise TypeError(f"momentum must be a number, or None for none, got {momentum!r}.")
+    return trace_on_manifold(spec, momentum, nesterov, accumulator_dtype)
+
+
+def _rate(learning_rate) -> Link:
+    _require_number_or_schedule("learning_rate", learning_rate)
+    return scale_by_learning_rate(learning_rate)
+
+
+def _with_euclidean(
+    links, spec: Collection, euclidean, weight_decay, weight_decay_mask
 ) -> optax.GradientTransformationExtraArgs:
-    """A descent on manifolds, beside one of the Euclidean leaves."""
-    for name, number in (("learning_rate", learning_rate), ("weight_decay", weight_decay)):
-        if not (_is_number(number) or callable(number)):
-            raise TypeError(f"{name} is a number or a schedule, not {number!r}.")
-    if not (_is_number(momentum) or momentum is None):
-        raise TypeError(f"momentum is a number, or None for none, not {momentum!r}.")
-    if not (euclidean is None or (hasattr(euclidean, "init") and hasattr(euclidean, "update"))):
-        raise TypeError(
-            f"euclidean is a transformation, such as optax.adamw(1e-3), not {euclidean!r}."
-        )
-    on_manifolds = descend_on_manifolds(
-        learning_rate,
-        spec,
-        decay=momentum,
-        nesterov=nesterov,
-        accumulator_dtype=accumulator_dtype,
-        normalization=normalization,
-        coordinates=coordinates,
-        rho=rho,
-        curvature=curvature,
-    )
-    if not _is_zero(weight_decay):
-        decayed = _decay(weight_decay, weight_decay_mask, spec)
-        on_manifolds = optax.with_extra_args_support(optax.chain(decayed, on_manifolds))
+    """The links, with weight decay of Euclidean leaves, or with their own transformation."""
+    _require_number_or_schedule("weight_decay", weight_decay)
+    known_zero = isinstance(weight_decay, (int, float)) and weight_decay == 0
+    if not known_zero:
+        # The warning points to the caller of the optimizer.
+        decay = _decay_of_euclidean_leaves(spec, weight_decay, weight_decay_mask, stacklevel=5)
+        links = optax.with_extra_args_support(optax.chain(decay, links))
     if euclidean is None:
-        return on_manifolds
-    transforms: dict[Hashable, Any] = {"manifold": on_manifolds, "euclidean": euclidean}
+        return links
+    if not (hasattr(euclidean, "init") and hasattr(euclidean, "update")):
+        raise TypeError(
+            f"euclidean must be a transformation, such as optax.adamw(1e-3), got {euclidean!r}."
+        )
+    transforms: dict[Hashable, Any] = {"manifold": links, "euclidean": euclidean}
     return optax.with_extra_args_support(optax.partition(transforms, spec.labels))
 
 
-def _is_number(number) -> bool:
-    """Whether something is a number, be it traced or known."""
-    return isinstance(number, (int, float, np.number, np.ndarray, jax.Array))
-
-
-def _is_zero(number) -> bool:
-    """Whether a number is known to be 0; an injected hyper-parameter is not known."""
-    return isinstance(number, (int, float)) and number == 0
-
-
-def _decay(weight_decay, mask, spec: Collection):
-    """Decay of the Euclidean leaves of a mask, and a warning about the others it asks for."""
-    fixed = [path for path, layer in spec.on_manifolds() if layer.fixes_norm]
+def _decay_of_euclidean_leaves(spec: Collection, weight_decay, mask, stacklevel: int):
+    """Weight decay of the Euclidean leaves of a mask; warns about the other leaves it covers."""
+    fixed = [path for path, leaf_spec in spec.on_manifolds() if leaf_spec.fixes_norm]
 
     def warn(paths, stacklevel):
         some = ", ".join(map(repr, paths[:3])) + (", …" if len(paths) > 3 else "")
@@ -250,20 +227,31 @@ def _decay(weight_decay, mask, spec: Collection):
         )
 
     if mask is None:
-        # An injected hyper-parameter, a traced array, may be 0 for all we know.
+        # An injected hyper-parameter is a traced array, which may be 0.
         if fixed and not isinstance(weight_decay, jax.Array):
-            warn(fixed, stacklevel=5)
+            warn(fixed, stacklevel)
         return optax.add_decayed_weights(weight_decay, mask=spec.euclidean_mask)
 
-    def masked(tree):
+    def euclidean_part(tree):
         asked = mask(tree) if callable(mask) else mask
         covered = [path for path, chosen in leaves_with_paths(asked) if chosen and path in fixed]
         if covered:
-            warn(covered, stacklevel=2)
-        euclidean = spec.euclidean_mask(tree)
-        return jax.tree.map(lambda one, other: bool(one) and other, asked, euclidean)
+            warn(covered, 2)
+        return jax.tree.map(
+            lambda chosen, euclidean: bool(chosen) and euclidean, asked, spec.euclidean_mask(tree)
+        )
 
-    return optax.add_decayed_weights(weight_decay, mask=masked)
+    return optax.add_decayed_weights(weight_decay, mask=euclidean_part)
+
+
+def _is_number(number) -> bool:
+    """Whether something is a number, traced or not."""
+    return isinstance(number, (int, float, np.number, np.ndarray, jax.Array))
+
+
+def _require_number_or_schedule(name: str, number) -> None:
+    if not (_is_number(number) or callable(number)):
+        raise TypeError(f"{name} must be a number or a schedule, got {number!r}.")
 
 
 def robbins_monro(init_value: float, transition_steps: float, power: float = 1.0) -> optax.Schedule:

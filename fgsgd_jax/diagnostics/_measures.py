@@ -1,26 +1,14 @@
 """Measures for `optax.monitor`, which keeps what they find in the state of an optimizer."""
 
 from collections.abc import Callable
-from typing import NamedTuple
 
-import jax
 import jax.numpy as jnp
 import optax
 
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.diagnostics import _weights
 from fgsgd_jax.spec import Collection, Coordinates, checked_coordinates, require_collection
-from fgsgd_jax.transforms import PerGroup
-from fgsgd_jax.transforms._feature_std import arrived
-from fgsgd_jax.transforms._params import require_params
-
-
-class MeasureState(NamedTuple):
-    """The drawn manifold of every component of mixed weights, and λ now and next, by path."""
-
-    manifold_ids: dict[str, jax.Array]
-    feature_std: dict[str, jax.Array]
-    next_feature_std: dict[str, jax.Array]
+from fgsgd_jax.transforms import PerGroup, SpecState, require_params
 
 
 def of_gradients(
@@ -101,7 +89,7 @@ def of_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
 def _measure(spec, measure: Callable, joined: Callable) -> optax.GradientTransformationExtraArgs:
     def init_fn(params):
         del params
-        return MeasureState(spec.manifold_ids(), spec.feature_std(), spec.feature_std())
+        return SpecState.of(spec)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
@@ -113,6 +101,6 @@ def _measure(spec, measure: Callable, joined: Callable) -> optax.GradientTransfo
             if (layer := spec.leaf_spec_of(path, update)) is not None
             for std in [state.feature_std.get(path)]
         ]
-        return joined(measured), arrived(state)
+        return joined(measured), state.after_update()
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

@@ -7,7 +7,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax.geometry._manifold import Manifold, require_points
 
 
@@ -38,15 +38,6 @@ class Euclidean(Manifold):
         require_points(self, x)
         return x + v
 
-    def normal_factor(self, x, g, /):
-        return ()
-
-    def step_factor(self, x, v, t, normal, /):
-        return ()
-
-    def displacement(self, x, v, t, factor, /):
-        return t * v
-
     def exp(self, x, v, /):
         require_points(self, x)
         return x + v
@@ -57,11 +48,11 @@ class Euclidean(Manifold):
 
     def dist(self, x, y, /):
         require_points(self, x)
-        return _linalg.norm(y - x)
+        return linalg.norm(y - x)
 
     def residual(self, x, /):
         require_points(self, x)
-        return jnp.zeros(x.shape[2:], _linalg.working_dtype(x.dtype))
+        return jnp.zeros(x.shape[2:], linalg.working_dtype(x.dtype))
 
     def random(self, key, shape, dtype=jnp.float32):
         """Independent standard normal entries; flat space has no uniform distribution."""

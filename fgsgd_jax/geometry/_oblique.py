@@ -7,7 +7,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax.geometry._manifold import (
     Manifold,
     in_working_dtype,
@@ -38,64 +38,52 @@ class Oblique(Manifold):
     """
 
     curvature_bound = 1.0
-    factor_at_rest = 1.0
     wants_matrix = True
 
     def project(self, x, /):
         require_points(self, x)
-        length = _linalg.column_norm(x)
+        length = linalg.column_norm(x)
         require_nonzero(self, length, "column")
         return x / length
 
     def to_tangent(self, x, g, /):
         require_points(self, x)
-        return g - _linalg.stage(lambda: _linalg.column_inner(x, g), x) * x
+        return g - linalg.column_inner(x, g) * x
 
     def retract(self, x, v, /):
         require_points(self, x)
-        return (x + v) / _linalg.stage(lambda: _linalg.column_norm(x + v), x)
-
-    def normal_factor(self, x, g, /):
-        return _linalg.column_inner(x, g)
-
-    def remove_normal(self, x, g, normal, /):
-        return g - normal * x
-
-    def step_factor(self, x, v, t, normal, /):
-        return 1 / _linalg.column_norm_of_step(x, v, t)
-
-    def displacement(self, x, v, t, factor, /):
-        return (factor - 1) * x + (factor * t) * v
+        y = x + v
+        return y / linalg.column_norm(y)
 
     def exp(self, x, v, /):
         require_points(self, x)
-        cosine, sinc = cos_sinc(_linalg.column_norm(v))
+        cosine, sinc = cos_sinc(linalg.column_norm(v))
         return cosine * x + sinc * v
 
     def log(self, x, y, /):
         require_points(self, x)
         w = self.to_tangent(x, y - x)
-        mirror_chord = _linalg.column_norm(x + y)
-        return log_factor(self._angles(x, y), _linalg.column_norm(w), mirror_chord) * w
+        mirror_chord = linalg.column_norm(x + y)
+        return log_factor(self._angles(x, y), linalg.column_norm(w), mirror_chord) * w
 
     def dist(self, x, y, /):
         require_points(self, x)
-        return _linalg.norm(self._angles(x, y)[None])
+        return linalg.norm(self._angles(x, y)[None])
 
     def _angles(self, x, y):
-        return arc(_linalg.column_norm(x - y), _linalg.column_norm(x + y))
+        return arc(linalg.column_norm(x - y), linalg.column_norm(x + y))
 
     def residual(self, x, /):
         require_points(self, x)
-        return jnp.max(jnp.abs(_linalg.column_norm(in_working_dtype(x)) - 1), axis=0)
+        return jnp.max(jnp.abs(linalg.column_norm(in_working_dtype(x)) - 1), axis=0)
 
     def random(self, key, shape, dtype=jnp.float32):
         require_points(self, shape)
-        normal = jax.random.normal(key, shape, _linalg.working_dtype(dtype))
+        normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
         return self.project(normal).astype(dtype)
 
     def dimension(self, shape):
         return math.prod(shape[:2]) - shape[1]
 
     def second_fundamental_form(self, x, u, v, /):
-        return -_linalg.column_inner(u, v) * x
+        return -linalg.column_inner(u, v) * x

@@ -81,17 +81,17 @@ class Product(Manifold):
     def transport(self, x, y, v, /):
         return self._each("transport", x, y, v)
 
-    def exp(self, x, v, /):
-        return self._each("exp", x, v)
-
-    def log(self, x, y, /):
-        return self._each("log", x, y)
-
     def inner(self, x, u, v, /):
         return sum(self._each("inner", x, u, v))
 
     def norm(self, x, v, /):
         return jnp.linalg.norm(jnp.stack(self._each("norm", x, v)), axis=0)
+
+    def exp(self, x, v, /):
+        return self._each("exp", x, v)
+
+    def log(self, x, y, /):
+        return self._each("log", x, y)
 
     def dist(self, x, y, /):
         return jnp.linalg.norm(jnp.stack(self._each("dist", x, y)), axis=0)
@@ -124,8 +124,3 @@ class Product(Manifold):
 
     def second_fundamental_form(self, x, u, v, /):
         return self._each("second_fundamental_form", x, u, v)
-
-    def _ambient_inner(self, u, v):
-        return sum(
-            factor._ambient_inner(*parts) for factor, *parts in zip(self.factors, u, v, strict=True)
-        )

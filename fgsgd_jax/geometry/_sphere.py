@@ -7,7 +7,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax.geometry._manifold import (
     Manifold,
     in_working_dtype,
@@ -17,7 +17,7 @@ from fgsgd_jax.geometry._manifold import (
 
 
 def cos_sinc(angle: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Cos θ and (sin θ)/θ, with the right value and derivative at θ = 0."""
+    """cos θ and (sin θ)/θ, with the right value and derivative at θ = 0."""
     tiny = angle == 0
     safe = jnp.where(tiny, 1, angle)
     return jnp.cos(angle), jnp.where(tiny, 1, jnp.sin(safe) / safe)
@@ -36,15 +36,15 @@ def arc(chord: jax.Array, mirror_chord: jax.Array) -> jax.Array:
 
 
 def log_factor(angle: jax.Array, length: jax.Array, mirror_chord: jax.Array) -> jax.Array:
-    """Θ/‖w‖, which turns the tangent part w of y − x into the logarithm; NaN at the antipode.
+    """θ/‖w‖, which turns the tangent part w of y − x into the logarithm; NaN at the antipode.
 
-    Beside the antipode every direction is nearly as short as the next, and rounding decides: less
-    than 8·√eps from it, the direction would keep fewer than half of its digits.
+    Near the antipode all directions are almost equally short and rounding decides between them:
+    closer than 8·√eps to it, the direction would keep fewer than half of its digits.
     """
-    lost = mirror_chord < 8 * jnp.sqrt(jnp.finfo(length.dtype).eps)
+    undefined = mirror_chord < 8 * jnp.sqrt(jnp.finfo(length.dtype).eps)
     tiny = length == 0
     factor = jnp.where(tiny, 1, angle / jnp.where(tiny, 1, length))
-    return jnp.where(lost, jnp.nan, factor)
+    return jnp.where(undefined, jnp.nan, factor)
 
 
 @final
@@ -71,65 +71,47 @@ class Sphere(Manifold):
     """
 
     curvature_bound = 1.0
-    factor_at_rest = 1.0
 
     def project(self, x, /):
         require_points(self, x)
-        length = _linalg.norm(x)
+        length = linalg.norm(x)
         require_nonzero(self, length, "component")
         return x / length
 
     def to_tangent(self, x, g, /):
         require_points(self, x)
-        return g - _linalg.stage(lambda: _linalg.inner(x, g), x) * x
+        return g - linalg.inner(x, g) * x
 
     def retract(self, x, v, /):
         require_points(self, x)
-        return (x + v) / _linalg.stage(lambda: _linalg.norm(x + v), x)
-
-    def normal_factor(self, x, g, /):
-        return _linalg.inner(x, g)
-
-    def remove_normal(self, x, g, normal, /):
-        return g - normal * x
-
-    def step_factor(self, x, v, t, normal, /):
-        return 1 / _linalg.norm_of_step(x, v, t)
-
-    def rough_step_factor(self, squares, t, normal, /):
-        # At ‖x‖² = 1 + δ the part that is removed leaves −⟨x, g⟩δ along x, and with the factor the
-        # squared norm becomes 1 + δ(1 − 2t⟨x, g⟩) at most: with this bound, 3δ after 16 steps.
-        largest = jnp.max(jnp.abs(t)) * jnp.max(jnp.abs(normal))
-        return 1 / jnp.sqrt(1 + t * t * squares), ~(largest <= 1 / 32)
-
-    def displacement(self, x, v, t, factor, /):
-        return (factor - 1) * x + (factor * t) * v
+        y = x + v
+        return y / linalg.norm(y)
 
     def exp(self, x, v, /):
         require_points(self, x)
-        cosine, sinc = cos_sinc(_linalg.norm(v))
+        cosine, sinc = cos_sinc(linalg.norm(v))
         return cosine * x + sinc * v
 
     def log(self, x, y, /):
         require_points(self, x)
         w = self.to_tangent(x, y - x)
-        return log_factor(self.dist(x, y), _linalg.norm(w), _linalg.norm(x + y)) * w
+        return log_factor(self.dist(x, y), linalg.norm(w), linalg.norm(x + y)) * w
 
     def dist(self, x, y, /):
         require_points(self, x)
-        return arc(_linalg.norm(x - y), _linalg.norm(x + y))
+        return arc(linalg.norm(x - y), linalg.norm(x + y))
 
     def residual(self, x, /):
         require_points(self, x)
-        return jnp.abs(_linalg.norm(in_working_dtype(x)) - 1)
+        return jnp.abs(linalg.norm(in_working_dtype(x)) - 1)
 
     def random(self, key, shape, dtype=jnp.float32):
         require_points(self, shape)
-        normal = jax.random.normal(key, shape, _linalg.working_dtype(dtype))
+        normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
         return self.project(normal).astype(dtype)
 
     def dimension(self, shape):
         return math.prod(shape[:2]) - 1
 
     def second_fundamental_form(self, x, u, v, /):
-        return -_linalg.inner(u, v) * x
+        return -linalg.inner(u, v) * x

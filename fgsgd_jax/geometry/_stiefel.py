@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax.geometry._manifold import (
     Manifold,
     in_working_dtype,
@@ -68,12 +68,6 @@ class Stiefel(Manifold):
                 f"{self.retraction!r} is none of them."
             )
 
-    @property
-    def mixes_columns(self) -> bool:  # pyright: ignore[reportIncompatibleVariableOverride]
-        # The other two go column by column, or add a system of as many columns as there are rows:
-        # of rows on many devices that is an exchange per column.
-        return self.retraction == "polar"
-
     def __repr__(self) -> str:
         default = self.retraction == "polar"
         return "Stiefel()" if default else f"Stiefel(retraction={self.retraction!r})"
@@ -88,44 +82,8 @@ class Stiefel(Manifold):
 
     def retract(self, x, v, /):
         require_points(self, x)
-        route = {"polar": _linalg.polar_step, "qr": _qr_step, "cayley": _cayley_step}
+        route = {"polar": linalg.polar_step, "qr": _qr_step, "cayley": _cayley_step}
         return _tall(route[self.retraction], x, v)
-
-    def _rotates(self, x) -> bool:
-        """Whether the step is a rotation in closed form, given by its axis."""
-        return self.retraction == "polar" and x.shape[:2] == (3, 3)
-
-    def normal_factor(self, x, g, /):
-        if self._rotates(x):
-            return _linalg.axis_3x3(x, g)
-        return _linalg.gram(x, g) if x.shape[0] >= x.shape[1] else None
-
-    def remove_normal(self, x, g, normal, /):
-        if normal is None:
-            return self.to_tangent(x, g)
-        if self._rotates(x):
-            return _linalg.times_hat(x, normal)
-        return g - _linalg.times(x, _linalg.symmetric(normal))
-
-    def squared_norm(self, v, normal, /):
-        if normal is None or not self._rotates(v):
-            return super().squared_norm(v, normal)
-        return 2 * _linalg.inner(normal[None], normal[None])
-
-    def step_factor(self, x, v, t, normal, /):
-        if not self._rotates(x):
-            return None
-        return _linalg.rotation_3x3(_linalg.axis_3x3(x, v) if normal is None else normal, t)
-
-    def displacement(self, x, v, t, factor, /):
-        if factor is None:
-            return self.retract(x, t * v) - x
-        return _linalg.turned_3x3(x, factor)
-
-    def rough_displacement(self, x, v, t, factor, /):
-        if factor is None:
-            return self.displacement(x, v, t, factor)
-        return _linalg.turned_3x3(x, factor, polished=False)
 
     def exp(self, x, v, /):
         """The geodesic of the Euclidean metric; NaN where ‖v‖ is so large that no digit is left."""
@@ -149,26 +107,21 @@ class Stiefel(Manifold):
 
     def dist(self, x, y, /):
         """‖log(x, y)‖, or NaN where `log` is NaN."""
-        return _linalg.norm(self.log(x, y))
+        return linalg.norm(self.log(x, y))
 
     def residual(self, x, /):
         require_points(self, x)
-        return _tall(
-            lambda x: _linalg.norm(_linalg._gram_error(x)), in_working_dtype(x), point=False
-        )
+        return _tall(lambda x: linalg.norm(linalg.gram_error(x)), in_working_dtype(x), point=False)
 
     def random(self, key, shape, dtype=jnp.float32):
         """Uniform (Haar) points: the Q of a Gaussian matrix, its sign fixed by a positive R."""
         require_points(self, shape)
-        normal = jax.random.normal(key, shape, _linalg.working_dtype(dtype))
-        return _tall(_linalg.gram_schmidt, normal).astype(dtype)
+        normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
+        return _tall(linalg.gram_schmidt, normal).astype(dtype)
 
     def dimension(self, shape):
         long, short = max(shape[:2]), min(shape[:2])
         return long * short - short * (short + 1) // 2
-
-    def harmless_point(self, like):
-        return _linalg.identity(*like.shape[:2], like)  # pyright: ignore[reportCallIssue]
 
     def check_component(self, rows, columns):
         if min(rows, columns) == 1:
@@ -180,7 +133,7 @@ class Stiefel(Manifold):
 
     def second_fundamental_form(self, x, u, v, /):
         return _tall(
-            lambda x, u, v: -_linalg.matmul(x, _linalg.symmetric(_linalg.gram(u, v))), x, u, v
+            lambda x, u, v: -linalg.matmul(x, linalg.symmetric(linalg.gram(u, v))), x, u, v
         )
 
     def _project(self, x):
@@ -197,23 +150,23 @@ class Stiefel(Manifold):
         nearest = jnp.where(undefined[..., None, None], jnp.nan, nearest)
         nearest = jnp.moveaxis(nearest, (-2, -1), (0, 1))
         # The product of two LAPACK factors is orthonormal to 1e-5 only; one polish brings 1e-7.
-        return _linalg.polish(nearest).astype(x.dtype)
+        return linalg.polish(nearest).astype(x.dtype)
 
     @staticmethod
     def _to_tangent(x, g):
-        return g - _linalg.matmul(x, _linalg.symmetric(_linalg.gram(x, g)))
+        return g - linalg.matmul(x, linalg.symmetric(linalg.gram(x, g)))
 
 
 def _tall(function, *points, point: bool = True):
     """Calls a function of tall points on points of either shape, turning wide ones over."""
     if points[0].shape[0] >= points[0].shape[1]:
         return function(*points)
-    result = function(*map(_linalg.transpose, points))
-    return _linalg.transpose(result) if point else result
+    result = function(*map(linalg.transpose, points))
+    return linalg.transpose(result) if point else result
 
 
 def _qr_step(x, v):
-    return _linalg.gram_schmidt(x + _linalg.shorten(v, _linalg.LONGEST_STEP[x.dtype.itemsize]))
+    return linalg.gram_schmidt(x + linalg.shorten(v, linalg.LONGEST_STEP[x.dtype.itemsize]))
 
 
 def _cayley_step(x, v):
@@ -223,31 +176,31 @@ def _cayley_step(x, v):
     y = (2x + v − xA)·T⁻¹ − x, T = 1 − ½A + ¼(A² + vᵀv). The symmetric part of T is at least 1,
     since A² + vᵀv = vᵀ(1 − xxᵀ)v, so elimination needs no pivoting.
     """
-    v = _linalg.shorten(v, LONGEST_CAYLEY_STEP[x.dtype.itemsize])
-    a = _linalg.skew(_linalg.gram(x, v))
-    t = _linalg.gram(v, v) + _linalg.matmul(a, a)
-    t = _linalg.identity(x.shape[1], x.shape[1], x) - 0.5 * a + 0.25 * _linalg.symmetric(t)
-    moved = 2 * x + v - _linalg.matmul(x, a)
-    solution = _linalg.solve(_linalg.transpose(t), _linalg.transpose(moved))
-    return _linalg.polish(_linalg.polish(_linalg.transpose(solution) - x))
+    v = linalg.shorten(v, LONGEST_CAYLEY_STEP[x.dtype.itemsize])
+    a = linalg.skew(linalg.gram(x, v))
+    t = linalg.gram(v, v) + linalg.matmul(a, a)
+    t = linalg.identity(x.shape[1], x.shape[1], x) - 0.5 * a + 0.25 * linalg.symmetric(t)
+    moved = 2 * x + v - linalg.matmul(x, a)
+    solution = linalg.solve(linalg.transpose(t), linalg.transpose(moved))
+    return linalg.polish(linalg.polish(linalg.transpose(solution) - x))
 
 
 def _exp(x, v):
     """[x v]·expm([[A, −vᵀv], [1, A]])·[expm(−A); 0], A = xᵀv (Edelman et al., eq. 2.42)."""
     p = x.shape[1]
-    a = _linalg.skew(_linalg.gram(x, v))
-    eye = _linalg.identity(p, p, x) + jnp.zeros_like(a)
+    a = linalg.skew(linalg.gram(x, v))
+    eye = linalg.identity(p, p, x) + jnp.zeros_like(a)
     # With v/s for v the second block row is s times as large: then no block is larger than ‖v‖.
-    s = lax.stop_gradient(jnp.maximum(1, _linalg.norm(v)))
+    s = lax.stop_gradient(jnp.maximum(1, linalg.norm(v)))
     v = v / s
     block = jnp.concatenate(
         [
-            jnp.concatenate([a, -s * _linalg.gram(v, v)], axis=1),
+            jnp.concatenate([a, -s * linalg.gram(v, v)], axis=1),
             jnp.concatenate([s * eye, a], axis=1),
         ]
     )
-    left = _linalg.matmul(jnp.concatenate([x, v], axis=1), _linalg.expm(block)[:, :p])
-    return _linalg.polish(_linalg.matmul(left, _linalg.expm(-a)))
+    left = linalg.matmul(jnp.concatenate([x, v], axis=1), linalg.expm(block)[:, :p])
+    return linalg.polish(linalg.matmul(left, linalg.expm(-a)))
 
 
 def _log(x, y):
@@ -283,17 +236,17 @@ def _log_one(x, y):
         gap = y.ravel() - endpoint(v)
         jacobian = jax.vmap(lambda e: jax.jvp(endpoint, (v,), (e,))[1], out_axes=1)(basis)
         # The projection on the normal space fills the null space of the Jacobian.
-        curvature = _linalg.gram(jacobian, jacobian) + normal
-        return _linalg.solve(curvature, _linalg.gram(jacobian, gap[:, None]))[:, 0]
+        curvature = linalg.gram(jacobian, jacobian) + normal
+        return linalg.solve(curvature, linalg.gram(jacobian, gap[:, None]))[:, 0]
 
     v = tangent((y - x).ravel()).ravel()
     v = lax.fori_loop(0, 12, lambda _, v: v + step(v), v)
     last = step(v)
     v = tangent(v + last)
 
-    length = _linalg.norm(v)
+    length = linalg.norm(v)
     rounding = jnp.sqrt(size) * jnp.finfo(dtype).eps
-    certain = (_linalg.norm(_exp(x, v) - y) <= 16 * rounding) & (length < jnp.pi)
+    certain = (linalg.norm(_exp(x, v) - y) <= 16 * rounding) & (length < jnp.pi)
     # Near a conjugate point many vectors end within rounding of y; there the last correction is
     # not small, and the answer not certain.
     certain &= jnp.linalg.norm(last) <= CERTAIN[dtype.itemsize] * length + 8 * rounding

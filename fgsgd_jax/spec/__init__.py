@@ -11,8 +11,17 @@ from fgsgd_jax.spec._collection import project as project
 from fgsgd_jax.spec._collection import require_collection as require_collection
 from fgsgd_jax.spec._collection import residual as residual
 from fgsgd_jax.spec._components import Component as Component
+from fgsgd_jax.spec._groups import group_norms as group_norms
+from fgsgd_jax.spec._groups import per_component as per_component
 from fgsgd_jax.spec._leaf import LeafSpec as LeafSpec
+from fgsgd_jax.spec._leaf import times as times
+from fgsgd_jax.spec._mixture import Mixture as Mixture
+from fgsgd_jax.spec._mixture import select as select
 from fgsgd_jax.spec._scales import Coordinates as Coordinates
 from fgsgd_jax.spec._scales import checked_coordinates as checked_coordinates
+from fgsgd_jax.spec._scales import step_radius as step_radius
 from fgsgd_jax.spec._schemes import SCHEMES as SCHEMES
 from fgsgd_jax.spec._schemes import Scheme as Scheme
+from fgsgd_jax.spec._schemes import summed_axes as summed_axes
+from fgsgd_jax.spec._sharding import keeps_sharding as keeps_sharding
+from fgsgd_jax.spec._sharding import split_by_rows as split_by_rows

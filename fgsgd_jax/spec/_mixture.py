@@ -1,139 +1,93 @@
-"""`Mixture`: points among which every lane is on the manifold that was dealt to it.
+"""`Mixture`: a batch of points, each on one of several manifolds."""
 
-All manifolds answer for all lanes, and each lane keeps the answer of its own: for small points that
-is cheaper than gathering lanes. The parts of a step are those of `Manifold`, for all at once.
-"""
-
+import functools
 from collections.abc import Sequence
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fgsgd_jax.geometry import Manifold
 
 
 class Mixture(NamedTuple):
-    """Manifolds, and which lane is on which.
+    """Several manifolds with the verbs of one: each lane is on a manifold of its own.
+
+    Every verb is computed for all lanes on every manifold, and each lane takes the result of its
+    own: for small points that costs less than gathering the lanes of each manifold.
 
     Attributes:
         manifolds: The manifolds.
-        manifold_ids: The position of every lane's manifold among them, int8 `(*lanes)`; None for a
-            single manifold.
+        manifold_ids: The index of every lane's manifold, int8 `(*lanes)`.
     """
 
     manifolds: tuple[Manifold, ...]
-    manifold_ids: jax.Array | None
+    manifold_ids: jax.Array
 
-    def choose(self, answers: Sequence[jax.Array]) -> jax.Array:
-        """What every lane's own manifold answered."""
-        return _choose(self.manifold_ids, answers)
+    def project(self, x: jax.Array) -> jax.Array:
+        """The nearest points."""
+        return self._select(m.project(self._own_points(i, x)) for i, m in enumerate(self.manifolds))
 
-    def ask(self, verb: str, points: jax.Array) -> jax.Array:
-        """The verb of every lane's own manifold."""
-        answers = [
-            getattr(manifold, verb)(*self._shown(position, points))
-            for position, manifold in enumerate(self.manifolds)
-        ]
-        return self.choose(answers)
+    def to_tangent(self, x: jax.Array, g: jax.Array) -> jax.Array:
+        """The projections of g on the tangent spaces."""
+        return self._select(m.to_tangent(x, g) for m in self.manifolds)
 
-    def normal_factors(self, x: jax.Array, g: jax.Array) -> tuple:
-        """The normal factors of all manifolds."""
-        return self._shared(x, [one.normal_factor(x, g) for one in self.manifolds])
+    def retract(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """The points reached from x along v."""
+        return self._select(
+            m.retract(self._own_points(i, x), self._own_vectors(i, v))
+            for i, m in enumerate(self.manifolds)
+        )
 
-    def tangents(self, x: jax.Array, g: jax.Array, normals: tuple) -> tuple[jax.Array, ...]:
-        """The tangent part of g for every manifold, of use in its own lanes only."""
+    def transport(self, x: jax.Array, y: jax.Array, v: jax.Array) -> jax.Array:
+        """The tangent vectors v, carried from x to y."""
+        return self._select(m.transport(x, y, v) for m in self.manifolds)
 
-        def tangent(position, manifold, normal):
-            shown = self._shown(position, x, g) if normal is None else (x, g)
-            return manifold.remove_normal(*shown, normal)
+    def inner(self, x: jax.Array, u: jax.Array, v: jax.Array) -> jax.Array:
+        """⟨u, v⟩, `(*lanes)`."""
+        return self._select(m.inner(x, u, v) for m in self.manifolds)
 
-        return tuple(map(tangent, range(len(self.manifolds)), self.manifolds, normals))
+    def norm(self, x: jax.Array, v: jax.Array) -> jax.Array:
+        """√⟨v, v⟩, `(*lanes)`."""
+        return self._select(m.norm(x, v) for m in self.manifolds)
 
-    def squared_norm(self, tangents: tuple[jax.Array, ...], normals: tuple) -> jax.Array:
-        """⟨v, v⟩ of every lane's own tangent, `(*lanes)`."""
-        parts = zip(self.manifolds, tangents, normals, strict=True)
-        return self.choose([one.squared_norm(v, normal) for one, v, normal in parts])
+    def residual(self, x: jax.Array) -> jax.Array:
+        """How far x is from the manifolds, `(*lanes)`."""
+        return self._select(m.residual(x) for m in self.manifolds)
 
-    def step_factors(self, x: jax.Array, tangents: tuple, t: jax.Array, normals: tuple) -> tuple:
-        """The step factors of all manifolds."""
-        parts = zip(self.manifolds, tangents, normals, strict=True)
-        return self._shared(x, [one.step_factor(x, v, t, normal) for one, v, normal in parts])
+    def _select(self, results) -> jax.Array:
+        return select(self.manifold_ids, list(results))
 
-    def rough_step_factors(self, squares: jax.Array, t: jax.Array, normals: tuple) -> Any:
-        """The rough step factors, and whether rounding would grow.
+    # A point of another manifold may have no nearest point on this one, or take its slow path for
+    # long steps. So lanes of other manifolds hold a placeholder and a zero vector.
 
-        None where there are none, as for several manifolds.
-        """
-        rough = self.manifolds[0].rough_step_factor(squares, t, normals[0])
-        if rough is None or len(self.manifolds) > 1:
-            return None
-        factor, grows = rough
-        return (factor,), grows
+    def _own_points(self, index: int, x: jax.Array) -> jax.Array:
+        placeholder = _placeholder(self.manifolds[index], *x.shape[:2])
+        placeholder = placeholder.reshape(x.shape[:2] + (1,) * (x.ndim - 2))
+        return jnp.where(self.manifold_ids == index, x, placeholder.astype(x.dtype))
 
-    def decided(self, factors: tuple, still: jax.Array) -> tuple[tuple, jax.Array | None]:
-        """What decides a step: factors, and the ids, with one more for lanes that stand still.
-
-        A single manifold that has a factor at rest needs no manifold_ids.
-        """
-        rest = self.manifolds[0].factor_at_rest
-        if len(self.manifolds) == 1 and rest is not None:
-            return (jnp.where(still, rest, factors[0]),), None
-        manifold_ids = 0 if self.manifold_ids is None else self.manifold_ids
-        return factors, jnp.where(still, len(self.manifolds), manifold_ids).astype(jnp.int8)
-
-    def displacement(
-        self,
-        x: jax.Array,
-        tangents: tuple[jax.Array, ...],
-        t: jax.Array,
-        factors: tuple,
-        movers: jax.Array | None,
-        *,
-        rough: bool = False,
-    ) -> jax.Array:
-        """R(x, t·v) − x, and 0 in lanes that stand still; rough where rounding may stay."""
-
-        def moved(position, manifold, v, factor):
-            shown = self._shown(position, x, v) if factor is None else (x, v)
-            verb = manifold.rough_displacement if rough else manifold.displacement
-            return verb(*shown, t, factor)
-
-        count = len(self.manifolds)
-        answers = map(moved, range(count), self.manifolds, tangents, factors)
-        at_rest = () if movers is None else (jnp.zeros((), x.dtype),)
-        return _choose(movers, [*answers, *at_rest])
-
-    def _shown(self, position: int, x: jax.Array, *vectors: jax.Array):
-        """What a manifold is shown: a harmless point and vector in the lanes of others.
-
-        So that its care for extreme input is not spent on them.
-        """
-        if self.manifold_ids is None:
-            return (x, *vectors)
-        own = self.manifold_ids == position
-        harmless = self.manifolds[position].harmless_point(x)
-        return (jnp.where(own, x, harmless), *(jnp.where(own, v, 0) for v in vectors))
-
-    def _shared(self, x: jax.Array, factors: list) -> tuple:
-        """The factors of all manifolds; of the usual shapes, in one array with every lane's own."""
-        usual = (x.shape[2:], x.shape[1:])
-        shares = [isinstance(one, jax.Array) and one.shape in usual for one in factors]
-        if sum(shares) < 2:
-            return tuple(factors)
-        manifold_ids = [position for position, one in enumerate(shares) if one]
-        shared = _choose(self.manifold_ids, [factors[kind] for kind in manifold_ids], manifold_ids)
-        return tuple(shared if one else own for one, own in zip(shares, factors, strict=True))
+    def _own_vectors(self, index: int, v: jax.Array) -> jax.Array:
+        return jnp.where(self.manifold_ids == index, v, 0)
 
 
-def is_slim(factor: Any, ndim: int) -> bool:
-    """Whether a factor, of points of so many axes, is a few numbers per lane, as in a vector."""
-    return factor is not None and all(part.ndim < ndim for part in jax.tree.leaves(factor))
+def select(manifold_ids, results: Sequence[jax.Array], of: Sequence[int] = ()) -> jax.Array:
+    """For every lane, the result of its own manifold.
+
+    Args:
+        manifold_ids: The index of every lane's manifold, None for a single one.
+        results: A result of each manifold.
+        of: The indices of the manifolds that the results belong to; by default all of them.
+    """
+    selected, indices = results[0], of or range(len(results))
+    for index, result in list(zip(indices, results, strict=True))[1:]:
+        selected = jnp.where(manifold_ids == index, result, selected)
+    return selected
 
 
-def _choose(manifold_ids, answers: Sequence[jax.Array], positions: Sequence[int] | None = None):
-    chosen = answers[0]
-    positions = range(len(answers)) if positions is None else positions
-    for position, answer in zip(positions[1:], answers[1:], strict=True):
-        chosen = jnp.where(manifold_ids == position, answer, chosen)
-    return chosen
+@functools.lru_cache(maxsize=256)
+def _placeholder(manifold: Manifold, rows: int, columns: int) -> np.ndarray:
+    """Any point of the manifold, a constant of programs."""
+    with jax.ensure_compile_time_eval():
+        draw = jax.jit(functools.partial(manifold.random, shape=(rows, columns)))
+        return np.asarray(draw(jax.random.key(0)))

@@ -1,28 +1,110 @@
-"""On several devices: points that are multiplied are split by rows, whoever split their weight.
+"""Sharding: weights keep theirs, and points that are multiplied are split by rows.
 
-xᵀx needs every pair of columns. Of columns on different devices XLA gathers them all, on every
-device; of rows on different devices it adds up a small product from each. Between the two lies one
-exchange (an all-to-all), in which no device holds more than its share.
+xᵀx needs every pair of columns. If columns are split over devices, XLA gathers all of them on every
+device; if rows are, it adds up one small product per device. Moving from one split to the other is
+a single exchange (an all-to-all), in which no device holds more than its share.
 
-Which axis is split is not known while a function is traced, only when it is partitioned. So these
-functions state, in the terms of the partitioner (Shardy), how the splits of their arguments and
-results belong together, and otherwise do nothing. On one device they are nothing at all.
+Which axis is split is not known when a function is traced, only when it is partitioned. So the
+functions below state, in the terms of the partitioner (Shardy), how the splits of their arguments
+and results belong together. On one device they do nothing.
 """
 
+import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
+import numpy as np
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import custom_partitioning
-from jax.sharding import AxisType, get_abstract_mesh
+from jax.sharding import AxisType, NamedSharding, PartitionSpec, auto_axes, get_abstract_mesh
+
+from fgsgd_jax import linalg
+from fgsgd_jax.geometry import Stiefel
+
+# Manifolds whose steps multiply columns with each other, as in xᵀx. The other retractions of
+# Stiefel go column by column, which would be an exchange per column if rows were split.
+MULTIPLY_COLUMNS = (Stiefel(retraction="polar"),)
 
 
-def is_open() -> bool:
-    """Whether it is for the partitioner to say where arrays are.
+def on_automatic_axes(function: Callable, first, *rest, replicated: bool = False) -> Any:
+    """`function(first, *rest)`, sharded like `first` or replicated, also under Explicit axes.
+
+    Under Explicit axes JAX refuses to choose a sharding for reshapes, scatters and products over
+    sharded axes. The choice is left to the compiler, as it is under Auto axes.
+    """
+    sharding = jax.typeof(first).sharding
+    if AxisType.Explicit not in sharding.mesh.axis_types:
+        return function(first, *rest)
+    result = NamedSharding(sharding.mesh, PartitionSpec()) if replicated else sharding
+    return auto_axes(function, out_sharding=result)(first, *rest)  # pyright: ignore[reportCallIssue]
+
+
+def keeps_sharding(verb: Callable) -> Callable:
+    """A function of a leaf spec and arrays whose result is sharded like the first array."""
+
+    @functools.wraps(verb)
+    def wrapped(leaf_spec, first, *rest, **static):
+        def call(*arrays):
+            return verb(leaf_spec, *arrays, **static)
+
+        return on_automatic_axes(call, first, *rest)
+
+    return wrapped
+
+
+def split_by_rows(verb: Callable) -> Callable:
+    """A function of a leaf spec and arrays whose points are split by rows if it multiplies columns.
+
+    The function is called with the points in place of the weight and a leaf spec to match, so that
+    the points are put together, and split as the weight is, only at the end.
+    """
+
+    @functools.wraps(verb)
+    def wrapped(leaf_spec, weight, *rest, **static):
+        if not _multiplies_columns(leaf_spec):
+            return verb(leaf_spec, weight, *rest, **static)
+        component = leaf_spec.component
+        points = component.to_points(weight)
+
+        def cut(array):
+            like_weight = np.shape(array) == leaf_spec.shape
+            return by_rows(component.to_points(array)) if like_weight else array
+
+        def join(array):
+            if array.shape != points.shape:
+                return array
+            # Placed as points first: rows on several devices are not an axis of the weight.
+            joined = component.from_points(placed_like(array, points), leaf_spec.shape)
+            return placed_like(joined, weight)
+
+        result = verb(leaf_spec.of_points(), *jax.tree.map(cut, (weight, *rest)), **static)
+        return jax.tree.map(join, result)
+
+    return wrapped
+
+
+def _multiplies_columns(leaf_spec) -> bool:
+    """Whether products of points would gather a weight that is split by columns.
+
+    Small points lie in many lanes, which are split instead; of wide points rows are multiplied.
+    """
+    rows, columns = leaf_spec.points_shape[:2]
+    return (
+        any(manifold in MULTIPLY_COLUMNS for manifold in leaf_spec.manifolds)
+        and rows >= columns
+        and rows * columns > linalg.UNROLLED_SIZE
+        and math.gcd(rows, columns) > 1
+        and is_partitioned()
+    )
+
+
+def is_partitioned() -> bool:
+    """Whether a partitioner decides how arrays are split.
 
     Not on one device, and not inside `jax.shard_map`, where every device has arrays of its own. The
-    rules below are Shardy's; the partitioner before it, which can still be switched on, has others.
+    rules below are Shardy's; the older partitioner, which can still be switched on, has others.
     """
     return (
         jax.device_count() > 1
@@ -32,16 +114,16 @@ def is_open() -> bool:
 
 
 def by_rows(points: jax.Array) -> jax.Array:
-    """The points, split by rows over the devices that they are split over by rows or columns.
+    """The points, split by rows over the devices that rows or columns are split over.
 
-    Points split both ways stay split by rows, and their columns are gathered. So are columns on a
-    number of devices that does not divide the rows.
+    Points split both ways stay split by rows, and their columns are gathered. Columns split over a
+    number of devices that does not divide the rows are gathered as well.
 
     Args:
         points: Matrices `(rows, columns, *lanes)`.
     """
-    # The first hands a split of columns on to rows; where rows are split as well, it can tell no
-    # winner, and the second names it.
+    # The first passes a split of columns on to rows. If rows are split as well, the partitioner
+    # cannot decide between the two, and the second decides for rows.
     return _rows_like(_moved_to_rows(points, points), points)
 
 
@@ -51,7 +133,7 @@ def placed_like(array: jax.Array, other: jax.Array) -> jax.Array:
 
 
 def _identity(rule: Callable[[tuple[int, ...], dict], tuple[str, dict]]) -> Callable:
-    """A function of two arrays of one shape that gives the first, placed as a rule says.
+    """A function of two arrays of one shape that returns the first, placed as a rule says.
 
     Args:
         rule: Given the shape of the arrays and the sizes of the axes of the mesh by name, the
@@ -79,7 +161,7 @@ def _identity(rule: Callable[[tuple[int, ...], dict], tuple[str, dict]]) -> Call
 
 
 def _named(letter: str, axes: int) -> str:
-    """So many factors, each a whole axis."""
+    """Names of factors, each a whole axis."""
     return " ".join(f"{letter}{axis}" for axis in range(axes))
 
 

@@ -1,8 +1,8 @@
 """`set_feature_std`: measured features re-scale the weights, once per epoch.
 
-Every link that meets weights keeps λ, by path, twice in its state: `feature_std`, by which the
-present weights are scaled, and `next_feature_std`, by which those after the next update will be.
-The update divides by the one and multiplies by the other, so no weight is ever off its manifold.
+The `SpecState` of every link has λ, by path, twice: `feature_std` for the scale of the present
+weights, and `next_feature_std` for the scale of the weights after the next update. The update
+divides by the first and multiplies by the second, so no weight is ever off its manifold.
 """
 
 from typing import Any
@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax.spec import checked_feature_stds
+from fgsgd_jax.transforms._link import SpecState
 
 
 def set_feature_std(
@@ -58,7 +59,9 @@ def set_feature_std(
     References:
         Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, section 3.
     """
-    known = {path: std for link in _links(state) for path, std in link.next_feature_std.items()}
+    known = {
+        path: std for part in _spec_states(state) for path, std in part.next_feature_std.items()
+    }
     if not known:
         raise ValueError(
             "This state has no feature statistics to set: its collection was built without a "
@@ -76,11 +79,11 @@ def set_feature_std(
     return jax.tree.map(
         lambda node: (
             node._replace(next_feature_std=renewed(node.next_feature_std))
-            if _is_link(node)
+            if isinstance(node, SpecState)
             else node
         ),
         state,
-        is_leaf=_is_link,
+        is_leaf=_is_spec_state,
     )
 
 
@@ -102,22 +105,17 @@ def get_feature_std(state: Any) -> dict[str, jax.Array]:
         >>> get_feature_std(state)["w"]
         Array([1., 1.], dtype=float32)
     """
-    known = {path: std for link in _links(state) for path, std in link.feature_std.items()}
+    known = {path: std for part in _spec_states(state) for path, std in part.feature_std.items()}
     return {path: jax.tree.leaves(std)[0] for path, std in known.items()}
 
 
-def arrived(state: Any) -> Any:
-    """The state of a link after an update, whose weights are at the scale that was set."""
-    # A copy, for no array may be twice in a state that is donated.
-    return state._replace(feature_std=jax.tree.map(jnp.copy, state.next_feature_std))
+def _is_spec_state(node: Any) -> bool:
+    return isinstance(node, SpecState)
 
 
-def _is_link(node: Any) -> bool:
-    return hasattr(node, "next_feature_std")
-
-
-def _links(state: Any) -> list[Any]:
-    return [node for node in jax.tree.leaves(state, is_leaf=_is_link) if _is_link(node)]
+def _spec_states(state: Any) -> list[SpecState]:
+    nodes = jax.tree.leaves(state, is_leaf=_is_spec_state)
+    return [node for node in nodes if isinstance(node, SpecState)]
 
 
 def _like(old: Any, new: jax.Array) -> Any:

@@ -4,20 +4,27 @@ import functools
 from typing import Any, NamedTuple
 
 import jax
+import jax.numpy as jnp
 import optax
 
+from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
-from fgsgd_jax.transforms._feature_std import arrived
-from fgsgd_jax.transforms._params import require_params
+from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
 
 
 class TraceOnManifoldState(NamedTuple):
-    """The momentum, a tree like the parameters; the drawn manifolds; λ now and next, by path."""
+    """The state of momentum.
+
+    Attributes:
+        trace: The momentum, a tree like the parameters.
+        previous: The weights of the last update at unit scale, by path, where a manifold has a
+            `transport` of its own; the default does not depend on them.
+        spec: The drawn manifolds, and λ.
+    """
 
     trace: Any
-    manifold_ids: dict[str, jax.Array]
-    feature_std: dict[str, jax.Array]
-    next_feature_std: dict[str, jax.Array]
+    previous: dict[str, jax.Array]
+    spec: SpecState
 
 
 def trace_on_manifold(
@@ -25,11 +32,12 @@ def trace_on_manifold(
     decay: Any,
     nesterov: bool = False,
     accumulator_dtype: Any = None,
-) -> optax.GradientTransformationExtraArgs:
+) -> Link:
     """Accumulates a trace of past tangent vectors, carried to the present point.
 
     `optax.trace`, m ← d·m + v, on manifolds: before it is used, the old trace is transported to the
-    tangent space of the present weight (by projection), so that the sum is tangent there. With
+    tangent space of the present weight, by the `transport` of its manifold (by default a
+    projection), so that the sum is tangent there. With
     `nesterov`, the update is v + d·m. Euclidean leaves get `optax.trace` itself.
 
     Args:
@@ -61,32 +69,56 @@ def trace_on_manifold(
     require_collection(spec)
 
     def init_fn(params):
+        state = SpecState.of(spec)
         trace = optax.tree.zeros_like(params, dtype=accumulator_dtype)
-        return TraceOnManifoldState(
-            trace, spec.manifold_ids(), spec.feature_std(), spec.feature_std()
-        )
+        return TraceOnManifoldState(trace, _previous(spec, state, params), state)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
 
-        def carried(path, layer, trace, weight):
-            drawn, feature_std = state.manifold_ids.get(path), state.feature_std.get(path)
-            return _carry(layer, weight, trace, drawn, feature_std)
+        def on_manifold(path, leaf_spec, trace, weight):
+            return _transport(
+                leaf_spec, weight, trace, state.previous.get(path), state.spec.leaf(path)
+            )
 
-        old = map_leaves(spec, carried, lambda trace, _: trace, state.trace, params)
+        old = map_leaves(spec, on_manifold, lambda trace, _: trace, state.trace, params)
         plain = optax.trace(decay, nesterov, accumulator_dtype)
         traced: Any
         updates, traced = plain.update(updates, optax.TraceState(trace=old))
         # A decay or gradient of a longer dtype must not change that of the state.
         trace = jax.tree.map(lambda new, old: new.astype(old.dtype), traced.trace, old)
-        return updates, arrived(state._replace(trace=trace))
+        previous = _previous(spec, state.spec, params)
+        return updates, TraceOnManifoldState(trace, previous, state.spec.after_update())
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return Link.of(
+        init_fn,
+        update_fn,
+        spec=spec,
+        decay=decay,
+        nesterov=nesterov,
+        accumulator_dtype=accumulator_dtype,
+    )
+
+
+def _previous(spec: Collection, state: SpecState, params) -> dict[str, jax.Array]:
+    """The weights at unit scale from which a manifold's own transport will start."""
+
+    def unit(path, leaf_spec: LeafSpec, weight):
+        if isinstance(weight, jax.ShapeDtypeStruct):
+            return jnp.zeros(weight.shape, weight.dtype)
+        s = leaf_spec.scale(state.feature_std.get(path), weight.dtype)
+        # A copy, because the weights may be donated later.
+        return jnp.array(leaf_spec.to_weight(leaf_spec.unit_points(weight, s), weight.dtype))
+
+    return {
+        path: unit(path, leaf_spec, weight)
+        for path, weight in leaves_with_paths(params)
+        if (leaf_spec := spec.leaf_spec_of(path, weight)) and leaf_spec.overrides("transport")
+    }
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def _carry(layer: LeafSpec, weight, trace, manifold_ids, feature_std):
-    s = layer.scale(feature_std, weight.dtype)
-    # A trace is in the coordinates of steps already, whichever they are.
-    return layer.to_tangent(weight, trace, manifold_ids, s, coordinates="scaled")
+def _transport(leaf_spec: LeafSpec, weight, trace, previous, state: LeafState):
+    s = leaf_spec.scale(state.feature_std, weight.dtype)
+    return leaf_spec.transport(weight, trace, previous, state.manifold_ids, s)

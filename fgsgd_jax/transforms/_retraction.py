@@ -2,12 +2,10 @@
 
 import functools
 import math
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.core import Tracer
 
 from fgsgd_jax._trees import leaves_with_paths
@@ -20,26 +18,15 @@ from fgsgd_jax.spec import (
     require_collection,
     residual,
 )
-from fgsgd_jax.transforms._feature_std import arrived
-from fgsgd_jax.transforms._params import require_params
+from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
 
-# A weight within this residual of its manifold was meant to be on it. Rounding leaves about eps per
-# entry; the bound is generous to weights that were averaged, stored in a shorter dtype or measured
-# by a norm over thousands of entries, and far below any weight that was never projected.
+# A weight with a residual up to this counts as on its manifold. Rounding leaves about eps per
+# entry; the bound admits weights that were averaged, stored in a shorter dtype or measured by a
+# norm over thousands of entries, and is far below the residual of a weight never projected.
 ON_MANIFOLD = {2: 5e-2, 4: 1e-3, 8: 1e-3}
 
 
-class RetractUpdatesState(NamedTuple):
-    """The drawn manifold of every component of mixed weights, and λ now and next, by path."""
-
-    manifold_ids: dict[str, jax.Array]
-    feature_std: dict[str, jax.Array]
-    next_feature_std: dict[str, jax.Array]
-
-
-def retract_updates(
-    spec: Collection, *, coordinates: Coordinates = "unit"
-) -> optax.GradientTransformationExtraArgs:
+def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> Link:
     """Turns tangent steps into updates that end on the manifolds (Algorithm 1, line 7).
 
     A tangent step v at the weight x becomes the update R(x, v) − x, R the retraction of the
@@ -75,29 +62,30 @@ def retract_updates(
 
     def init_fn(params):
         require_on_manifolds(params, spec)
-        return RetractUpdatesState(spec.manifold_ids(), spec.feature_std(), spec.feature_std())
+        return SpecState.of(spec)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        require_params(params, "a retraction starts from the present weights")
+        require_params(params, "a retraction starts at the present weights")
 
-        def one(path, layer, step, weight):
-            stds = state.feature_std.get(path), state.next_feature_std.get(path)
-            return _retract(layer, coordinates, weight, step, state.manifold_ids.get(path), stds)
+        def on_manifold(path, leaf_spec, step, weight):
+            return _retract(leaf_spec, coordinates, weight, step, state.leaf(path))
 
-        def plain(step, weight):
+        def on_euclidean(step, weight):
             return step.astype(weight.dtype)
 
-        moves = map_leaves(spec, one, plain, updates, params)
-        return moves, arrived(state)
+        moves = map_leaves(spec, on_manifold, on_euclidean, updates, params)
+        return moves, state.after_update()
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return Link.of(init_fn, update_fn, spec=spec, coordinates=coordinates)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _retract(layer: LeafSpec, coordinates: Coordinates, weight, step, manifold_ids, stds):
-    scales = (layer.scale(std, weight.dtype) for std in stds)
-    return layer.retract(weight, step, manifold_ids, *scales, coordinates=coordinates)
+def _retract(leaf_spec: LeafSpec, coordinates: Coordinates, weight, step, state: LeafState):
+    s, s_next = (
+        leaf_spec.scale(std, weight.dtype) for std in (state.feature_std, state.next_feature_std)
+    )
+    return leaf_spec.retract(weight, step, state.manifold_ids, s, s_next, coordinates=coordinates)
 
 
 def require_on_manifolds(params, spec: Collection) -> None:

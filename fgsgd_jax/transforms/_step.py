@@ -6,9 +6,9 @@ The Riemannian gradient of a whole group has the norm g = (Σ_components ‖grad
     τ = max{1, Γ}^½,   Γ = g²·max{(2ρ + g)², 1 + c(ρ + g)}            (eq. 5)
 
 With ρ = 1, for every c ≤ 3 + g, this is τ = max(1, g(2 + g)) (eq. 7). Then a step of rate r has
-length r·g for g ≤ √2 − 1 and r/(2 + g) beyond: never more than 0.42·r, and the less, the larger
-the gradient. Larger groups have larger g, so they take smaller steps at the same rate: the rate is
-to be chosen anew for each scheme.
+length r·g for g ≤ √2 − 1 and r/(2 + g) beyond: never more than 0.42·r, and shorter for larger
+gradients. Larger groups have larger g, so they take smaller steps at the same rate: choose the rate
+for each scheme separately.
 """
 
 import dataclasses
@@ -21,27 +21,33 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
+from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
 
 
 class Group(NamedTuple):
-    """What is known of the groups of one weight before any value is.
+    """Static facts about the groups of one weight.
 
     Attributes:
         path: The path of the weight.
-        layer: How it is cut, grouped and placed.
+        leaf_spec: How it is cut, grouped and placed.
         components: The (mean) number of components in a group.
     """
 
     path: str
-    layer: LeafSpec
+    leaf_spec: LeafSpec
     components: float
+
+    @property
+    def layer(self) -> LeafSpec:
+        """The same as `leaf_spec`, its former name."""
+        return self.leaf_spec
 
 
 @dataclasses.dataclass(frozen=True)
 class PerGroup:
-    """A number that is a function of the group. Made by `per_group`."""
+    """A number that depends on the group. Made by `per_group`."""
 
-    # Not callable itself: `optax.inject_hyperparams` takes every callable for a schedule.
+    # Not callable itself: `optax.inject_hyperparams` treats every callable as a schedule.
     function: Callable[[Group], float]
 
 
@@ -59,7 +65,7 @@ def per_group(function: Callable[[Group], float]) -> PerGroup:
     """
     if not callable(function):
         raise TypeError(
-            f"per_group takes a function of a Group, not {function!r}; a number is itself."
+            f"per_group takes a function of a Group, got {function!r}. Give numbers without it."
         )
     return PerGroup(function)
 
@@ -68,10 +74,17 @@ ScalarOrScheduleOrGroup = optax.ScalarOrSchedule | PerGroup
 
 
 class ScaleByFgsgdState(NamedTuple):
-    """The number of steps taken, for schedules, and the drawn groups of PIO weights, by path."""
+    """The state of the normalizer.
+
+    Attributes:
+        count: The number of steps taken, for schedules.
+        groups: The drawn groups, by path, of weights under PIO.
+        spec: The drawn manifolds, and λ, where a manifold has an `inner` of its own.
+    """
 
     count: jax.Array
     groups: dict[str, jax.Array]
+    spec: SpecState
 
 
 def scale_by_fgsgd(
@@ -80,7 +93,7 @@ def scale_by_fgsgd(
     rho: ScalarOrScheduleOrGroup = 1.0,
     curvature: ScalarOrScheduleOrGroup = 1.0,
     per_component: bool = False,
-) -> optax.GradientTransformationExtraArgs:
+) -> Link:
     """Divides the step of every group by τ (eq. 5), one number per group.
 
     Euclidean leaves pass unchanged: they are in no group. (Components placed on `Euclidean()`
@@ -115,52 +128,80 @@ def scale_by_fgsgd(
     """
     require_collection(spec)
 
+    own_metric = any(
+        leaf_spec.overrides(verb)
+        for _, leaf_spec in spec.on_manifolds()
+        for verb in ("inner", "norm")
+    )
+
     def init_fn(params):
         del params
         groups = {} if per_component else spec.groups()
-        return ScaleByFgsgdState(count=jnp.zeros([], jnp.int32), groups=groups)
+        of_spec = SpecState.of(spec) if own_metric else SpecState({}, {}, {})
+        return ScaleByFgsgdState(jnp.zeros([], jnp.int32), groups, of_spec)
 
     def update_fn(updates, state, params=None, **extra_args):
-        del params, extra_args
+        del extra_args
+        if own_metric:
+            require_params(params, "the inner product of one of them may depend on the weights")
 
-        def one(path, layer, vector):
-            group = group_of(path, layer, per_component=per_component)
-            numbers = (value_at(number, state.count, group) for number in (rho, curvature))
-            drawn = state.groups.get(path)
-            return _normalize(layer, per_component, vector, drawn, *numbers)
+        def on_manifold(path, leaf_spec, vector, weight=None):
+            group = group_of(path, leaf_spec, per_component=per_component)
+            numbers = tuple(value_at(number, state.count, group) for number in (rho, curvature))
+            groups, leaf_state = state.groups.get(path), state.spec.leaf(path)
+            return _normalize(leaf_spec, per_component, vector, weight, groups, leaf_state, numbers)
 
-        scaled = map_leaves(spec, one, lambda vector: vector, updates)
+        others = (params,) if own_metric else ()
+        scaled = map_leaves(spec, on_manifold, lambda vector, *_: vector, updates, *others)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return scaled, ScaleByFgsgdState(count=count, groups=state.groups)
+        return scaled, ScaleByFgsgdState(count, state.groups, state.spec.after_update())
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return Link.of(
+        init_fn,
+        update_fn,
+        spec=spec,
+        rho=rho,
+        curvature=curvature,
+        per_component=per_component,
+    )
 
 
 def normalizer(g: jax.Array, rho, curvature) -> jax.Array:
-    """Τ of eq. (5). Written without g², so that it is finite wherever g·(2ρ + g) is."""
+    """τ of eq. (5). Written without g², so that it is finite wherever g·(2ρ + g) is."""
     g = jnp.minimum(g, jnp.finfo(g.dtype).max)  # c = 0 times an infinite g would be NaN
     bend = jnp.sqrt(jnp.maximum(1 + curvature * (rho + g), 0))
     return jnp.maximum(1, g * jnp.maximum(2 * rho + g, bend))
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _normalize(layer: LeafSpec, per_component: bool, vector, groups, rho, curvature):
+def _normalize(
+    leaf_spec: LeafSpec, per_component: bool, vector, weight, groups, state: LeafState, numbers
+):
     def tau(g, rho, curvature):
-        # Injected hyper-parameters arrive in the dtype of the parameters; geometry is in g's.
+        # Injected hyper-parameters arrive in the dtype of the parameters; g has a longer one.
         return normalizer(g, rho.astype(g.dtype), curvature.astype(g.dtype))
 
-    numbers = jnp.asarray(rho), jnp.asarray(curvature)
-    return layer.divide_groups(vector, groups, *numbers, by=tau, per_component=per_component)
+    s = None if weight is None else leaf_spec.scale(state.feature_std, weight.dtype)
+    return leaf_spec.divide_by_normalizer(
+        vector,
+        weight,
+        state.manifold_ids,
+        groups,
+        s,
+        *map(jnp.asarray, numbers),
+        normalizer=tau,
+        single_components=per_component,
+    )
 
 
-def group_of(path: str, layer: LeafSpec, *, per_component: bool) -> Group:
-    """What is known of the groups of a weight."""
-    groups = layer.components if per_component else layer.groups * layer.stacked
-    return Group(path, layer, layer.components / groups)
+def group_of(path: str, leaf_spec: LeafSpec, *, per_component: bool) -> Group:
+    """Static facts about the groups of a weight."""
+    groups = leaf_spec.components if per_component else leaf_spec.groups * leaf_spec.stacked
+    return Group(path, leaf_spec, leaf_spec.components / groups)
 
 
 def value_at(number: ScalarOrScheduleOrGroup, count: jax.Array, group: Group):
-    """A number, schedule or function of the group at a step."""
+    """The value of a number, schedule or function of the group at a step."""
     if isinstance(number, PerGroup):
         return number.function(group)
     return number(count) if callable(number) else number

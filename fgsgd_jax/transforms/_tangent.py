@@ -1,10 +1,8 @@
 """`project_to_tangent`: the first link of a chain on manifolds."""
 
 import functools
-from typing import NamedTuple
 
 import jax
-import optax
 
 from fgsgd_jax.spec import (
     Collection,
@@ -14,21 +12,10 @@ from fgsgd_jax.spec import (
     map_leaves,
     require_collection,
 )
-from fgsgd_jax.transforms._feature_std import arrived
-from fgsgd_jax.transforms._params import require_params
+from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
 
 
-class ProjectToTangentState(NamedTuple):
-    """The drawn manifold of every component of mixed weights, and λ now and next, by path."""
-
-    manifold_ids: dict[str, jax.Array]
-    feature_std: dict[str, jax.Array]
-    next_feature_std: dict[str, jax.Array]
-
-
-def project_to_tangent(
-    spec: Collection, *, coordinates: Coordinates = "unit"
-) -> optax.GradientTransformationExtraArgs:
+def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -> Link:
     """Projects gradients on the tangent space of the manifolds (Algorithm 1, line 5).
 
     Component by component, the part of the gradient that would leave the manifold is removed.
@@ -60,26 +47,23 @@ def project_to_tangent(
 
     def init_fn(params):
         del params
-        return ProjectToTangentState(spec.manifold_ids(), spec.feature_std(), spec.feature_std())
+        return SpecState.of(spec)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        require_params(params, "the tangent space is that of the present weights")
+        require_params(params, "the tangent space depends on the present weights")
 
-        def one(path, layer, gradient, weight):
-            drawn, feature_std = state.manifold_ids.get(path), state.feature_std.get(path)
-            return _to_tangent(layer, coordinates, weight, gradient, drawn, feature_std)
+        def on_manifold(path, leaf_spec, gradient, weight):
+            return _to_tangent(leaf_spec, coordinates, weight, gradient, state.leaf(path))
 
-        projected = map_leaves(spec, one, lambda gradient, _: gradient, updates, params)
-        return projected, arrived(state)
+        projected = map_leaves(spec, on_manifold, lambda gradient, _: gradient, updates, params)
+        return projected, state.after_update()
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return Link.of(init_fn, update_fn, spec=spec, coordinates=coordinates)
 
 
 # An inner jit, so that leaves that are treated alike are traced once.
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _to_tangent(
-    layer: LeafSpec, coordinates: Coordinates, weight, gradient, manifold_ids, feature_std
-):
-    s = layer.scale(feature_std, weight.dtype)
-    return layer.to_tangent(weight, gradient, manifold_ids, s, coordinates=coordinates)
+def _to_tangent(leaf_spec: LeafSpec, coordinates: Coordinates, weight, gradient, state: LeafState):
+    s = leaf_spec.scale(state.feature_std, weight.dtype)
+    return leaf_spec.to_tangent(weight, gradient, state.manifold_ids, s, coordinates=coordinates)

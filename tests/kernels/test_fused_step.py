@@ -1,4 +1,4 @@
-"""`descend_on_manifolds` is the chain of the links, up to rounding, in fewer passes over memory.
+"""The fused step of `fgsgd` is the chain of its links, up to rounding, in fewer passes.
 
 The links are held to the formulas in `test_numpy_reference`; here the fast path is held to them:
 every manifold, scheme, momentum and dtype, on weights small enough to be computed in one piece and
@@ -14,9 +14,8 @@ import optax
 import pytest
 
 import fgsgd_jax as fg
-from fgsgd_jax import _linalg
-from fgsgd_jax.transforms import descend_on_manifolds
-from fgsgd_jax.transforms._descent import POLISHED_EVERY
+from fgsgd_jax import _xla_cpu
+from fgsgd_jax.transforms._fused import EXACT_EVERY
 
 MANIFOLDS = {
     "sphere": (fg.Sphere(),),
@@ -75,7 +74,7 @@ def compare(shape, dtype, names, scheme, momentum, size=1.0):
     with jax.enable_x64(dtype == "float64"):
         params, spec = weights(shape, dtype, names, scheme)
         decay, nesterov = MOMENTA[momentum]
-        fast = descend_on_manifolds(RATE, spec, decay=decay, nesterov=nesterov)
+        fast = fg.fgsgd(RATE, spec, momentum=decay, nesterov=nesterov)
         one, other = (run(tx, params, size) for tx in (fast, links(spec, decay, nesterov)))
         assert float(jnp.max(jnp.abs(one[0]["w"] - params["w"]))) > 3 * TOLERANCES[dtype]
         assert_close(one, other, TOLERANCES[dtype])
@@ -105,7 +104,7 @@ def test_points_that_are_not_3x3(names):
 @pytest.mark.parametrize("names", MANIFOLDS)
 def test_weights_large_enough_to_be_computed_in_stages(names, momentum):
     shape = (3, 3, 64, 128)
-    assert np.prod(shape) >= _linalg.STAGED_SIZE
+    assert np.prod(shape) >= _xla_cpu.MATERIALIZED_SIZE
     compare(shape, "float32", names, "PIO", momentum, size=0.1)
 
 
@@ -138,11 +137,11 @@ def test_gradients_nearly_normal_to_a_large_weight_leave_it_on_its_manifold():
 def test_gradients_along_a_large_weight_multiply_no_rounding():
     # Along x and against it in turn, with τ = 1, ⟨x, g⟩ would multiply ‖x‖ − 1 by up to 3 a step.
     params, spec = weights((3, 3, 64, 128), "float32", "sphere", "kernel")
-    assert params["w"].size >= _linalg.STAGED_SIZE
+    assert params["w"].size >= _xla_cpu.MATERIALIZED_SIZE
     tx = fg.fgsgd(1.0, spec)
     update, state = jax.jit(tx.update), tx.init(params)
     rng = np.random.default_rng(1)
-    for turn in range(2 * POLISHED_EVERY):
+    for turn in range(2 * EXACT_EVERY):
         noise = jnp.asarray(0.1 * rng.normal(size=params["w"].shape), jnp.float32)
         gradient = {"w": (-1) ** turn * 100 * params["w"] + noise, "bias": jnp.zeros(3)}
         updates, state = update(gradient, state, params)
@@ -155,7 +154,7 @@ def test_gradients_along_a_large_weight_multiply_no_rounding():
 )
 def test_rounding_that_is_removed_only_now_and_then_does_not_pile_up(names, optimizer):
     params, spec = weights((3, 3, 64, 128), "float32", names, "PO")
-    assert params["w"].size >= _linalg.STAGED_SIZE
+    assert params["w"].size >= _xla_cpu.MATERIALIZED_SIZE
     tx = optimizer(0.3, spec, momentum=0.9)
 
     def step(index, carried):

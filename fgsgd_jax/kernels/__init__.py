@@ -1,0 +1,12 @@
+"""Fast steps: the chain of links on manifolds, fused into as few passes over memory as possible.
+
+Everything here equals textbook code elsewhere up to rounding, and exists for speed alone. To follow
+the algorithm, read `transforms` and `geometry` instead.
+"""
+
+from fgsgd_jax.kernels._choice import has_kernels as has_kernels
+from fgsgd_jax.kernels._step import Drawn as Drawn
+from fgsgd_jax.kernels._step import Normalization as Normalization
+from fgsgd_jax.kernels._step import Numbers as Numbers
+from fgsgd_jax.kernels._step import Settings as Settings
+from fgsgd_jax.kernels._step import fused_step as fused_step

@@ -1,0 +1,61 @@
+"""A step of a mixture: every lane takes the numbers and the move of its own manifold."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import jax
+
+from fgsgd_jax.kernels._kernel import Kernel
+from fgsgd_jax.spec import Mixture, select
+
+
+class MixtureKernel(Kernel):
+    """The kernels of several manifolds, of which every lane uses one.
+
+    Numbers of the usual shapes, one per point or per column, are stored once for all manifolds,
+    each lane holding those of its own. A tangent vector has a part per manifold, of use in the
+    lanes of that manifold only.
+    """
+
+    def __init__(self, mixture: Mixture, kernels: Sequence[Kernel]):
+        self.mixture, self.kernels = mixture, kernels
+        self.recomputes_tangent = all(kernel.recomputes_tangent for kernel in kernels)
+        self.mixes_entries = any(kernel.mixes_entries for kernel in kernels)
+
+    def normal(self, x, g):
+        return self._shared(x, [kernel.normal(x, g) for kernel in self.kernels])
+
+    def tangent(self, x, g, normal):
+        return tuple(k.tangent(x, g, n) for k, n in zip(self.kernels, normal, strict=True))
+
+    def vector(self, v):
+        return select(self.mixture.manifold_ids, v)
+
+    def parts(self, vector):
+        return (vector,) * len(self.kernels)
+
+    def squares(self, x, v, normal):
+        each = zip(self.kernels, v, normal, strict=True)
+        return self.vector([kernel.squares(x, part, n) for kernel, part, n in each])
+
+    def aim(self, x, v, t, normal, squares, at_rest, *, exact):
+        each = zip(self.kernels, v, normal, strict=True)
+        return self._shared(
+            x, [k.aim(x, part, t, n, squares, at_rest, exact=exact) for k, part, n in each]
+        )
+
+    def move(self, x, v, t, aimed, *, exact):
+        each = zip(self.kernels, v, aimed, strict=True)
+        return self.vector([k.move(x, part, t, a, exact=exact) for k, part, a in each])
+
+    def _shared(self, x: jax.Array, numbers: list[Any]) -> tuple:
+        usual = (x.shape[2:], x.shape[1:])
+        shares = [
+            index
+            for index, number in enumerate(numbers)
+            if isinstance(number, jax.Array) and number.shape in usual
+        ]
+        if len(shares) < 2:
+            return tuple(numbers)
+        shared = select(self.mixture.manifold_ids, [numbers[i] for i in shares], shares)
+        return tuple(shared if i in shares else own for i, own in enumerate(numbers))

@@ -1,0 +1,72 @@
+"""Norms whose squares neither overflow nor vanish, with a finite derivative at 0."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fgsgd_jax import _xla_cpu
+from fgsgd_jax.linalg._products import is_small, total
+
+
+def safe_sqrt(x: jax.Array) -> jax.Array:
+    """√x with derivative 0 at 0, so that a zero vector has a finite derivative."""
+    positive = ~(x <= 0)  # not `x > 0`, which would turn NaN into 0
+    return jnp.where(positive, jnp.sqrt(jnp.where(positive, x, 1)), 0)
+
+
+def norm(x: jax.Array) -> jax.Array:
+    """‖x‖ (Frobenius) of every matrix. `(rows, columns, *lanes)` → `(*lanes)`."""
+
+    def measured():
+        if is_small(x):
+            return _norm_of_entries([x[i, j] for i in range(x.shape[0]) for j in range(x.shape[1])])
+        return _norm_over_axes(x, (0, 1))
+
+    return _xla_cpu.materialize(measured, x)
+
+
+def column_norm(x: jax.Array) -> jax.Array:
+    """‖xⱼ‖ of every column. `(rows, columns, *lanes)` → `(columns, *lanes)`."""
+
+    def measured():
+        return _norm_of_entries(list(x)) if is_small(x) else _norm_over_axes(x, (0,))
+
+    return _xla_cpu.materialize(measured, x)
+
+
+def magnitude(x: jax.Array) -> jax.Array:
+    """The largest |entry| of every matrix, `(*lanes)`, 1 where it is 0 or infinite.
+
+    What to divide x by before its entries are squared. A constant for differentiation.
+    """
+
+    def largest():
+        if not is_small(x):
+            return jnp.max(jnp.abs(x), axis=(0, 1))
+        places = [(i, j) for i in range(x.shape[0]) for j in range(x.shape[1])]
+        return functools.reduce(jnp.maximum, (jnp.abs(x[at]) for at in places))
+
+    return _xla_cpu.materialize(lambda: _divisor(largest()), x)
+
+
+def shorten(v: jax.Array, longest: float) -> jax.Array:
+    """v, or v scaled to norm `longest` where it is longer."""
+    length = norm(v)
+    return v * jnp.where(length > longest, longest / length, 1)
+
+
+def _divisor(largest: jax.Array) -> jax.Array:
+    return lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
+
+
+def _norm_of_entries(entries: list[jax.Array]) -> jax.Array:
+    """(Σ eᵢ²)^½, entry by entry of the arrays."""
+    scale = _divisor(functools.reduce(jnp.maximum, map(jnp.abs, entries)))
+    return scale * safe_sqrt(total((entry / scale) ** 2 for entry in entries))
+
+
+def _norm_over_axes(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
+    scale = _divisor(jnp.max(jnp.abs(x), axis=axes))
+    return scale * safe_sqrt(jnp.sum((x / scale) ** 2, axis=axes))

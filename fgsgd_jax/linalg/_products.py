@@ -1,0 +1,106 @@
+"""Sums and products of many small matrices: inner products, Gram matrices, matrix products.
+
+Small matrices (the 3×3 slices of a convolution kernel) are worked entry by entry: every operation
+is a multiply-add over all points, which compilers turn into long vector loops on any device. Large
+matrices (few points) become matrix products. Float32 products are always computed in full float32,
+because a Gram matrix in TF32 or bfloat16 leaves an orthonormality error of 1e-3 to 1e-2 that no
+iteration removes.
+"""
+
+import functools
+import operator
+from collections.abc import Iterable
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from fgsgd_jax import _xla_cpu
+
+# Up to this many entries a matrix is worked entry by entry. 11×11, the largest common receptive
+# field, still is; beyond it the unrolled program compiles slowly and matrix products win.
+UNROLLED_SIZE = 121
+# The same where all points together fit in the cache: there up to nine terms compile as fast as a
+# sum, but more, such as the 49 of the 7×7 kernels of a first layer, compile for seconds and gain
+# nothing.
+UNROLLED_SIZE_OF_FEW = 9
+
+
+def working_dtype(dtype) -> jnp.dtype:
+    """The dtype in which geometry is computed: float32, or float64 where the input has it."""
+    return jnp.promote_types(dtype, jnp.float32)
+
+
+def is_small(x: jax.Array) -> bool:
+    """Whether the matrices of x are worked entry by entry."""
+    few = x.size < _xla_cpu.MATERIALIZED_SIZE
+    return x.shape[0] * x.shape[1] <= (UNROLLED_SIZE_OF_FEW if few else UNROLLED_SIZE)
+
+
+def total(terms: Iterable[jax.Array]) -> jax.Array:
+    """The sum of arrays, written out."""
+    return functools.reduce(operator.add, terms)
+
+
+def inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """⟨x, y⟩ of every matrix. `(rows, columns, *lanes)` → `(*lanes)`."""
+    if is_small(x):
+        # XLA's CPU reductions over leading axes are 8 times slower than the sum written out.
+        places = [(i, j) for i in range(x.shape[0]) for j in range(x.shape[1])]
+        return _xla_cpu.materialize(lambda: total(x[at] * y[at] for at in places), x)
+    return _xla_cpu.materialize(lambda: jnp.sum(x * y, axis=(0, 1)), x)
+
+
+def column_inner(x: jax.Array, y: jax.Array) -> jax.Array:
+    """⟨xⱼ, yⱼ⟩ of every column. `(rows, columns, *lanes)` → `(columns, *lanes)`."""
+    if is_small(x):
+        return _xla_cpu.materialize(lambda: total(x[i] * y[i] for i in range(x.shape[0])), x)
+    return _xla_cpu.materialize(lambda: jnp.sum(x * y, axis=0), x)
+
+
+def gram(x: jax.Array, y: jax.Array) -> jax.Array:
+    """xᵀy. `(rows, c, *lanes)`, `(rows, d, *lanes)` → `(c, d, *lanes)`."""
+    if is_small(x):
+        rows = range(x.shape[0])
+        return _xla_cpu.materialize(lambda: total(x[i][:, None] * y[i][None] for i in rows), x)
+    return _einsum("ij...,ik...->jk...", x, y)
+
+
+def matmul(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x·y, for a product that is used more than once.
+
+    `(rows, c, *lanes)`, `(c, d, *lanes)` → `(rows, d, *lanes)`.
+    """
+    return _xla_cpu.materialize(lambda: times(x, y), x) if is_small(x) else times(x, y)
+
+
+def times(x: jax.Array, y: jax.Array) -> jax.Array:
+    """x·y, for a product that is used once."""
+    if is_small(x):
+        return total(x[:, j, None] * y[None, j] for j in range(y.shape[0]))
+    return _einsum("ij...,jk...->ik...", x, y)
+
+
+def _einsum(equation: str, x: jax.Array, y: jax.Array) -> jax.Array:
+    return jnp.einsum(equation, x, y, precision=lax.Precision.HIGHEST)
+
+
+def transpose(x: jax.Array) -> jax.Array:
+    """xᵀ of every matrix."""
+    return jnp.swapaxes(x, 0, 1)
+
+
+def symmetric(x: jax.Array) -> jax.Array:
+    """½(x + xᵀ)."""
+    return 0.5 * (x + transpose(x))
+
+
+def skew(x: jax.Array) -> jax.Array:
+    """½(x − xᵀ)."""
+    return 0.5 * (x - transpose(x))
+
+
+def identity(rows: int, columns: int, like: jax.Array) -> jax.Array:
+    """The identity `(rows, columns, 1, …)`, with one axis per lane axis of `like` to broadcast."""
+    eye = jnp.eye(rows, columns, dtype=like.dtype)
+    return eye.reshape((rows, columns) + (1,) * (like.ndim - 2))

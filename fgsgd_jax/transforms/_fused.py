@@ -1,0 +1,158 @@
+"""`chain_links`: the links of a step on manifolds in a chain, fused where that is faster."""
+
+import functools
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fgsgd_jax import _xla_cpu, linalg
+from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_step, has_kernels
+from fgsgd_jax.spec import LeafSpec, map_leaves
+from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
+from fgsgd_jax.transforms._retraction import require_on_manifolds
+from fgsgd_jax.transforms._step import group_of, normalizer, value_at
+
+# Where removing the rounding of earlier steps costs another pass, it is done once in so many steps:
+# until then rounding grows by no more than a few units in the last place.
+EXACT_EVERY = 8
+
+
+def chain_links(
+    tangent: Link, momentum: Link | None, normalize: Link | None, rate: Link, retraction: Link
+) -> optax.GradientTransformationExtraArgs:
+    """The chain of the links of a step on manifolds, in this order, None for one that is left out.
+
+    Where all manifolds have a kernel, the links run as one: equal to their chain up to rounding, in
+    fewer passes over weights and gradients. Use `optax.chain` to put something between the links.
+
+    Args:
+        tangent: `project_to_tangent`.
+        momentum: `trace_on_manifold`.
+        normalize: `scale_by_fgsgd`.
+        rate: `scale_by_learning_rate`.
+        retraction: `retract_updates`, with the coordinates of `project_to_tangent`.
+    """
+    if has_kernels(tangent.settings["spec"]):
+        return fused(tangent, momentum, normalize, rate)
+    links = (tangent, momentum, normalize, rate, retraction)
+    return optax.with_extra_args_support(optax.chain(*(link for link in links if link)))
+
+
+class FusedState(NamedTuple):
+    """The state of fused links.
+
+    Attributes:
+        count: The number of steps taken, for schedules.
+        trace: The momentum, a tree like the parameters; () without momentum.
+        groups: The drawn groups, by path, for weights under PIO.
+        spec: The drawn manifolds, and λ.
+    """
+
+    count: jax.Array
+    trace: Any
+    groups: dict[str, jax.Array]
+    spec: SpecState
+
+
+def fused(
+    tangent: Link, momentum: Link | None, normalize: Link | None, rate: Link
+) -> optax.GradientTransformationExtraArgs:
+    """The links of `chain_links` as one, for manifolds that have kernels."""
+    spec, coordinates = tangent.settings["spec"], tangent.settings["coordinates"]
+    learning_rate = rate.settings["learning_rate"]
+    decay, nesterov, accumulator_dtype = 0.0, False, None
+    if momentum is not None:
+        decay, nesterov = momentum.settings["decay"], momentum.settings["nesterov"]
+        accumulator_dtype = momentum.settings["accumulator_dtype"]
+    normalization: Normalization = None
+    rho = curvature = 1.0
+    if normalize is not None:
+        normalization = "component" if normalize.settings["per_component"] else "group"
+        rho, curvature = normalize.settings["rho"], normalize.settings["curvature"]
+    settings = Settings(coordinates, nesterov, normalization, normalizer)
+
+    def init_fn(params):
+        require_on_manifolds(params, spec)
+        return FusedState(
+            count=jnp.zeros([], jnp.int32),
+            trace=() if momentum is None else optax.tree.zeros_like(params, accumulator_dtype),
+            groups=spec.groups() if normalization == "group" else {},
+            spec=SpecState.of(spec),
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        require_params(params, "a step on a manifold starts at the present weights")
+        r = learning_rate(state.count) if callable(learning_rate) else learning_rate
+        token = _xla_cpu.completion_token()
+
+        def on_manifold(path, leaf_spec, gradient, weight, trace=None):
+            nonlocal token
+            group = group_of(path, leaf_spec, per_component=normalization == "component")
+            numbers = (value_at(number, state.count, group) for number in (rho, curvature))
+            drawn, leaf_state = state.groups.get(path), state.spec.leaf(path)
+            arrays = weight, gradient, trace
+            update, new_trace, token = _step(
+                leaf_spec,
+                settings,
+                arrays,
+                drawn,
+                leaf_state,
+                (r, decay, *numbers),
+                state.count,
+                token,
+            )
+            return _Pair(update, new_trace)
+
+        def on_euclidean(gradient, weight, trace=None):
+            whole = not jnp.issubdtype(gradient.dtype, jnp.inexact)
+            # In the dtype of whole numbers the rate would be 0.
+            step = gradient = gradient.astype(weight.dtype) if whole else gradient
+            if trace is not None:
+                new_trace = step = gradient + decay * trace
+                step = gradient + decay * new_trace if nesterov else step
+                trace = new_trace.astype(trace.dtype)
+            return _Pair((-jnp.asarray(r, step.dtype) * step).astype(weight.dtype), trace)
+
+        traces = () if momentum is None else (state.trace,)
+        pairs = map_leaves(spec, on_manifold, on_euclidean, updates, params, *traces)
+        new_updates, new_trace = (_side(pairs, side) for side in _Pair._fields)
+        return new_updates, FusedState(
+            count=jnp.asarray(optax.safe_increment(state.count)),
+            trace=() if momentum is None else new_trace,
+            groups=state.groups,
+            spec=state.spec.after_update(),
+        )
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+class _Pair(NamedTuple):
+    update: jax.Array
+    trace: jax.Array | None
+
+
+def _side(pairs: Any, name: str) -> Any:
+    is_pair = lambda node: isinstance(node, _Pair)  # noqa: E731
+    return jax.tree.map(lambda pair: getattr(pair, name), pairs, is_leaf=is_pair)
+
+
+# An inner jit, so that leaves that are treated alike are traced once.
+@functools.partial(jax.jit, static_argnums=(0, 1))
+def _step(
+    leaf_spec: LeafSpec, settings: Settings, arrays, groups, state: LeafState, numbers, count, after
+):
+    weight, gradient, trace = arrays
+    dtype = linalg.working_dtype(weight.dtype)
+    # Injected hyper-parameters arrive in the dtype of the parameters; geometry has a longer one.
+    numbers = Numbers(*(jnp.asarray(number, dtype) for number in numbers))
+    # The round-off of bfloat16 and float16 is large, so it is removed at every step.
+    exact = count % EXACT_EVERY == 0 if weight.dtype == dtype else None
+    stds = state.feature_std, state.next_feature_std
+    scales = tuple(leaf_spec.scale(std, dtype) for std in stds)
+    drawn = Drawn(state.manifold_ids, groups)
+    return fused_step(
+        leaf_spec, weight, gradient, trace, drawn, scales, numbers, exact, after, settings=settings
+    )
