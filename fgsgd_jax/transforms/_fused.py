@@ -84,7 +84,7 @@ def fused(
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        require_params(params, "a step on a manifold starts at the present weights")
+        require_params(params, "a step on a manifold starts from the present weights")
         r = learning_rate(state.count) if callable(learning_rate) else learning_rate
         token = _xla_cpu.completion_token()
 

@@ -66,7 +66,7 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        require_params(params, "a retraction starts at the present weights")
+        require_params(params, "a retraction starts from the present weights")
 
         def on_manifold(path, leaf_spec, step, weight):
             return _retract(leaf_spec, coordinates, weight, step, state.leaf(path))
