@@ -247,7 +247,7 @@ def test_a_spec_prints_as_an_aligned_table():
             "(16, 4, 8)",
             "rows=(0,), columns=(2,), stack=(1,) 16×8",
             "Stiefel: 4",
-            "layer: 1 in each of 4",
+            "layer: 1 in each of 4 stacked layers",
         ),
     ]
     lines = str(spec).splitlines()
