@@ -71,7 +71,7 @@ class Collection:
         if path not in self._by_path:
             raise ValueError(
                 f"The spec has no leaf {path!r}; it was built from the leaves "
-                f"{listed(self._by_path)}. Build it from the parameters that you use it for."
+                f"{listed(self._by_path)}. Build the spec from the parameters you use it with."
             )
         leaf_spec = self._by_path[path]
         if leaf_spec is not None and tuple(leaf.shape) != leaf_spec.shape:

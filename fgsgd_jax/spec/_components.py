@@ -1,6 +1,6 @@
 """Components: how a weight is cut into points, and put together from them.
 
-A weight is cut into small matrices, its *components* (the paper's component weights), by giving
+A weight is cut into small matrices, its *components* (component weights in the paper), by giving
 every axis one of five roles:
 
     rows, columns       axes within a component, flattened in the order given
@@ -158,11 +158,12 @@ def resolve_component(
         component: A `Component`, a name, or None for the default of the shape: "slice" for
             kernels larger than 1×1, and "matrix" or "filter" for all others.
         shape: The shape of the weight.
-        prefer_matrix: Whether that is "matrix", for manifolds that constrain columns, or "filter".
+        prefer_matrix: Whether the default for those others is "matrix", as manifolds that
+            constrain columns need it, rather than "filter".
 
     Raises:
-        ValueError: If a weight of this shape cannot be cut so. The message lacks its subject, the
-            path of the weight, for the caller to add.
+        ValueError: If a weight of this shape cannot be cut as asked. The message lacks its subject,
+            the path of the weight, for the caller to add.
     """
     if isinstance(component, Component):
         if len(component.axes) != len(shape):
@@ -174,8 +175,8 @@ def resolve_component(
     if component is None and len(shape) not in (0, 1, 2, 4):
         raise ValueError(
             f"has shape {shape}, and there is no default component for {len(shape)} axes. Name "
-            "them, for attention heads as in component=Component(rows=(0,), columns=(2,), "
-            "stack=(1,))"
+            "them, as in component=Component(rows=(0,), columns=(2,), stack=(1,)) for attention "
+            "heads"
         )
     if component is None:
         if len(shape) == 4 and shape[0] * shape[1] > 1:
@@ -191,7 +192,7 @@ def resolve_component(
             )
         raise ValueError(
             f"has {len(shape)} axes, but {component!r} is defined for "
-            f"{' or '.join(map(str, cuts))} axes. Name them, for attention heads as in "
-            "component=Component(rows=(0,), columns=(2,), stack=(1,))"
+            f"{' or '.join(map(str, cuts))} axes. Name them, as in "
+            "component=Component(rows=(0,), columns=(2,), stack=(1,)) for attention heads"
         )
     return cuts[len(shape)]

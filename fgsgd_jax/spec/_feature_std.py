@@ -34,9 +34,9 @@ def checked_feature_stds(
         λ of the paths in `measured`.
 
     Raises:
-        ValueError: If a path has no scale, the number of standard deviations is not that of the
-            input channels, one of them is NaN, infinite, negative, or zero without `min_std`, or
-            `min_std` is not positive. The values of tracers cannot be checked.
+        ValueError: If a path has no scale; if there is not one standard deviation for each input
+            channel, or one for all; if one is NaN, infinite, negative, or zero without `min_std`;
+            or if `min_std` is not positive. The values of tracers cannot be checked.
     """
     stds = dict(leaves_with_paths(measured))
     unknown = sorted(set(stds) - set(channels))
@@ -94,6 +94,6 @@ def _check_values(path: str, stds: np.ndarray, min_std: float | None) -> None:
         else "Check the features that enter this weight."
     )
     raise ValueError(
-        f"{path!r} got {len(bad)} feature standard deviations of {len(stds)} that are not positive "
-        f"numbers; the one of input channel {bad[0]} is {first:g}. {remedy}"
+        f"{path!r} got feature standard deviations that are not positive, finite numbers for "
+        f"{len(bad)} of {len(stds)} input channels: input channel {bad[0]} is {first:g}. {remedy}"
     )

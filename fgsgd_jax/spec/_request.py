@@ -13,7 +13,7 @@ from fgsgd_jax.spec._schemes import SCHEMES, Scheme
 
 @dataclasses.dataclass(frozen=True)
 class Pom:
-    """A request: how to cut, group and place a weight. Made by `pom`, whose arguments it holds."""
+    """How to cut, group and place a weight: the arguments of `pom`, which makes it."""
 
     scheme: Scheme
     manifolds: tuple[Manifold, ...]
@@ -30,7 +30,7 @@ def pom(
     groups: int | None = None,
     scale: Any = None,
 ) -> Pom:
-    """Asks for a weight to be cut into components that are grouped into products of manifolds.
+    """A request: how to cut a weight, group its components, and on which manifolds to put them.
 
     Args:
         scheme: Which components form a group, and so share one step-size normalizer: `"PI"` (those
@@ -73,7 +73,7 @@ def _checked_manifolds(manifolds: Any) -> tuple[Manifold, ...]:
         return (manifolds,)
     if not isinstance(manifolds, (tuple, list)) or not manifolds:
         raise ValueError(
-            "`manifolds` must be a manifold or a tuple of at least one, such as "
+            "`manifolds` must be a manifold or a non-empty tuple of manifolds, such as "
             f"(Sphere(), Stiefel()); got {manifolds!r}."
         )
     for manifold in manifolds:

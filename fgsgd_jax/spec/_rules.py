@@ -113,8 +113,8 @@ def _leaf_spec(path: str, leaf, request: Pom, map_size: int | None, seed: int) -
     shape = tuple(leaf.shape)
     if not jnp.issubdtype(leaf.dtype, jnp.floating):
         raise ValueError(
-            f"{path!r} has dtype {leaf.dtype}, but a weight on manifolds needs a gradient, so a "
-            "real floating-point dtype. Leave it Euclidean (None)."
+            f"{path!r} has dtype {leaf.dtype}, but a weight on manifolds needs a gradient, so "
+            "its dtype must be real floating-point. Leave it Euclidean (None)."
         )
     if math.prod(shape) == 0:
         raise ValueError(
@@ -176,8 +176,8 @@ def _checked_leaves(params: Any) -> list[tuple[str, Any]]:
     for path, leaf in leaves:
         if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
             raise ValueError(
-                f"{path!r} is {leaf!r}, which is not an array. Convert it, as by "
-                f"jnp.asarray({leaf!r}), or leave it out of the parameters."
+                f"{path!r} is {leaf!r}, which is not an array. Convert it with "
+                f"jnp.asarray({leaf!r}) or leave it out of the parameters."
             )
     counts = collections.Counter(path for path, _ in leaves)
     repeated = sorted(path for path, count in counts.items() if count > 1)

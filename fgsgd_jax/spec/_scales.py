@@ -94,8 +94,8 @@ def gamma(
         if not broadcasts:
             raise ValueError(
                 f"has components along {lanes}, against which a scale of shape {request.shape} "
-                "does not broadcast; give a number, or an array of the first shape in which axes "
-                "may have length 1"
+                f"does not broadcast; give a number, or an array of shape {lanes}, where axes may "
+                "have length 1"
             )
     return request
 
