@@ -1,63 +1,53 @@
-"""Trees of parameters: their leaves by path, the keys of a path joined by `/`."""
+"""Trees of parameters: their leaves by path, where a path is the keys joined by `/`."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import jax
-from jax.tree_util import DictKey, FlattenedIndexKey, GetAttrKey, SequenceKey
+from jax.tree_util import keystr, tree_flatten_with_path
 
 
-def _path(keys) -> str:
-    return "/".join(map(_name, keys))
+def joined_path(keys: tuple[Any, ...]) -> str:
+    """The path of a leaf, such as `conv/kernel`, from its keys in a pytree."""
+    return keystr(keys, simple=True, separator="/")
 
 
-def _name(key) -> str:
-    match key:
-        case DictKey(key=name) | FlattenedIndexKey(key=name):
-            return str(name)
-        case GetAttrKey(name=name):
-            return name
-        case SequenceKey(idx=index):
-            return str(index)
-    return str(key)
+def flatten_with_paths(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
+    """The pairs (path, leaf) of a tree and its structure.
 
-
-def _is_variable(node: Any) -> bool:
-    """Whether a node is a Variable of Flax NNX, recognized without importing Flax."""
-    return any(
-        cls.__name__ == "Variable" and cls.__module__.startswith("flax.nnx")
-        for cls in type(node).__mro__
-    )
-
-
-def _flatten(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
-    """The pairs (path, leaf) of a tree, and its structure.
-
-    Flax NNX names one leaf in two ways: `init` sees a State of Variables, whose paths end in the
-    attribute `value`, `update` sees plain arrays, whose paths do not. Here a Variable goes by its
-    own path. None and Optax's `MaskedNode` are no leaves.
+    None and Optax's `MaskedNode` have no leaves. A Flax NNX Variable has its own path as the path
+    of its leaf, without the attribute `value`: `init` is given a State of Variables and `update`
+    the plain arrays, and a leaf needs the same path in both.
     """
-    nodes, _ = jax.tree_util.tree_flatten_with_path(tree, is_leaf=_is_variable)
+    nodes, _ = tree_flatten_with_path(tree, is_leaf=_is_nnx_variable)
     leaves, structure = jax.tree.flatten(tree)
     if len(nodes) != len(leaves):  # an empty Variable is a node without a leaf
         nodes = [(keys, node) for keys, node in nodes if jax.tree.leaves(node)]
-    paths = (_path(keys) for keys, _ in nodes)
+    paths = (joined_path(keys) for keys, _ in nodes)
     return list(zip(paths, leaves, strict=True)), structure
 
 
 def leaves_with_paths(tree: Any) -> list[tuple[str, Any]]:
-    """The pairs (path, leaf) of a tree, the path being its keys joined by `/`."""
-    return _flatten(tree)[0]
+    """The pairs (path, leaf) of a tree, in the order of its leaves."""
+    return flatten_with_paths(tree)[0]
 
 
-def map_with_path(function: Callable, tree: Any) -> Any:
-    """A tree like `tree` of `function(path, leaf)`."""
-    leaves, structure = _flatten(tree)
+def map_with_path(function: Callable[[str, Any], Any], tree: Any) -> Any:
+    """A tree with the structure of `tree` and the leaves `function(path, leaf)`."""
+    leaves, structure = flatten_with_paths(tree)
     return structure.unflatten([function(path, leaf) for path, leaf in leaves])
 
 
-def listed(paths, most: int = 20) -> str:
-    """The first paths, quoted, and how many more there are: for messages."""
-    paths = [repr(path) for path in paths]
-    more = f" and {len(paths) - most} more" if len(paths) > most else ""
-    return ", ".join(paths[:most]) + more
+def listed(paths: Iterable[str], most: int = 20) -> str:
+    """The paths in quotes for an error message, at most `most` of them and the number omitted."""
+    quoted = [repr(path) for path in paths]
+    omitted = f" and {len(quoted) - most} more" if len(quoted) > most else ""
+    return ", ".join(quoted[:most]) + omitted
+
+
+def _is_nnx_variable(node: Any) -> bool:
+    """Whether a node is a Flax NNX Variable, recognized without importing Flax."""
+    return any(
+        cls.__name__ == "Variable" and cls.__module__.startswith("flax.nnx")
+        for cls in type(node).__mro__
+    )

@@ -1,19 +1,22 @@
-"""Products of manifolds: how the weights of a network are cut, grouped and placed."""
+"""The spec: how every weight of a network is cut, grouped and placed on manifolds."""
 
+# Public: `fgsgd_jax` exports these.
 from fgsgd_jax.spec._collection import Collection as Collection
-from fgsgd_jax.spec._collection import Pom as Pom
-from fgsgd_jax.spec._collection import checked_feature_stds as checked_feature_stds
-from fgsgd_jax.spec._collection import collection as collection
-from fgsgd_jax.spec._collection import initialize as initialize
-from fgsgd_jax.spec._collection import map_leaves as map_leaves
-from fgsgd_jax.spec._collection import pom as pom
-from fgsgd_jax.spec._collection import project as project
-from fgsgd_jax.spec._collection import require_collection as require_collection
-from fgsgd_jax.spec._collection import residual as residual
 from fgsgd_jax.spec._components import Component as Component
+from fgsgd_jax.spec._leaf import LeafSpec as LeafSpec
+from fgsgd_jax.spec._placing import initialize as initialize
+from fgsgd_jax.spec._placing import project as project
+from fgsgd_jax.spec._placing import residual as residual
+from fgsgd_jax.spec._request import Pom as Pom
+from fgsgd_jax.spec._request import pom as pom
+from fgsgd_jax.spec._rules import collection as collection
+
+# isort: split
+# Seams: for the other rooms of the library, not for users.
+from fgsgd_jax.spec._collection import require_collection as require_collection
+from fgsgd_jax.spec._feature_std import checked_feature_stds as checked_feature_stds
 from fgsgd_jax.spec._groups import group_norms as group_norms
 from fgsgd_jax.spec._groups import per_component as per_component
-from fgsgd_jax.spec._leaf import LeafSpec as LeafSpec
 from fgsgd_jax.spec._leaf import times as times
 from fgsgd_jax.spec._mixture import Mixture as Mixture
 from fgsgd_jax.spec._mixture import select as select
@@ -25,3 +28,4 @@ from fgsgd_jax.spec._schemes import Scheme as Scheme
 from fgsgd_jax.spec._schemes import summed_axes as summed_axes
 from fgsgd_jax.spec._sharding import keeps_sharding as keeps_sharding
 from fgsgd_jax.spec._sharding import split_by_rows as split_by_rows
+from fgsgd_jax.spec._walk import map_leaves as map_leaves

@@ -1,19 +1,24 @@
-"""Components: how one weight array falls into points and lanes, and back.
+"""Components: how a weight is cut into points, and put together from them.
 
-A weight of a layer is cut into matrices, its *component weights*, by naming what each axis is:
+A weight is cut into small matrices, its *components* (component weights in the paper), by giving
+every axis one of five roles:
 
-    rows, columns       the axes that make up one component, flattened in the order given
-    inputs, outputs     the axes that count components over input and output channels
+    rows, columns       axes within a component, flattened in the order given
+    inputs, outputs     axes that count components over input and output channels
     stack               axes that count whole layers: attention heads, experts, scanned layers
 
-so that nothing is swallowed by a norm unasked. Three cuts have names. For a convolution kernel of
-shape (A, B, C, D) (height, width, input and output channels) they are
+Every axis must be named, so no axis becomes part of a norm by accident. The components of a weight
+are stored as points, an array `(rows, columns, *lanes)`: the first two axes are one component, and
+the lanes, in the order they have in the weight, count components.
 
-    "slice"     A × B per input and output channel: the component of the paper
+Three ways to cut a weight have names. For a convolution kernel of shape (A, B, C, D) (height,
+width, input channels, output channels) they are
+
+    "slice"     A × B per input and output channel, as in the paper
     "filter"    A·B·C × 1 per output channel
-    "matrix"    A·B·C × D, the whole kernel at once
+    "matrix"    A·B·C × D, the whole kernel
 
-and for a dense kernel (C, D), "filter" is C × 1 per output and "matrix" is C × D.
+and for a dense kernel (C, D), "filter" is C × 1 per output channel and "matrix" is C × D.
 """
 
 import dataclasses
@@ -28,18 +33,19 @@ ComponentName = Literal["slice", "filter", "matrix"]
 
 @dataclasses.dataclass(frozen=True)
 class Component:
-    """What each axis of a weight is; every axis is named once.
+    """The role of each axis of a weight; every axis is named once.
 
     Attributes:
         rows: Axes flattened into the rows of a component.
-        columns: Axes flattened into its columns; none for components that are vectors.
+        columns: Axes flattened into the columns; none for components that are vectors.
         inputs: Axes that count components over input channels.
         outputs: Axes that count components over output channels.
-        stack: Axes that count whole layers (heads, experts, scanned layers). Groups never span
-            them.
+        stack: Axes that count whole layers (heads, experts, scanned layers). A group never spans
+            several of them.
 
     Example:
-        The query kernel of an attention layer, (features, heads, head size), as one matrix a head:
+        The query kernel of an attention layer, (features, heads, head size), as one matrix per
+        head:
 
         >>> heads = Component(rows=(0,), columns=(2,), stack=(1,))
         >>> heads.points_shape((64, 8, 16))
@@ -57,15 +63,18 @@ class Component:
             axes = getattr(self, field.name)
             if not isinstance(axes, tuple) or not all(isinstance(axis, int) for axis in axes):
                 raise TypeError(
-                    f"Component({field.name}=…) takes a tuple of axis numbers, as in (0,), not "
+                    f"Component({field.name}=…) takes a tuple of axis numbers, such as (0,); got "
                     f"{axes!r}."
                 )
         if not self.rows:
-            raise ValueError("A component needs at least one axis for its rows.")
+            raise ValueError(
+                "A component needs at least one axis for its rows, got rows=(); give rows=(0,), "
+                "for instance."
+            )
         if sorted(self.axes) != list(range(len(self.axes))):
             raise ValueError(
                 f"A component names every axis of a weight once, counting from 0, but {self} "
-                f"names {sorted(self.axes)}."
+                f"names the axes {sorted(self.axes)}."
             )
 
     def __str__(self) -> str:
@@ -77,7 +86,7 @@ class Component:
 
     @property
     def axes(self) -> tuple[int, ...]:
-        """The axes of the weight in the order of the points: rows, columns, then lanes."""
+        """The axes of the weight in the order of the points: rows, columns, lanes."""
         return self.rows + self.columns + self.lanes
 
     @property
@@ -86,11 +95,11 @@ class Component:
         return tuple(sorted(self.inputs + self.outputs + self.stack))
 
     def lane_axes(self, axes: tuple[int, ...]) -> tuple[int, ...]:
-        """Where the given axes of the weight lie among the lanes."""
+        """The positions of the given axes of the weight among the lanes."""
         return tuple(self.lanes.index(axis) for axis in axes)
 
     def points_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
-        """The shape `(rows, columns, *lanes)` a weight of this shape is cut into."""
+        """The shape `(rows, columns, *lanes)` of the points of a weight of this shape."""
 
         def size(axes):
             return math.prod(shape[axis] for axis in axes)
@@ -99,7 +108,7 @@ class Component:
 
     def to_points(self, weight: jax.Array) -> jax.Array:
         """Cuts a weight into points `(rows, columns, *lanes)`."""
-        # Both steps are the identity for "slice", so that kernels keep their layout and sharding.
+        # Neither step does anything for "slice", so kernels keep their layout and sharding.
         if self.axes != tuple(range(weight.ndim)):
             weight, shape = jnp.transpose(weight, self.axes), weight.shape
         else:
@@ -108,7 +117,7 @@ class Component:
         return weight if weight.shape == points_shape else weight.reshape(points_shape)
 
     def from_points(self, points: jax.Array, shape: tuple[int, ...]) -> jax.Array:
-        """Puts the points of a weight of this shape together again."""
+        """The weight of this shape that has these points: the inverse of `to_points`."""
         ordered = tuple(shape[axis] for axis in self.axes)
         weight = points if points.shape == ordered else points.reshape(ordered)
         if self.axes == tuple(range(len(shape))):
@@ -135,36 +144,39 @@ def check_component_name(component: object) -> None:
     names = get_args(ComponentName)
     if component is not None and not isinstance(component, Component) and component not in names:
         raise ValueError(
-            f"A component is one of {', '.join(map(repr, names))} or a Component(rows=…, "
-            f"columns=…, …) that names every axis, not {component!r}."
+            f"`component` must be one of {', '.join(map(repr, names))}, or a Component(rows=…, "
+            f"columns=…, …) that names every axis; got {component!r}."
         )
 
 
 def resolve_component(
     component: Component | ComponentName | None, shape: tuple[int, ...], *, prefer_matrix: bool
 ) -> Component:
-    """The cut of a weight of this shape.
+    """The `Component` for a weight of this shape.
 
     Args:
-        component: A cut, its name, or None for the default of the shape: "slice" for kernels of
-            more than 1×1, else "matrix" or "filter".
+        component: A `Component`, a name, or None for the default of the shape: "slice" for
+            kernels larger than 1×1, and "matrix" or "filter" for all others.
         shape: The shape of the weight.
-        prefer_matrix: Whether the manifolds need matrices where "slice" would give numbers.
+        prefer_matrix: Whether the default for those others is "matrix", as manifolds that
+            constrain columns need it, rather than "filter".
 
     Raises:
-        ValueError: If the shape has no such cut, as a sentence without the path of the weight.
+        ValueError: If a weight of this shape cannot be cut as asked. The message lacks its subject,
+            the path of the weight, for the caller to add.
     """
     if isinstance(component, Component):
         if len(component.axes) != len(shape):
             raise ValueError(
                 f"has {len(shape)} axes, but its component, {component}, names "
-                f"{len(component.axes)}; name every axis of {shape} once"
+                f"{len(component.axes)}; name every axis of the shape {shape} once"
             )
         return component
     if component is None and len(shape) not in (0, 1, 2, 4):
         raise ValueError(
-            f"has shape {shape}; there is no default cut for {len(shape)} axes. Name them, "
-            "as in component=Component(rows=(0,), columns=(2,), stack=(1,)) for heads"
+            f"has shape {shape}, and there is no default component for {len(shape)} axes. Name "
+            "them, as in component=Component(rows=(0,), columns=(2,), stack=(1,)) for attention "
+            "heads"
         )
     if component is None:
         if len(shape) == 4 and shape[0] * shape[1] > 1:
@@ -175,11 +187,12 @@ def resolve_component(
     if len(shape) not in cuts:
         if len(shape) < 2:
             raise ValueError(
-                f"is a vector of shape {shape}; components are cut from arrays with input and "
-                "output channels, so leave it Euclidean (None)"
+                f"has shape {shape}, but only an array with input and output channels can be cut "
+                "into components, so leave it Euclidean (None)"
             )
         raise ValueError(
-            f"has {len(shape)} axes, of which {component!r} cannot tell the roles. Name them, as "
-            "in component=Component(rows=(0,), columns=(2,), stack=(1,)) for heads"
+            f"has {len(shape)} axes, but {component!r} is defined for "
+            f"{' or '.join(map(str, cuts))} axes. Name them, as in "
+            "component=Component(rows=(0,), columns=(2,), stack=(1,)) for attention heads"
         )
     return cuts[len(shape)]

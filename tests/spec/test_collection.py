@@ -13,7 +13,7 @@ import pytest
 
 import fgsgd_jax as fg
 
-TYPES = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
+MANIFOLDS = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
 
 
 def leaf(*shape, dtype=jnp.float32):
@@ -39,7 +39,7 @@ def test_the_first_rule_that_matches_decides():
     )
     assert spec["conv1/kernel"].manifolds == (fg.Stiefel(),)
     assert spec["conv2/kernel"].scheme == "PO"
-    assert [path for path, layer in spec.layers if layer is None] == [
+    assert [path for path, leaf_spec in spec.layers if leaf_spec is None] == [
         "conv1/bias",
         "conv2/bias",
         "head/bias",
@@ -69,7 +69,7 @@ def test_a_rule_of_none_keeps_a_kernel_euclidean_against_the_default():
 # --- defaults ------------------------------------------------------------------------------------
 
 
-def test_by_default_kernels_larger_than_1x1_are_mixed_and_all_else_is_euclidean():
+def test_by_default_kernels_of_at_least_2x2_are_mixed_and_all_else_is_euclidean():
     params = {
         "3x3": leaf(3, 3, 4, 8),
         "5x2": leaf(5, 2, 4, 8),
@@ -85,9 +85,9 @@ def test_by_default_kernels_larger_than_1x1_are_mixed_and_all_else_is_euclidean(
     spec = fg.collection(params)
     placed = dict(spec.on_manifolds())
     assert set(placed) == {"3x3", "5x2", "half"}
-    for layer in placed.values():
-        assert (layer.scheme, layer.manifolds, layer.groups) == ("PIO", TYPES, 4)
-        assert str(layer.component) == "slice"
+    for leaf_spec in placed.values():
+        assert (leaf_spec.scheme, leaf_spec.manifolds, leaf_spec.groups) == ("PIO", MANIFOLDS, 4)
+        assert str(leaf_spec.component) == "slice"
 
 
 def test_a_pom_as_default_takes_all_matrices_of_floats():
@@ -99,7 +99,7 @@ def test_a_pom_as_default_takes_all_matrices_of_floats():
         "counts": leaf(4, 8, dtype=jnp.int32),
     }
     spec = fg.collection(params, default=fg.pom("PO", fg.Sphere()))
-    assert {path: str(layer.component) for path, layer in spec.on_manifolds()} == {
+    assert {path: str(leaf_spec.component) for path, leaf_spec in spec.on_manifolds()} == {
         "conv": "slice",
         "1x1": "filter",
         "dense": "filter",
@@ -162,13 +162,13 @@ def test_one_bare_array_is_a_tree():
 def test_shapes_are_enough_and_arrays_give_the_same_spec():
     params = jax.tree.map(lambda leaf: jnp.ones(leaf.shape, leaf.dtype), NETWORK)
     numpy_params = jax.tree.map(np.asarray, params)
-    rule = ("conv*/kernel", fg.pom("PIO", TYPES, groups=3))
+    rule = ("conv*/kernel", fg.pom("PIO", MANIFOLDS, groups=3))
     assert fg.collection(NETWORK, rule) == fg.collection(params, rule)
     assert fg.collection(NETWORK, rule) == fg.collection(numpy_params, rule)
 
 
 def test_two_leaves_of_the_same_joined_path_are_refused():
-    # "a/b" as one key and as two: leaves are found by path, so one would be taken for the other.
+    # "a/b" as one key and as two keys: leaves are found by path, so they would be confused.
     params = {"a/b": leaf(3, 3, 1, 2), "a": {"b": leaf(3, 3, 1, 2)}}
     with pytest.raises(ValueError, match="'a/b'"):
         fg.collection(params)
@@ -180,7 +180,7 @@ def test_two_leaves_of_the_same_joined_path_are_refused():
 def network_spec(seed=0, groups=3):
     return fg.collection(
         NETWORK,
-        ("conv*/kernel", fg.pom("PIO", TYPES, groups=groups)),
+        ("conv*/kernel", fg.pom("PIO", MANIFOLDS, groups=groups)),
         ("head/kernel", fg.pom("PO", fg.Stiefel(retraction="qr"))),
         seed=seed,
     )
@@ -226,18 +226,18 @@ def test_a_spec_prints_as_an_aligned_table():
     params = {**NETWORK, "query": leaf(16, 4, 8), "a_rather_long_name": {"scale": leaf()}}
     spec = fg.collection(
         params,
-        ("conv1/kernel", fg.pom("PIO", TYPES, groups=3)),
+        ("conv1/kernel", fg.pom("PIO", MANIFOLDS, groups=3)),
         ("conv2/kernel", fg.pom("kernel", fg.Stiefel(retraction="qr"))),
         ("head/kernel", fg.pom("PO", fg.Oblique())),
         ("query", fg.pom("layer", fg.Stiefel(), component=heads)),
         default=None,
     )
-    dealt = "Sphere: 11, Oblique: 11, Stiefel: 10"
+    mixed = "Sphere: 11, Oblique: 11, Stiefel: 10"
     expected = [
         ("path", "shape", "component", "manifolds", "groups"),
         ("a_rather_long_name/scale", "()", "", "Euclidean", ""),
         ("conv1/bias", "(8,)", "", "Euclidean", ""),
-        ("conv1/kernel", "(3, 3, 4, 8)", "slice 3×3", dealt, "PIO: 3"),
+        ("conv1/kernel", "(3, 3, 4, 8)", "slice 3×3", mixed, "PIO: 3"),
         ("conv2/bias", "(8,)", "", "Euclidean", ""),
         ("conv2/kernel", "(3, 3, 8, 8)", "slice 3×3", "Stiefel(retraction='qr'): 64", "kernel: 64"),
         ("head/bias", "(6,)", "", "Euclidean", ""),
@@ -247,7 +247,7 @@ def test_a_spec_prints_as_an_aligned_table():
             "(16, 4, 8)",
             "rows=(0,), columns=(2,), stack=(1,) 16×8",
             "Stiefel: 4",
-            "layer: 1 in each of 4",
+            "layer: 1 in each of 4 stacked layers",
         ),
     ]
     lines = str(spec).splitlines()
@@ -267,7 +267,7 @@ def test_a_spec_has_a_short_repr():
 # --- masks and labels ----------------------------------------------------------------------------
 
 
-def test_masks_and_labels_tell_euclidean_leaves_from_the_rest():
+def test_masks_and_labels_mark_euclidean_leaves():
     params = {"conv": leaf(3, 3, 2, 4), "bias": leaf(4), "none": None}
     spec = fg.collection(params)
     assert spec.euclidean_mask(params) == {"conv": False, "bias": True, "none": None}
@@ -291,7 +291,7 @@ def nearest(manifold, x):
 @pytest.mark.parametrize("shape", [(3, 3, 4, 5), (2, 3, 4, 5), (4, 2, 4, 5)], ids=str)
 def test_project_finds_the_nearest_point_of_every_component(shape):
     rng = np.random.default_rng(0)
-    manifolds = (*TYPES, fg.Euclidean())
+    manifolds = (*MANIFOLDS, fg.Euclidean())
     with jax.enable_x64(True):
         params = {"w": jnp.asarray(rng.normal(size=shape)), "b": jnp.asarray(rng.normal(size=4))}
         spec = fg.collection(params, ("w", fg.pom("PO", manifolds)))
@@ -310,9 +310,9 @@ def test_project_finds_the_nearest_point_of_every_component(shape):
 
 @pytest.mark.parametrize("shape", [(3, 3, 2, 3), (2, 3, 2, 3)], ids=str)
 def test_project_accepts_mixed_components_that_are_not_zero(shape):
-    # Eagerly, where zeros are looked for: the lanes of other manifolds must not be taken for zeros.
+    # Outside of jit, where zeros are refused: lanes of other manifolds must not count as zeros.
     params = {"w": jnp.asarray(np.random.default_rng(0).normal(size=shape), jnp.float32)}
-    spec = fg.collection(params, ("w", fg.pom("PO", TYPES)))
+    spec = fg.collection(params, ("w", fg.pom("PO", MANIFOLDS)))
     # Rounding of a float32 singular value decomposition.
     assert float(fg.residual(fg.project(params, spec), spec)["w"]) < 1e-5
 
@@ -332,7 +332,7 @@ def test_project_keeps_dtypes_and_structure():
     assert projected["single"].dtype == jnp.float32
 
 
-@pytest.mark.parametrize("manifold", TYPES, ids=str)
+@pytest.mark.parametrize("manifold", MANIFOLDS, ids=str)
 def test_project_of_a_zero_component_is_an_error_with_its_path(manifold):
     weight = np.random.default_rng(0).normal(size=(3, 3, 2, 4)).astype(np.float32)
     weight[:, :, 1, 2] = 0
@@ -366,7 +366,7 @@ def column_norms(w):
 def test_initialize_draws_points_on_the_manifolds():
     with jax.enable_x64(True):
         params = {"w": jnp.zeros((3, 3, 8, 12), jnp.float64), "b": jnp.ones(3)}
-        spec = fg.collection(params, ("w", fg.pom("PI", TYPES)))
+        spec = fg.collection(params, ("w", fg.pom("PI", MANIFOLDS)))
         drawn = jax.jit(lambda key: fg.initialize(key, params, spec))(jax.random.key(0))
     np.testing.assert_array_equal(drawn["b"], params["b"])
     assert drawn["w"].dtype == jnp.float64
@@ -421,7 +421,7 @@ def test_a_leaf_is_drawn_from_the_key_and_its_own_path():
 def test_residual_is_the_distance_of_the_worst_component(shape):
     rng = np.random.default_rng(0)
     weight = rng.normal(size=shape)
-    manifolds = (*TYPES, fg.Euclidean())
+    manifolds = (*MANIFOLDS, fg.Euclidean())
 
     def expected(manifold, x):
         if manifold == fg.Sphere():

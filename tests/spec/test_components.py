@@ -1,4 +1,4 @@
-"""A cut into components is a relabelling of entries: nothing is lost, swapped or scaled."""
+"""Cutting a weight into components relabels its entries: none is lost, swapped or scaled."""
 
 import itertools
 import math
@@ -16,7 +16,7 @@ from fgsgd_jax.spec._components import resolve_component
 
 
 def numbered(shape):
-    """An array whose entries are all different, so that a swap shows."""
+    """An array with distinct entries, so that a swap is noticed."""
     return jnp.arange(math.prod(shape), dtype=jnp.float32).reshape(shape)
 
 
@@ -44,7 +44,7 @@ def assert_cut_is_a_relabelling(component: Component, shape):
     np.testing.assert_array_equal(component.from_points(points, shape), weight)
 
 
-# A short list: every entry is visited by a Python loop, and every new shape is compiled anew.
+# A short list: a Python loop visits every entry, and every new shape is compiled.
 SHAPES = [(5,), (2, 3), (3, 1), (2, 3, 2), (3, 2, 1, 2), (2, 1, 3, 2), (2, 3, 1, 2, 2)]
 ROLES = ("rows", "columns", "inputs", "outputs", "stack")
 
@@ -91,7 +91,7 @@ def test_a_slice_is_the_spatial_matrix_of_one_input_and_one_output_channel():
         np.testing.assert_array_equal(points[:, :, c, d], weight[:, :, c, d])
 
 
-def test_a_filter_is_all_that_one_output_channel_sees():
+def test_a_filter_is_the_whole_weight_of_one_output_channel():
     weight = numbered((3, 2, 2, 4))
     points = resolve_component("filter", weight.shape, prefer_matrix=False).to_points(weight)
     for d in range(4):

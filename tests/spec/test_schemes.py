@@ -1,4 +1,4 @@
-"""Who shares a group with whom, and who is on what, against enumeration and an independent draw."""
+"""Groups and assigned manifolds, against enumeration and an independent draw."""
 
 import collections
 import itertools
@@ -16,11 +16,11 @@ import pytest
 import fgsgd_jax as fg
 from fgsgd_jax import Component
 
-TYPES = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
+MANIFOLDS = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
 STACKED = Component(rows=(1,), columns=(2,), inputs=(3,), outputs=(4,), stack=(0,))
 
 
-def spec_of(shape, scheme, manifolds=TYPES, *, groups=None, component=None, seed=0):
+def spec_of(shape, scheme, manifolds=MANIFOLDS, *, groups=None, component=None, seed=0):
     """The spec of one weight of this shape."""
     request = fg.pom(scheme, manifolds, groups=groups, component=component)
     leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
@@ -32,20 +32,20 @@ def leaf_spec_of(*arguments, **settings):
 
 
 def members(spec):
-    """The groups of a weight as the optimizer knows them: for every component, who shares its τ.
+    """The groups that the optimizer uses: for every component, the components that share its τ.
 
-    Every component gets its own power of two for a squared norm, so that the g of a group tells who
-    is in it. It is found from τ = g(2 + g), by which a step is divided.
+    Every component gets its own power of two as its squared norm, so the norm g of a group, found
+    from τ = g(2 + g), encodes its members.
     """
-    layer = spec["w"]
-    lanes = layer.points_shape[2:]
-    points = np.zeros(layer.points_shape)
+    leaf_spec = spec["w"]
+    lanes = leaf_spec.points_shape[2:]
+    points = np.zeros(leaf_spec.points_shape)
     points[0, 0] = np.sqrt(2.0 ** np.arange(math.prod(lanes)).reshape(lanes))
     with jax.enable_x64(True):
-        vector = layer.component.from_points(jnp.asarray(points), layer.shape)
+        vector = leaf_spec.component.from_points(jnp.asarray(points), leaf_spec.shape)
         link = fg.scale_by_fgsgd(spec)
         scaled, _ = link.update({"w": vector}, link.init({"w": vector}))
-        tau = points[0, 0] / np.asarray(layer.component.to_points(scaled["w"]))[0, 0]
+        tau = points[0, 0] / np.asarray(leaf_spec.component.to_points(scaled["w"]))[0, 0]
     codes = np.rint((np.sqrt(1 + tau) - 1) ** 2).astype(int)
     order = list(itertools.product(*map(range, lanes)))
     found = {}
@@ -66,7 +66,7 @@ def members(spec):
         ("kernel", lambda one, other: one == other, 12),
     ],
 )
-def test_groups_are_those_of_the_definition(scheme, same_group, count):
+def test_groups_follow_the_definition(scheme, same_group, count):
     spec = spec_of((3, 3, 3, 4), scheme)
     lanes = list(itertools.product(range(3), range(4)))
     found = members(spec)
@@ -107,15 +107,15 @@ def test_a_cut_without_channels_has_one_group_over_them(component, shape, counts
     ("channels", "groups"), [((4, 6), 5), ((4, 6), 24), ((4, 6), 1), ((3, 5), 7), ((2, 8), None)]
 )
 def test_pio_is_a_partition_into_near_equal_parts(channels, groups):
-    layer = leaf_spec_of((3, 3, *channels), "PIO", groups=groups)
+    leaf_spec = leaf_spec_of((3, 3, *channels), "PIO", groups=groups)
     expected = groups or min(channels)
-    drawn = layer.draw().groups
+    drawn = leaf_spec.draw().groups
     assert drawn.shape == channels
     assert drawn.dtype == np.int32
     sizes = collections.Counter(drawn.ravel().tolist())
     assert set(sizes) == set(range(expected))  # every component in one group, no group empty
     assert max(sizes.values()) - min(sizes.values()) <= 1
-    assert layer.groups == expected
+    assert leaf_spec.groups == expected
 
 
 def test_the_norm_of_a_pio_group_is_that_of_its_drawn_members():
@@ -127,7 +127,7 @@ def test_the_norm_of_a_pio_group_is_that_of_its_drawn_members():
 
 def test_pio_groups_run_over_both_channel_axes():
     drawn = leaf_spec_of((3, 3, 12, 12), "PIO", groups=12).draw().groups
-    # A group that kept to one row or column would be PI or PO. Twelve of 144 components drawn at
+    # A group within one row or column would be PI or PO. Twelve of 144 components drawn at
     # random lie in at most three rows with a probability below 1e-6.
     for group in range(12):
         inputs, outputs = np.nonzero(drawn == group)
@@ -136,18 +136,18 @@ def test_pio_groups_run_over_both_channel_axes():
 
 
 def test_every_component_is_equally_likely_in_every_group():
-    layers = [leaf_spec_of((3, 3, 2, 3), "PIO", groups=3, seed=seed) for seed in range(600)]
-    draws = [layer.draw().groups for layer in layers]
+    leaf_specs = [leaf_spec_of((3, 3, 2, 3), "PIO", groups=3, seed=seed) for seed in range(600)]
+    draws = [leaf_spec.draw().groups for leaf_spec in leaf_specs]
     expected = len(draws) / 3
-    # Five standard deviations of a binomial count: all 18 counts inside but once in 10⁵ draws, and
-    # the draw is fixed by its seeds, so the test passes always or never.
+    # Five standard deviations of a binomial count: one of the 18 counts exceeds them once in 10⁵
+    # runs. The seeds are fixed, so the test passes always or never.
     allowed = 5 * math.sqrt(len(draws) * (1 / 3) * (2 / 3))
     for group in range(3):
         counts = np.sum([draw == group for draw in draws], axis=0)
         assert np.max(np.abs(counts - expected)) < allowed
 
 
-# --- types ---------------------------------------------------------------------------------------
+# --- manifolds -----------------------------------------------------------------------------------
 
 MANY = [
     ((3, 3, 4, 6), "PI", None),
@@ -161,38 +161,40 @@ MANY = [
 ]
 
 
-def near_equal(manifold_ids, types):
-    counts = np.bincount(manifold_ids, minlength=types)
+def near_equal(manifold_ids, manifold_count):
+    counts = np.bincount(manifold_ids, minlength=manifold_count)
     return counts.max() - counts.min() <= 1
 
 
-@pytest.mark.parametrize("types", [2, 3, 4])
+@pytest.mark.parametrize("manifold_count", [2, 3, 4])
 @pytest.mark.parametrize(("shape", "scheme", "groups"), MANY)
-def test_every_group_and_the_layer_hold_equal_parts_of_all_types(shape, scheme, groups, types):
-    manifolds = (*TYPES, fg.Euclidean())[:types]
-    layer = leaf_spec_of(shape, scheme, manifolds, groups=groups, seed=2)
-    manifold_ids = layer.draw().manifold_ids
+def test_every_group_and_the_layer_are_shared_equally_by_all_manifolds(
+    shape, scheme, groups, manifold_count
+):
+    manifolds = (*MANIFOLDS, fg.Euclidean())[:manifold_count]
+    leaf_spec = leaf_spec_of(shape, scheme, manifolds, groups=groups, seed=2)
+    manifold_ids = leaf_spec.draw().manifold_ids
     assert manifold_ids.shape == shape[2:]
     assert manifold_ids.dtype == np.int8
     index_in, index_out = np.indices(shape[2:])
     group_of = {
         "PI": index_in,
         "PO": index_out,
-        "PIO": layer.draw().groups,
+        "PIO": leaf_spec.draw().groups,
         "layer": np.zeros_like(index_in),
         "kernel": index_in * shape[3] + index_out,
     }[scheme]
-    for group in range(layer.groups):
+    for group in range(leaf_spec.groups):
         held = manifold_ids[group_of == group]
-        assert near_equal(held, types)
-        assert len(held) < types or set(held) == set(range(types))
-    assert near_equal(manifold_ids.ravel(), types)
-    assert layer.counts() == tuple(np.bincount(manifold_ids.ravel(), minlength=types))
+        assert near_equal(held, manifold_count)
+        assert len(held) < manifold_count or set(held) == set(range(manifold_count))
+    assert near_equal(manifold_ids.ravel(), manifold_count)
+    assert leaf_spec.counts() == tuple(np.bincount(manifold_ids.ravel(), minlength=manifold_count))
 
 
-def test_every_stacked_layer_has_equal_parts_of_all_types_and_a_draw_of_its_own():
-    layer = leaf_spec_of((4, 3, 3, 6, 6), "PI", component=STACKED)
-    manifold_ids = layer.draw().manifold_ids
+def test_every_stacked_layer_is_shared_equally_by_all_manifolds_and_drawn_on_its_own():
+    leaf_spec = leaf_spec_of((4, 3, 3, 6, 6), "PI", component=STACKED)
+    manifold_ids = leaf_spec.draw().manifold_ids
     assert manifold_ids.shape == (4, 6, 6)
     for stacked in manifold_ids:
         assert near_equal(stacked.ravel(), 3)
@@ -202,24 +204,24 @@ def test_every_stacked_layer_has_equal_parts_of_all_types_and_a_draw_of_its_own(
 
 
 @pytest.mark.parametrize("channels", [(1, 1), (2, 2)], ids=["one each", "four each"])
-def test_stacked_layers_share_out_the_types_among_them_too(channels):
-    # One matrix per head, say: were every stacked layer dealt to from the first type on, all heads
-    # would be on it.
+def test_all_stacked_layers_together_are_shared_equally_too(channels):
+    # With one matrix per head, all heads would be on the first manifold if every stacked layer
+    # started with it.
     counts = leaf_spec_of((12, 3, 3, *channels), "layer", component=STACKED).counts()
     assert max(counts) - min(counts) <= 1
 
 
 @pytest.mark.parametrize(("scheme", "axis"), [("PI", 0), ("PO", 1)])
-def test_types_are_not_dealt_in_the_same_pattern_to_every_group(scheme, axis):
+def test_manifolds_are_not_assigned_in_the_same_pattern_in_every_group(scheme, axis):
     manifold_ids = leaf_spec_of((3, 3, 12, 12), scheme).draw().manifold_ids
     patterns = {row.tobytes() for row in np.moveaxis(manifold_ids, axis, 0)}
-    # 34,650 patterns hold four of each type: two of 12 groups agree once in 500 draws.
+    # There are 34,650 patterns with four of each: two of 12 groups agree in one draw of 500.
     assert len(patterns) == 12
 
 
-def test_the_type_that_a_group_has_more_of_changes_from_group_to_group():
-    # 4 components of 3 types: one type is there twice. Were it always the first, or did it follow
-    # the order of the groups, input channels would see a pattern.
+def test_the_most_frequent_manifold_changes_from_group_to_group():
+    # 4 components on 3 manifolds: one has two of them. If that were always the first, or followed
+    # the order of the groups, there would be a pattern over the input channels.
     manifold_ids = leaf_spec_of((3, 3, 30, 4), "PI").draw().manifold_ids
     twice = [int(np.argmax(np.bincount(group, minlength=3))) for group in manifold_ids]
     assert sorted(collections.Counter(twice).values()) == [10, 10, 10]
@@ -227,15 +229,15 @@ def test_the_type_that_a_group_has_more_of_changes_from_group_to_group():
     assert len({tuple(twice[i : i + 3]) for i in range(0, 30, 3)}) > 3
 
 
-def test_every_component_is_equally_likely_of_every_type():
+def test_every_component_is_equally_likely_on_every_manifold():
     draws = [leaf_spec_of((3, 3, 2, 3), "PI", seed=seed).draw().manifold_ids for seed in range(600)]
     allowed = 5 * math.sqrt(len(draws) * (1 / 3) * (2 / 3))  # as for groups above
-    for kind in range(3):
-        counts = np.sum([draw == kind for draw in draws], axis=0)
+    for manifold_id in range(3):
+        counts = np.sum([draw == manifold_id for draw in draws], axis=0)
         assert np.max(np.abs(counts - len(draws) / 3)) < allowed
 
 
-def test_one_type_is_not_drawn():
+def test_a_single_manifold_is_not_drawn():
     assert leaf_spec_of((3, 3, 2, 3), "PI", fg.Sphere()).draw() == (None, None)
     assert leaf_spec_of((3, 3, 2, 3), "PI", fg.Sphere()).counts() == (6,)
     assert leaf_spec_of((3, 3, 2, 3), "PIO", fg.Sphere()).draw().manifold_ids is None
@@ -251,7 +253,7 @@ class Words:
         self.generator = np.random.Philox(key=np.array([seed, 0], np.uint64))
 
     def permutations(self, count, size):
-        """Permutations of range(size), one after the other: the order of as many words."""
+        """Permutations of range(size), one after the other, each sorts `size` words."""
         found = []
         for _ in range(count):
             words = [int(self.generator.random_raw()) for _ in range(size)]
@@ -259,11 +261,12 @@ class Words:
         return found
 
 
-def redraw(scheme, shape, groups, types, seed):
-    """The draw for slices of an unstacked kernel, from the description in words.
+def redraw(scheme, shape, groups, manifold_count, seed):
+    """The draw for slices of an unstacked kernel, written from its description in words.
 
-    PIO: in a random order, the k-th of n components goes to group ⌊k·groups/n⌋. Types: groups in a
-    random order, the components of a group in a random order, are dealt to the types in turn.
+    PIO: the k-th of n components in a random order goes to group ⌊k·groups/n⌋. Manifolds: with the
+    groups in a random order, and the components of each group in a random order, components are
+    assigned to the manifolds in turn.
     """
     inputs, outputs = shape[2:]
     count, words = inputs * outputs, Words(seed)
@@ -275,26 +278,26 @@ def redraw(scheme, shape, groups, types, seed):
         for component in range(count):
             c, d = divmod(component, outputs)
             group[component] = {"PI": c, "PO": d, "layer": 0, "kernel": component}[scheme]
-    kind = [0] * count
-    if types > 1:
+    manifold_id = [0] * count
+    if manifold_count > 1:
         (rank_of_group,) = words.permutations(1, groups)
         (order,) = words.permutations(1, count)
-        dealt = 0
+        assigned = 0
         for rank in range(groups):
             for component in order:
                 if rank_of_group[group[component]] == rank:
-                    kind[component] = dealt % types
-                    dealt += 1
-    return np.reshape(group, (inputs, outputs)), np.reshape(kind, (inputs, outputs))
+                    manifold_id[component] = assigned % manifold_count
+                    assigned += 1
+    return np.reshape(group, (inputs, outputs)), np.reshape(manifold_id, (inputs, outputs))
 
 
 @pytest.mark.parametrize("seed", [0, 1, 2**40])
 @pytest.mark.parametrize(("shape", "scheme", "groups"), MANY)
 def test_a_draw_can_be_repeated_from_the_raw_words_of_philox(shape, scheme, groups, seed):
-    layer = leaf_spec_of(shape, scheme, groups=groups, seed=seed)
-    group, kind = redraw(scheme, shape, layer.groups, 3, seed)
-    drawn = layer.draw()
-    np.testing.assert_array_equal(drawn.manifold_ids, kind)
+    leaf_spec = leaf_spec_of(shape, scheme, groups=groups, seed=seed)
+    group, manifold_id = redraw(scheme, shape, leaf_spec.groups, 3, seed)
+    drawn = leaf_spec.draw()
+    np.testing.assert_array_equal(drawn.manifold_ids, manifold_id)
     if scheme == "PIO":
         np.testing.assert_array_equal(drawn.groups, group)
 
@@ -309,7 +312,7 @@ def test_philox_is_still_the_generator_that_was_published():
     assert (third, fourth) == (0xD7E772CEE186176B, 0x7E68B68AEC7BA23B)
 
 
-# Without JAX's x64 switch or this process's hash seed: nothing but the seed and the shape counts.
+# Another process, with another hash seed: only the seed and the shape matter.
 RESTART = """
 import json, jax, jax.numpy as jnp, fgsgd_jax as fg
 leaf = jax.ShapeDtypeStruct((3, 3, 4, 6), jnp.float32)
@@ -332,7 +335,7 @@ def test_a_draw_is_the_same_after_a_restart():
 
 def test_a_draw_depends_on_the_seed_and_the_shape_and_nothing_else():
     leaf = jax.ShapeDtypeStruct((3, 3, 4, 6), jnp.float32)
-    request = fg.pom("PIO", TYPES, groups=5)
+    request = fg.pom("PIO", MANIFOLDS, groups=5)
     alone = fg.collection({"w": leaf}, ("w", request), seed=1)["w"].draw()
     deep = {"a": jax.ShapeDtypeStruct((3, 3, 8, 8), jnp.bfloat16), "b": {"w": leaf}}
     among = fg.collection(deep, ("b/w", request), seed=1)["b/w"].draw()
@@ -346,8 +349,8 @@ def test_arrays_for_the_state_are_the_draw_by_path():
     leaf = jax.ShapeDtypeStruct((3, 3, 4, 6), jnp.float32)
     spec = fg.collection(
         {"a": leaf, "b": leaf, "c": leaf, "d": leaf},
-        ("a", fg.pom("PIO", TYPES)),
-        ("b", fg.pom("PI", TYPES)),
+        ("a", fg.pom("PIO", MANIFOLDS)),
+        ("b", fg.pom("PI", MANIFOLDS)),
         ("c", fg.pom("PIO", fg.Sphere())),
         default=None,
     )

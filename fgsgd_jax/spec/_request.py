@@ -1,0 +1,98 @@
+"""`pom`: what a user asks for a weight, before its path and shape are known."""
+
+import dataclasses
+from typing import Any
+
+import numpy as np
+
+from fgsgd_jax.geometry import Manifold
+from fgsgd_jax.spec._components import Component, ComponentName, check_component_name
+from fgsgd_jax.spec._scales import ScaleRequest, checked_scale
+from fgsgd_jax.spec._schemes import SCHEMES, Scheme
+
+
+@dataclasses.dataclass(frozen=True)
+class Pom:
+    """How to cut, group and place a weight: the arguments of `pom`, which makes it."""
+
+    scheme: Scheme
+    manifolds: tuple[Manifold, ...]
+    component: Component | ComponentName | None
+    groups: int | None
+    scale: ScaleRequest
+
+
+def pom(
+    scheme: Scheme,
+    manifolds: tuple[Manifold, ...] | Manifold,
+    *,
+    component: Component | ComponentName | None = None,
+    groups: int | None = None,
+    scale: Any = None,
+) -> Pom:
+    """A request: how to cut a weight, group its components, and on which manifolds to put them.
+
+    Args:
+        scheme: Which components form a group, and so share one step-size normalizer: `"PI"` (those
+            of an input channel), `"PO"` (of an output channel), `"PIO"` (random groups over both
+            channel axes), `"layer"` (all), `"kernel"` (each alone: Submanifold SGD).
+        manifolds: One manifold, or several that are assigned at random within every group.
+        component: `"slice"` (an A×B matrix per input and output channel, as in the paper),
+            `"filter"` (a vector per output channel), `"matrix"` (the whole kernel), or a
+            `Component` that names every axis. By default kernels larger than 1×1 are cut into
+            slices; 1×1 and dense kernels are one matrix on manifolds that constrain columns, and
+            are cut into filters on all others.
+        groups: The number of groups, for PIO only; by default the size of the smaller channel axis.
+        scale: γ of the scale s = γ/λ: "geometric", a positive number, or an array that broadcasts
+            against the components, such as `(inputs, outputs)` for slices. By default the `scale`
+            given to `collection`.
+
+    Returns:
+        A request for `collection`, which can be used for any number of weights.
+
+    Raises:
+        ValueError: If an argument has none of the values above.
+
+    Example:
+        >>> from fgsgd_jax import Oblique, Sphere, Stiefel
+        >>> pom("PIO", (Sphere(), Oblique(), Stiefel()), groups=64).groups
+        64
+
+    References:
+        Ozay, 2019, section 2.
+    """
+    if scheme not in SCHEMES:
+        raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}; got {scheme!r}.")
+    manifolds = _checked_manifolds(manifolds)
+    check_component_name(component)
+    return Pom(scheme, manifolds, component, _checked_groups(groups, scheme), checked_scale(scale))
+
+
+def _checked_manifolds(manifolds: Any) -> tuple[Manifold, ...]:
+    if isinstance(manifolds, Manifold):
+        return (manifolds,)
+    if not isinstance(manifolds, (tuple, list)) or not manifolds:
+        raise ValueError(
+            "`manifolds` must be a manifold or a non-empty tuple of manifolds, such as "
+            f"(Sphere(), Stiefel()); got {manifolds!r}."
+        )
+    for manifold in manifolds:
+        if not isinstance(manifold, Manifold):
+            raise ValueError(
+                f"{manifold!r} is not a manifold; give instances such as Sphere(), Oblique(), "
+                "Stiefel() or Euclidean()."
+            )
+    return tuple(manifolds)
+
+
+def _checked_groups(groups: Any, scheme: Scheme) -> int | None:
+    if groups is None:
+        return None
+    if scheme != "PIO":
+        raise ValueError(
+            f"Only PIO takes a number of groups; under {scheme!r} the shape of the weight "
+            f"determines it, so leave out groups={groups}."
+        )
+    if isinstance(groups, bool) or not isinstance(groups, (int, np.integer)) or groups < 1:
+        raise ValueError(f"PIO needs `groups` to be an integer of at least 1, not {groups!r}.")
+    return int(groups)
