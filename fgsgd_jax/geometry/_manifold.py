@@ -55,11 +55,7 @@ class Manifold(abc.ABC):
 
     @abc.abstractmethod
     def to_tangent(self, x: jax.Array, g: jax.Array, /) -> jax.Array:
-        """The orthogonal projection of g on the tangent space at x.
-
-        Under an `inner` of its own, the Riemannian gradient that belongs to the Euclidean gradient
-        g; of a tangent vector, the vector itself.
-        """
+        """The projection of g on the tangent space at x, orthogonal with respect to `inner`."""
 
     @abc.abstractmethod
     def retract(self, x: jax.Array, v: jax.Array, /) -> jax.Array:
@@ -74,6 +70,15 @@ class Manifold(abc.ABC):
         """⟨u, v⟩ at x, `(*lanes)`; by default tr(uᵀv)."""
         del x
         return linalg.inner(u, v)
+
+    def representer(self, x: jax.Array, g: jax.Array, /) -> jax.Array:
+        """The vector r with ⟨r, v⟩ = tr(gᵀv) for all v; by default g, as tr(uᵀv) is the default.
+
+        A manifold with an `inner` of its own, (u, v) ↦ tr(uᵀGv), returns G⁻¹g. The Riemannian
+        gradient that belongs to the Euclidean gradient g is `to_tangent(x, representer(x, g))`.
+        """
+        del x
+        return g
 
     def norm(self, x: jax.Array, v: jax.Array, /) -> jax.Array:
         """√⟨v, v⟩ at x, `(*lanes)`; neither overflows nor vanishes where the result does not."""

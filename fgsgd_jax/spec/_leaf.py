@@ -9,6 +9,7 @@ import dataclasses
 import functools
 import math
 from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -22,6 +23,11 @@ from fgsgd_jax.spec._mixture import Mixture, select
 from fgsgd_jax.spec._scales import Coordinates, Gamma, Numbers, step_radius
 from fgsgd_jax.spec._schemes import Draw, Scheme, channel_counts, draw
 from fgsgd_jax.spec._sharding import keeps_sharding, on_automatic_axes, split_by_rows
+
+
+def jitted(*static: str) -> Callable:
+    """Compiles a method, so that weights that are treated alike are traced once."""
+    return functools.partial(jax.jit, static_argnames=("self", *static))
 
 
 @jax.tree_util.register_static
@@ -130,16 +136,26 @@ class LeafSpec:
         projected = self.manifold(manifold_ids).project(self.unit_points(weight, s))
         return self.to_weight(times(projected, s), weight.dtype)
 
+    @jitted("coordinates")
     @keeps_sharding
     @split_by_rows
     def to_tangent(
-        self, weight: jax.Array, gradient: jax.Array, manifold_ids, s=None, *, coordinates="scaled"
+        self,
+        weight: jax.Array,
+        gradient: jax.Array,
+        manifold_ids,
+        s=None,
+        *,
+        coordinates: Coordinates,
     ) -> jax.Array:
-        """The gradient projected on the tangent spaces at the weight (Algorithm 1, line 5)."""
+        """The Riemannian gradient of a Euclidean gradient (Algorithm 1, line 5)."""
         _, factor = step_radius(coordinates, s)
         x, g = self.unit_points(weight, s), times(self.points(gradient), factor)
-        return self.to_weight(self.manifold(manifold_ids).to_tangent(x, g), gradient.dtype)
+        manifold = self.manifold(manifold_ids)
+        v = manifold.to_tangent(x, manifold.representer(x, g))
+        return self.to_weight(v, gradient.dtype)
 
+    @jitted()
     @keeps_sharding
     @split_by_rows
     def transport(
@@ -155,6 +171,7 @@ class LeafSpec:
         carried = self.manifold(manifold_ids).transport(x, y, self.points(vector))
         return self.to_weight(carried, vector.dtype)
 
+    @jitted("coordinates")
     @keeps_sharding
     @split_by_rows
     def retract(
@@ -179,6 +196,7 @@ class LeafSpec:
         moved = jnp.where(linalg.norm(v) == 0, 0, moved)
         return self.update(x, moved, s, s_next, weight.dtype)
 
+    @jitted("normalizer", "single_components")
     def divide_by_normalizer(
         self,
         vector: jax.Array,
@@ -206,7 +224,7 @@ class LeafSpec:
 
         def divided(vector, weight, manifold_ids, groups, s, *numbers):
             manifold, v = self.manifold(manifold_ids), self.points(vector)
-            x = None if weight is None else self.unit_points(weight, s)
+            x: Any = None if weight is None else self.unit_points(weight, s)
             if single_components:
                 tau = normalizer(manifold.norm(x, v), *numbers)
             else:

@@ -48,6 +48,10 @@ class Mixture(NamedTuple):
         """⟨u, v⟩, `(*lanes)`."""
         return self._select(m.inner(x, u, v) for m in self.manifolds)
 
+    def representer(self, x: jax.Array, g: jax.Array) -> jax.Array:
+        """The vectors that represent g with respect to `inner`."""
+        return self._select(m.representer(x, g) for m in self.manifolds)
+
     def norm(self, x: jax.Array, v: jax.Array) -> jax.Array:
         """√⟨v, v⟩, `(*lanes)`."""
         return self._select(m.norm(x, v) for m in self.manifolds)

@@ -10,7 +10,7 @@ import optax
 from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_step, has_kernels
 from fgsgd_jax.spec import LeafSpec, map_leaves
-from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params
 from fgsgd_jax.transforms._retraction import require_on_manifolds
 from fgsgd_jax.transforms._step import group_of, normalizer, value_at
 
@@ -92,14 +92,13 @@ def fused(
             nonlocal token
             group = group_of(path, leaf_spec, per_component=normalization == "component")
             numbers = (value_at(number, state.count, group) for number in (rho, curvature))
-            drawn, leaf_state = state.groups.get(path), state.spec.leaf(path)
-            arrays = weight, gradient, trace
+            manifold_ids, *scales = state.spec.leaf(path, leaf_spec, weight)
             update, new_trace, token = _step(
                 leaf_spec,
                 settings,
-                arrays,
-                drawn,
-                leaf_state,
+                (weight, gradient, trace),
+                Drawn(manifold_ids, state.groups.get(path)),
+                scales,
                 (r, decay, *numbers),
                 state.count,
                 token,
@@ -107,14 +106,7 @@ def fused(
             return _Pair(update, new_trace)
 
         def on_euclidean(gradient, weight, trace=None):
-            whole = not jnp.issubdtype(gradient.dtype, jnp.inexact)
-            # In the dtype of whole numbers the rate would be 0.
-            step = gradient = gradient.astype(weight.dtype) if whole else gradient
-            if trace is not None:
-                new_trace = step = gradient + decay * trace
-                step = gradient + decay * new_trace if nesterov else step
-                trace = new_trace.astype(trace.dtype)
-            return _Pair((-jnp.asarray(r, step.dtype) * step).astype(weight.dtype), trace)
+            return _euclidean_step(gradient, weight, trace, r, decay, nesterov)
 
         traces = () if momentum is None else (state.trace,)
         pairs = map_leaves(spec, on_manifold, on_euclidean, updates, params, *traces)
@@ -134,25 +126,43 @@ class _Pair(NamedTuple):
     trace: jax.Array | None
 
 
+def _euclidean_step(gradient, weight, trace, rate, decay, nesterov: bool) -> _Pair:
+    """SGD with momentum."""
+    if not jnp.issubdtype(gradient.dtype, jnp.inexact):
+        gradient = gradient.astype(weight.dtype)  # in a whole-number dtype the rate would be 0
+    step, new_trace = gradient, None
+    if trace is not None:
+        step = new_trace = gradient + decay * trace
+        if nesterov:
+            step = gradient + decay * new_trace
+        new_trace = new_trace.astype(trace.dtype)
+    return _Pair((-jnp.asarray(rate, step.dtype) * step).astype(weight.dtype), new_trace)
+
+
 def _side(pairs: Any, name: str) -> Any:
     is_pair = lambda node: isinstance(node, _Pair)  # noqa: E731
     return jax.tree.map(lambda pair: getattr(pair, name), pairs, is_leaf=is_pair)
 
 
-# An inner jit, so that leaves that are treated alike are traced once.
+# Jitted, so that leaves that are treated alike are traced once.
 @functools.partial(jax.jit, static_argnums=(0, 1))
 def _step(
-    leaf_spec: LeafSpec, settings: Settings, arrays, groups, state: LeafState, numbers, count, after
+    leaf_spec: LeafSpec,
+    settings: Settings,
+    arrays,
+    drawn: Drawn,
+    scales,
+    scalars,
+    count: jax.Array,
+    after: jax.Array | None,
 ):
+    """`fused_step`, with scalars in the dtype of geometry."""
     weight, gradient, trace = arrays
     dtype = linalg.working_dtype(weight.dtype)
     # Injected hyper-parameters arrive in the dtype of the parameters; geometry has a longer one.
-    numbers = Numbers(*(jnp.asarray(number, dtype) for number in numbers))
+    numbers = Numbers(*(jnp.asarray(number, dtype) for number in scalars))
     # The round-off of bfloat16 and float16 is large, so it is removed at every step.
     exact = count % EXACT_EVERY == 0 if weight.dtype == dtype else None
-    stds = state.feature_std, state.next_feature_std
-    scales = tuple(leaf_spec.scale(std, dtype) for std in stds)
-    drawn = Drawn(state.manifold_ids, groups)
     return fused_step(
         leaf_spec, weight, gradient, trace, drawn, scales, numbers, exact, after, settings=settings
     )

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for its own sentence
 
-from fgsgd_jax.spec import Collection
+from fgsgd_jax.spec import Collection, LeafSpec
 
 
 class Link(optax.GradientTransformationExtraArgs):
@@ -50,17 +50,25 @@ class SpecState(NamedTuple):
         # A copy, because no array may be twice in a state that is donated.
         return self._replace(feature_std=jax.tree.map(jnp.copy, self.next_feature_std))
 
-    def leaf(self, path: str) -> "LeafState":
-        """What belongs to one weight, None for what it does not have."""
-        return LeafState(*(by_path.get(path) for by_path in self))
+    def leaf(self, path: str, leaf_spec: LeafSpec, weight: jax.Array) -> "LeafState":
+        """The manifolds and scales of one weight."""
+        stds = self.feature_std.get(path), self.next_feature_std.get(path)
+        scales = (leaf_spec.scale(std, weight.dtype) for std in stds)
+        return LeafState(self.manifold_ids.get(path), *scales)
 
 
 class LeafState(NamedTuple):
-    """`SpecState` of one weight."""
+    """The manifolds and scales of one weight, None where it has a single manifold, or no scale.
+
+    Attributes:
+        manifold_ids: The drawn manifold of every component.
+        s: The scale of the present weight.
+        s_next: The scale of the weight after the next update.
+    """
 
     manifold_ids: jax.Array | None
-    feature_std: jax.Array | None
-    next_feature_std: jax.Array | None
+    s: jax.Array | None
+    s_next: jax.Array | None
 
 
 def require_params(params, reason: str) -> None:

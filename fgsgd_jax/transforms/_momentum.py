@@ -1,6 +1,5 @@
 """`trace_on_manifold`: momentum that stays tangent."""
 
-import functools
 from typing import Any, NamedTuple
 
 import jax
@@ -9,7 +8,7 @@ import optax
 
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
-from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params
 
 
 class TraceOnManifoldState(NamedTuple):
@@ -78,9 +77,8 @@ def trace_on_manifold(
         require_params(params, "momentum is carried to the present weights")
 
         def on_manifold(path, leaf_spec, trace, weight):
-            return _transport(
-                leaf_spec, weight, trace, state.previous.get(path), state.spec.leaf(path)
-            )
+            manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)
+            return leaf_spec.transport(weight, trace, state.previous.get(path), manifold_ids, s)
 
         old = map_leaves(spec, on_manifold, lambda trace, _: trace, state.trace, params)
         plain = optax.trace(decay, nesterov, accumulator_dtype)
@@ -116,9 +114,3 @@ def _previous(spec: Collection, state: SpecState, params) -> dict[str, jax.Array
         for path, weight in leaves_with_paths(params)
         if (leaf_spec := spec.leaf_spec_of(path, weight)) and leaf_spec.overrides("transport")
     }
-
-
-@functools.partial(jax.jit, static_argnums=0)
-def _transport(leaf_spec: LeafSpec, weight, trace, previous, state: LeafState):
-    s = leaf_spec.scale(state.feature_std, weight.dtype)
-    return leaf_spec.transport(weight, trace, previous, state.manifold_ids, s)

@@ -1,6 +1,5 @@
 """`retract_updates`: the last link of a chain on manifolds."""
 
-import functools
 import math
 
 import jax
@@ -12,13 +11,12 @@ from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import (
     Collection,
     Coordinates,
-    LeafSpec,
     checked_coordinates,
     map_leaves,
     require_collection,
     residual,
 )
-from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params
 
 # A weight with a residual up to this counts as on its manifold. Rounding leaves about eps per
 # entry; the bound admits weights that were averaged, stored in a shorter dtype or measured by a
@@ -69,7 +67,8 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
         require_params(params, "a retraction starts from the present weights")
 
         def on_manifold(path, leaf_spec, step, weight):
-            return _retract(leaf_spec, coordinates, weight, step, state.leaf(path))
+            manifold_ids, s, s_next = state.leaf(path, leaf_spec, weight)
+            return leaf_spec.retract(weight, step, manifold_ids, s, s_next, coordinates=coordinates)
 
         def on_euclidean(step, weight):
             return step.astype(weight.dtype)
@@ -78,14 +77,6 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
         return moves, state.after_update()
 
     return Link.of(init_fn, update_fn, spec=spec, coordinates=coordinates)
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _retract(leaf_spec: LeafSpec, coordinates: Coordinates, weight, step, state: LeafState):
-    s, s_next = (
-        leaf_spec.scale(std, weight.dtype) for std in (state.feature_std, state.next_feature_std)
-    )
-    return leaf_spec.retract(weight, step, state.manifold_ids, s, s_next, coordinates=coordinates)
 
 
 def require_on_manifolds(params, spec: Collection) -> None:

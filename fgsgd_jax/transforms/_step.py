@@ -12,7 +12,6 @@ for each scheme separately.
 """
 
 import dataclasses
-import functools
 from collections.abc import Callable
 from typing import NamedTuple
 
@@ -21,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
-from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params
 
 
 class Group(NamedTuple):
@@ -147,9 +146,20 @@ def scale_by_fgsgd(
 
         def on_manifold(path, leaf_spec, vector, weight=None):
             group = group_of(path, leaf_spec, per_component=per_component)
-            numbers = tuple(value_at(number, state.count, group) for number in (rho, curvature))
-            groups, leaf_state = state.groups.get(path), state.spec.leaf(path)
-            return _normalize(leaf_spec, per_component, vector, weight, groups, leaf_state, numbers)
+            numbers = (value_at(number, state.count, group) for number in (rho, curvature))
+            manifold_ids, s = None, None
+            if own_metric:
+                manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)
+            return leaf_spec.divide_by_normalizer(
+                vector,
+                weight,
+                manifold_ids,
+                state.groups.get(path),
+                s,
+                *map(jnp.asarray, numbers),
+                normalizer=normalizer,
+                single_components=per_component,
+            )
 
         others = (params,) if own_metric else ()
         scaled = map_leaves(spec, on_manifold, lambda vector, *_: vector, updates, *others)
@@ -168,30 +178,11 @@ def scale_by_fgsgd(
 
 def normalizer(g: jax.Array, rho, curvature) -> jax.Array:
     """τ of eq. (5). Written without g², so that it is finite wherever g·(2ρ + g) is."""
+    # Injected hyper-parameters arrive in the dtype of the parameters; g may have a longer one.
+    rho, curvature = jnp.asarray(rho, g.dtype), jnp.asarray(curvature, g.dtype)
     g = jnp.minimum(g, jnp.finfo(g.dtype).max)  # c = 0 times an infinite g would be NaN
     bend = jnp.sqrt(jnp.maximum(1 + curvature * (rho + g), 0))
     return jnp.maximum(1, g * jnp.maximum(2 * rho + g, bend))
-
-
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _normalize(
-    leaf_spec: LeafSpec, per_component: bool, vector, weight, groups, state: LeafState, numbers
-):
-    def tau(g, rho, curvature):
-        # Injected hyper-parameters arrive in the dtype of the parameters; g has a longer one.
-        return normalizer(g, rho.astype(g.dtype), curvature.astype(g.dtype))
-
-    s = None if weight is None else leaf_spec.scale(state.feature_std, weight.dtype)
-    return leaf_spec.divide_by_normalizer(
-        vector,
-        weight,
-        state.manifold_ids,
-        groups,
-        s,
-        *map(jnp.asarray, numbers),
-        normalizer=tau,
-        single_components=per_component,
-    )
 
 
 def group_of(path: str, leaf_spec: LeafSpec, *, per_component: bool) -> Group:

@@ -1,18 +1,13 @@
 """`project_to_tangent`: the first link of a chain on manifolds."""
 
-import functools
-
-import jax
-
 from fgsgd_jax.spec import (
     Collection,
     Coordinates,
-    LeafSpec,
     checked_coordinates,
     map_leaves,
     require_collection,
 )
-from fgsgd_jax.transforms._link import LeafState, Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params
 
 
 def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -> Link:
@@ -54,16 +49,10 @@ def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -
         require_params(params, "the tangent space depends on the present weights")
 
         def on_manifold(path, leaf_spec, gradient, weight):
-            return _to_tangent(leaf_spec, coordinates, weight, gradient, state.leaf(path))
+            manifold_ids, s, _ = state.leaf(path, leaf_spec, weight)
+            return leaf_spec.to_tangent(weight, gradient, manifold_ids, s, coordinates=coordinates)
 
         projected = map_leaves(spec, on_manifold, lambda gradient, _: gradient, updates, params)
         return projected, state.after_update()
 
     return Link.of(init_fn, update_fn, spec=spec, coordinates=coordinates)
-
-
-# An inner jit, so that leaves that are treated alike are traced once.
-@functools.partial(jax.jit, static_argnums=(0, 1))
-def _to_tangent(leaf_spec: LeafSpec, coordinates: Coordinates, weight, gradient, state: LeafState):
-    s = leaf_spec.scale(state.feature_std, weight.dtype)
-    return leaf_spec.to_tangent(weight, gradient, state.manifold_ids, s, coordinates=coordinates)

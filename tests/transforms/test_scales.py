@@ -428,8 +428,8 @@ def test_min_std_raises_zeros_and_nothing_else():
     params, spec = placed("sphere", "geometric")
     state = fg.fgsgd(0.1, spec).init(params)
     raised = fg.set_feature_std(state, {"w": np.array([0.0, 0.5, 2.0])}, min_std=1.0)
-    np.testing.assert_array_equal(raised.next_feature_std["w"], [1, 1, 2])
-    np.testing.assert_array_equal(raised.feature_std["w"], [1, 1, 1])
+    np.testing.assert_array_equal(raised.spec.next_feature_std["w"], [1, 1, 2])
+    np.testing.assert_array_equal(raised.spec.feature_std["w"], [1, 1, 1])
     for bad in (-1.0, np.nan):
         with pytest.raises(ValueError, match="not positive"):
             fg.set_feature_std(state, {"w": np.array([bad, 0.5, 2.0])}, min_std=1.0)
