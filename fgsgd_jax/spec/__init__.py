@@ -14,5 +14,7 @@ from fgsgd_jax.spec._components import Component as Component
 from fgsgd_jax.spec._leaf import LeafSpec as LeafSpec
 from fgsgd_jax.spec._scales import Coordinates as Coordinates
 from fgsgd_jax.spec._scales import checked_coordinates as checked_coordinates
+from fgsgd_jax.spec._scales import step_radius as step_radius
 from fgsgd_jax.spec._schemes import SCHEMES as SCHEMES
 from fgsgd_jax.spec._schemes import Scheme as Scheme
+from fgsgd_jax.spec._schemes import summed_axes as summed_axes
