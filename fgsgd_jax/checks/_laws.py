@@ -18,7 +18,7 @@ CURVED = {4: 1e-4, 8: 1e-10}
 
 
 def always(subject: Any) -> None:
-    """The reason why a law does not apply to the subject of a check: there is none."""
+    """The obstacle of laws that always apply: none."""
     del subject
 
 
@@ -27,11 +27,11 @@ class Definition:
     """A law, before it is measured.
 
     Attributes:
-        measure: From what the check sampled to how far the law is from holding, a number or an
-            array whose largest entry counts.
+        measure: A function of what the check sampled. It returns how far the law is from holding:
+            a number, or an array whose largest entry counts.
         tolerance: The largest value that passes, by default.
-        obstacle: From the subject of a check to the reason why the law does not apply to it, or
-            None if it does.
+        obstacle: A function of the subject of the check. It returns the reason why the law does not
+            apply, or None if it applies.
     """
 
     measure: Callable[[Any], Any]
@@ -48,7 +48,7 @@ class LawTable(dict[str, Definition]):
         tolerance: Tolerance,
         obstacle: Callable[[Any], str | None] = always,
     ) -> Callable:
-        """A decorator that enters the function that measures a law."""
+        """A decorator that enters a function in the table, as the measurement of a law."""
 
         def enter(measure: Callable[[Any], Any]) -> Callable[[Any], Any]:
             self[name] = Definition(measure, tolerance, obstacle)
@@ -67,28 +67,29 @@ class LawTable(dict[str, Definition]):
 
         Args:
             check: The name of the check, for messages.
-            subject: What is checked.
-            laws: The names that the user gave; None for all.
+            subject: What is checked, for the obstacles of laws.
+            laws: The names that the user gave, or one name; None for all that apply.
             tolerances: The tolerances that the user gave, by name.
+
+        Returns:
+            The names, in the order of the table.
 
         Raises:
             ValueError: If a name is unknown, or a law was asked for that does not apply.
         """
-        asked = (laws,) if isinstance(laws, str) else laws if laws is None else tuple(laws)
-        self._require_known(check, "laws", asked or ())
         self._require_known(check, "tolerances", tolerances or ())
         obstacles = {name: law.obstacle(subject) for name, law in self.items()}
-        for name in asked or ():
+        if laws is None:
+            return tuple(name for name, obstacle in obstacles.items() if obstacle is None)
+        asked = (laws,) if isinstance(laws, str) else tuple(laws)
+        self._require_known(check, "laws", asked)
+        for name in asked:
             if obstacles[name] is not None:
                 raise ValueError(
                     f"{check} cannot measure the law {name!r}: {obstacles[name]}. Leave the law "
                     "out of `laws`."
                 )
-        return tuple(
-            name
-            for name, obstacle in obstacles.items()
-            if obstacle is None and (asked is None or name in asked)
-        )
+        return tuple(name for name in self if name in asked)
 
     def _require_known(self, check: str, argument: str, names: Iterable[str]) -> None:
         for name in names:

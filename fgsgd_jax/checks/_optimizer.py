@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
@@ -35,8 +36,7 @@ def check_optimizer(
     Args:
         tx: The optimizer.
         params: Parameters on their manifolds.
-        spec: Their spec, from which follows how far steps leave the manifolds; laws about that are
-            left out without it.
+        spec: Their spec. Without it, laws about how far steps leave the manifolds are left out.
         key: A PRNG key for random gradients.
         steps: How many steps with random gradients to take.
         laws: The names of the laws to measure, as a report shows them; None measures all that
@@ -65,7 +65,7 @@ def check_optimizer(
 
 
 class _Walk(NamedTuple):
-    """Some steps with random gradients: where they lead, and the largest residual on the way."""
+    """The last updates, state and parameters of a run, and the largest residual on the way."""
 
     updates: Any
     state: Any
@@ -96,18 +96,18 @@ class _Run:
         return structure.unflatten(drawn)
 
     def drift(self, params: Any) -> float:
-        """How far the parameters are from their manifolds; 0 without a spec."""
+        """How far the parameters are from their manifolds; 0 without a spec, NaN if any is NaN."""
         measured = {} if self.spec is None else residual(params, self.spec)
-        return max((float(value) for value in measured.values()), default=0.0)
+        return float(np.max([0.0, *map(float, measured.values())]))
 
     @functools.cached_property
     def walk(self) -> _Walk:
-        params, state, updates, drift = self.params, self.state, self.zero, 0.0
+        params, state, updates, drifts = self.params, self.state, self.zero, [0.0]
         for step in range(self.steps):
             updates, state = self.update(self.gradients(step), state, params)
             params = optax.apply_updates(params, updates)
-            drift = max(drift, self.drift(params))
-        return _Walk(updates, state, params, drift)
+            drifts.append(self.drift(params))
+        return _Walk(updates, state, params, float(np.max(drifts)))
 
     def after(self, size: float) -> Any:
         """The parameters after one step with gradients of a size."""
@@ -116,7 +116,7 @@ class _Run:
 
 
 def _promise(name: str, obstacle: Callable[[_Run], str | None] = always) -> Callable:
-    """Enters a function that tells whether a law holds, which is measured as 0 or 1."""
+    """Enters a function that returns whether a law holds, to be reported as 0 or 1."""
 
     def enter(holds: Callable[[_Run], bool]) -> Callable[[_Run], bool]:
         LAWS.law(name, 0.0, obstacle)(lambda run: 0.0 if holds(run) else 1.0)
@@ -174,7 +174,7 @@ def _enter_laws_of_size(size: float, item_sizes: tuple[int, ...]) -> None:
     def not_for_dtype(run: _Run) -> str | None:
         if run.item_size in item_sizes:
             return None
-        return f"the dtype of the parameters has {run.item_size} bytes, and other sizes are for it"
+        return f"it is not meant for parameters with {run.item_size} bytes per entry"
 
     def obstacle(run: _Run) -> str | None:
         return not_for_dtype(run) or _no_spec(run)

@@ -1,4 +1,4 @@
-"""What the laws of a manifold are measured on: random points, vectors, and what they share."""
+"""`Sample`: the random points and vectors at which the laws of a manifold are measured."""
 
 import functools
 from collections.abc import Callable
@@ -13,12 +13,12 @@ T = TypeVar("T")
 
 
 class Subject(NamedTuple):
-    """A manifold of points of one shape and dtype; hashable, as jit needs it.
+    """A manifold with points of one shape and dtype: the static argument of a jitted check.
 
     Attributes:
         manifold: The manifold.
         shape: The shape of the points, or a tuple of shapes.
-        dimension: The dimension that the manifold states for one point of that shape.
+        dimension: What `manifold.dimension` returns for one point of that shape.
         dtype: float32 or float64.
         injectivity_radius: Up to where `exp` and `log` must be inverse to each other.
     """
@@ -44,7 +44,7 @@ class Sample:
 
     def __init__(self, subject: Subject, key: jax.Array):
         self.subject = subject
-        self.results: dict[Callable, Any] = {}  # of functions decorated with `shared`
+        self.results: dict[Callable, Any] = {}  # by the function that is decorated with `shared`
         self.manifold = manifold = subject.manifold
         keys = iter(jax.random.split(key, 8))
         x, y = (manifold.random(next(keys), subject.shape, subject.dtype) for _ in range(2))
@@ -68,10 +68,10 @@ class Sample:
 
 
 def shared(compute: Callable[[Sample], T]) -> Callable[[Sample], T]:
-    """Decorates what several laws need of a sample, so that it is computed once.
+    """Decorates a function of a sample that several laws call, so that it runs once per sample.
 
-    A law has to call it directly, not within a function that it hands to a JAX transformation,
-    whose tracers must not escape.
+    A law must call it directly, not within a function that is transformed by JAX: the stored result
+    would hold tracers of that transformation.
     """
 
     @functools.wraps(compute)

@@ -21,7 +21,7 @@ def everything():
 def placed():
     """Parameters on their manifolds, and their spec."""
     params = {"kernel": jax.random.normal(KEY, (3, 3, 2, 4))}
-    spec = fg.collection(params)
+    spec = fg.collection(params, ("kernel", fg.pom("PO", fg.Sphere())))
     return fg.project(params, spec), spec
 
 
@@ -166,6 +166,16 @@ def test_single_laws_of_the_other_checks(placed):
     )
     assert names(report) == ["gradient is tangent"]
     assert report.passed
+
+
+def test_weights_that_become_nan_do_not_stay_on_their_manifolds(placed):
+    params, spec = placed
+    for name in (
+        "steps stay on the manifolds",
+        "steps with gradients of size 1e+30 stay on the manifolds",
+    ):
+        report = checks.check_optimizer(optax.scale(jnp.nan), params, spec, laws=name)
+        assert names(report.failures) == [name]
 
 
 # --- tolerances ----------------------------------------------------------------------------------
