@@ -1,15 +1,16 @@
-"""Diagnostics: what a step does to the weights on manifolds, and how they are.
+"""Diagnostics of weights on manifolds, their gradients and their updates.
 
-Three ways to the same numbers: `diagnose` gives them by path, `report` prints and draws them, and
-`of_gradients` and `of_updates` are measures for `optax.monitor`, which keeps them in its state at
-every step.
+There are three ways to the same numbers: `diagnose` returns them by path, `report` prints and draws
+them (its address is `fgsgd_jax.report`), and `of_gradients` and `of_updates` are measures for
+`optax.monitor`, which stores them in the state of the optimizer at every step.
 
-    drift       the largest residual of a component: how far the weight is off its manifolds
-    normal      the share of a vector that is not tangent, ‖v − Pv‖/‖v‖: of a gradient, what the
-                projection takes away; of a tangent vector, 0
+    drift       the largest residual of a component: how far the weight is from its manifolds
+    normal      the share of the gradient that is not tangent, ‖v − Pv‖/‖v‖, which the projection
+                removes
     g           the norm of the Riemannian gradient of a group (Theorem 1, eq. 6)
-    τ           its step-size normalizer (eq. 5); above 1 the step no longer grows with the gradient
-    angle       by how much an update turns a component, in radians: the relative step
+    τ           its step-size normalizer (eq. 5); above 1, the step no longer grows with the
+                gradient
+    angle       the angle by which an update turns a component, in radians: the relative step
 
 References:
     Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019.

@@ -1,6 +1,6 @@
 """`diagnose`: all diagnostics of a network, by path."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -14,18 +14,19 @@ from fgsgd_jax.transforms import PerGroup
 
 
 class Diagnosis(NamedTuple):
-    """How one weight is, and what its gradient and update do; None where they were not given.
+    """The diagnostics of one weight, its gradient and its update.
 
     Attributes:
         drift: The largest residual of its components at unit scale, a scalar.
-        scale: s, broadcasting against `(*lanes)`; 1 without a scale.
+        scale: s, which broadcasts against `(*lanes)`; 1 without a scale.
         feature_std: λ, `(input channels,)` or a scalar; 1 without a scale.
-        norms: Of its groups, `(groups,)` each.
-        layer_norms: Of the whole weight, `(stacked layers,)` each.
-        normal: The share of the gradient that is not tangent, a scalar.
-        gradient_norm: g, `(groups,)`.
-        tau: τ, `(groups,)`.
-        angle: By how much the update turns each component, radians, `(*lanes)`.
+        norms: The norms of its groups, `(groups,)` each.
+        layer_norms: The norms of the whole weight, `(stacked layers,)` each.
+        normal: The share of the gradient that is not tangent, a scalar; None without gradients.
+        gradient_norm: g, `(groups,)`; None without gradients.
+        tau: τ, `(groups,)`; None without gradients.
+        angle: The angle by which the update turns each component, in radians, `(*lanes)`; None
+            without updates.
     """
 
     drift: jax.Array
@@ -54,22 +55,22 @@ def diagnose(
     """All diagnostics of the weights on manifolds, by path.
 
     Args:
-        params: The tree the spec was built from.
-        spec: The collection.
+        params: The tree from which the spec was built.
+        spec: Their spec.
         gradients: The Euclidean gradients at `params`, for `normal`, g and τ.
-        updates: What the optimizer returned for them, for the angles.
-        trace: The momentum after that update, `optax.tree.get(state, "trace")`: then g and τ are
-            its own, as the normalizer saw it. Without one, those of the gradients.
-        feature_std: λ by path, as `get_feature_std` reads it from an optimizer's state.
-        coordinates: Those of the optimizer, see `fgsgd_jax.fgsgd`.
-        rho: ρ of the optimizer, a number or function of the group.
-        curvature: c of the optimizer, likewise.
+        updates: The updates that the optimizer returned for these gradients, for the angles.
+        trace: The momentum after that update, `optax.tree.get(state, "trace")`: g and τ are then
+            computed from it, as the normalizer does, and otherwise from the gradients.
+        feature_std: λ by path, as `fgsgd_jax.get_feature_std` reads it from an optimizer state.
+        coordinates: The coordinates of the optimizer, see `fgsgd_jax.fgsgd`.
+        rho: ρ of the optimizer, a number or a function of the group.
+        curvature: c of the optimizer, a number or a function of the group.
 
     Returns:
-        A `Diagnosis` for every leaf on manifolds.
+        A `Diagnosis` for every leaf on manifolds, by path.
 
     Raises:
-        ValueError: If the trees do not belong to the spec.
+        ValueError: If the trees do not match the spec.
 
     Example:
         >>> import jax.numpy as jnp
@@ -89,65 +90,82 @@ def diagnose(
     all_gradients, all_updates, all_traces = map(
         dict, map(leaves_with_paths, (gradients, updates, trace))
     )
-    found = {}
+    result = {}
     for path, weight in leaves_with_paths(params):
-        layer = spec.leaf_spec_of(path, weight)
-        if layer is None:
+        leaf_spec = spec.leaf_spec_of(path, weight)
+        if leaf_spec is None:
             continue
-        known = layer, weight, manifold_ids.get(path), stds.get(path)
-        drift, scale = _weights.of_weight(*known)
-        std = stds.get(path, jnp.ones(()))
-        norms = group_norms(weight, layer), layer_norms(weight, layer)
-        one = Diagnosis(drift, scale, std, *norms)
+        known = leaf_spec, weight, manifold_ids.get(path), stds.get(path)
+        diagnosis = Diagnosis(
+            *_weights.drift_and_scale(*known),
+            feature_std=stds.get(path, jnp.ones(())),
+            norms=group_norms(weight, leaf_spec),
+            layer_norms=layer_norms(weight, leaf_spec),
+        )
         if gradients is not None:
-            vectors = [_leaf(all_gradients, path, spec, "gradients")]
-            if trace is not None:
-                vectors.append(_leaf(all_traces, path, spec, "trace"))
-            numbers = _weights.numbers_of(path, layer, rho, curvature)
-            normal, gradient_norm, tau = _weights.of_gradient(coordinates, *known, vectors, numbers)
-            one = one._replace(normal=normal, gradient_norm=gradient_norm, tau=tau)
+            normal, gradient_norm, tau = _weights.gradient_numbers(
+                coordinates,
+                *known,
+                _leaf(all_gradients, path, spec, "gradients"),
+                None if trace is None else _leaf(all_traces, path, spec, "trace"),
+                _weights.group_numbers(path, leaf_spec, rho, curvature),
+            )
+            diagnosis = diagnosis._replace(normal=normal, gradient_norm=gradient_norm, tau=tau)
         if updates is not None:
             update = _leaf(all_updates, path, spec, "updates")
-            one = one._replace(angle=_weights.angle_of(layer, weight, update))
-        found[path] = one
-    return found
+            diagnosis = diagnosis._replace(angle=_weights.angle_of(leaf_spec, weight, update))
+        result[path] = diagnosis
+    return result
 
 
 def summary(found: Mapping[str, Diagnosis]) -> dict[str, jax.Array]:
-    """What is largest over all weights, and the share of groups with τ > 1; scalars by name.
+    """The largest numbers over all weights, and the share of groups with τ > 1, by name.
 
     Args:
-        found: As `diagnose` gives it.
+        found: The result of `diagnose`.
 
     Returns:
-        `drift`, `group_frobenius`, `group_spectral`, `layer_frobenius`, `layer_spectral`,
+        Scalars: `drift`, `group_frobenius`, `group_spectral`, `layer_frobenius`, `layer_spectral`,
         `smallest_scale`, `largest_scale`, and, where they were measured, `normal`,
         `gradient_norm`, `tau`, `normalized_share`, `angle`.
+
+    Example:
+        >>> import jax
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jax.random.normal(jax.random.key(0), (3, 3, 8, 4))}
+        >>> spec = fg.collection(params, ("w", fg.pom("PO", fg.Sphere())))
+        >>> numbers = summary(diagnose(fg.project(params, spec), spec))
+        >>> round(float(numbers["group_frobenius"]), 3)  # eight unit components in a group
+        2.828
     """
     diagnoses = list(found.values())
-    numbers = {
-        "drift": jnp.max(_weights.every(one.drift for one in diagnoses)),
-        "group_frobenius": jnp.max(_weights.every(one.norms.frobenius for one in diagnoses)),
-        "group_spectral": jnp.max(_weights.every(one.norms.spectral for one in diagnoses)),
-        "layer_frobenius": jnp.max(_weights.every(one.layer_norms.frobenius for one in diagnoses)),
-        "layer_spectral": jnp.max(_weights.every(one.layer_norms.spectral for one in diagnoses)),
-        "smallest_scale": jnp.min(_weights.every(one.scale for one in diagnoses)),
-        "largest_scale": jnp.max(_weights.every(one.scale for one in diagnoses)),
+
+    def entries(numbers: Callable[[Diagnosis], Any]) -> jax.Array:
+        return _weights.concatenated(map(numbers, diagnoses))
+
+    result = {
+        "drift": jnp.max(entries(lambda d: d.drift)),
+        "group_frobenius": jnp.max(entries(lambda d: d.norms.frobenius)),
+        "group_spectral": jnp.max(entries(lambda d: d.norms.spectral)),
+        "layer_frobenius": jnp.max(entries(lambda d: d.layer_norms.frobenius)),
+        "layer_spectral": jnp.max(entries(lambda d: d.layer_norms.spectral)),
+        "smallest_scale": jnp.min(entries(lambda d: d.scale)),
+        "largest_scale": jnp.max(entries(lambda d: d.scale)),
     }
     if diagnoses and diagnoses[0].tau is not None:
-        numbers |= _weights.summary_of_gradients(
-            *zip(*((one.normal, one.gradient_norm, one.tau) for one in diagnoses), strict=True)
+        result |= _weights.summary_of_gradients(
+            *zip(*((d.normal, d.gradient_norm, d.tau) for d in diagnoses), strict=True)
         )
     if diagnoses and diagnoses[0].angle is not None:
-        numbers["angle"] = jnp.max(_weights.every(one.angle for one in diagnoses))
-    return numbers
+        result["angle"] = jnp.max(entries(lambda d: d.angle))
+    return result
 
 
 def _leaf(leaves: Mapping[str, Any], path: str, spec: Collection, name: str):
     if path not in leaves:
         raise ValueError(
-            f"The {name} have no leaf {path!r}. Give a tree of the parameters that the collection "
-            "was built from."
+            f"The {name} have no leaf {path!r}. Give a tree like the parameters from which the "
+            "spec was built."
         )
-    spec.leaf_spec_of(path, leaves[path])
+    spec.leaf_spec_of(path, leaves[path])  # raises for another shape
     return leaves[path]

@@ -1,4 +1,4 @@
-"""Measures for `optax.monitor`, which keeps what they find in the state of an optimizer."""
+"""Measures for `optax.monitor`, which stores their results in the state of an optimizer."""
 
 from collections.abc import Callable
 
@@ -18,17 +18,20 @@ def of_gradients(
     rho: float | PerGroup = 1.0,
     curvature: float | PerGroup = 1.0,
 ) -> optax.GradientTransformationExtraArgs:
-    """A measure for `optax.monitor`, in front of a chain, where the updates are gradients.
+    """A measure for `optax.monitor` at the start of a chain, where the updates are gradients.
 
     Args:
-        spec: The collection of the parameters.
-        coordinates: Those of the optimizer.
-        rho: ρ of the optimizer.
-        curvature: c of the optimizer.
+        spec: The spec of the parameters.
+        coordinates: The coordinates of the optimizer.
+        rho: ρ of the optimizer, a number or a function of the group.
+        curvature: c of the optimizer, a number or a function of the group.
 
     Returns:
-        What `optax.monitor` takes: the largest `drift`, `normal`, `gradient_norm` and `tau` of all
-        weights, and the `normalized_share` of groups with τ > 1.
+        A measure of scalars by name: the largest `drift`, `normal`, `gradient_norm` and `tau` over
+        all weights, and the `normalized_share` of groups with τ > 1.
+
+    Raises:
+        ValueError: If the coordinates are unknown, or `params` are missing in an update.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -51,56 +54,67 @@ def of_gradients(
     require_collection(spec)
     coordinates = checked_coordinates(coordinates)
 
-    def measure(path, layer, weight, manifold_ids, std, gradient):
-        numbers = _weights.numbers_of(path, layer, rho, curvature)
-        found = _weights.of_gradient(
-            coordinates, layer, weight, manifold_ids, std, [gradient], numbers
-        )
-        return _weights.of_weight(layer, weight, manifold_ids, std)[0], *found
+    def measure(path, leaf_spec, weight, manifold_ids, std, gradient):
+        known = leaf_spec, weight, manifold_ids, std
+        drift, _ = _weights.drift_and_scale(*known)
+        numbers = _weights.group_numbers(path, leaf_spec, rho, curvature)
+        return drift, *_weights.gradient_numbers(coordinates, *known, gradient, None, numbers)
 
-    def joined(measured):
+    def summarize(measured):
         drifts, *others = zip(*measured, strict=True)
-        return {"drift": jnp.max(_weights.every(drifts))} | _weights.summary_of_gradients(*others)
+        drift = jnp.max(_weights.concatenated(drifts))
+        return {"drift": drift} | _weights.summary_of_gradients(*others)
 
-    return _measure(spec, measure, joined)
+    return _monitored(spec, measure, summarize)
 
 
 def of_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
-    """A measure for `optax.monitor`, at the end of a chain, where the updates are final.
+    """A measure for `optax.monitor` at the end of a chain, where the updates are final.
 
     Args:
-        spec: The collection of the parameters.
+        spec: The spec of the parameters.
 
     Returns:
-        What `optax.monitor` takes: the largest and the `mean_angle` by which components turn.
+        A measure of scalars by name: `angle` and `mean_angle`, the largest and the mean angle by
+        which components turn, in radians.
+
+    Raises:
+        ValueError: If `params` are missing in an update.
+
+    Example:
+        See `of_gradients`.
     """
 
-    def measure(path, layer, weight, manifold_ids, std, update):
+    def measure(path, leaf_spec, weight, manifold_ids, std, update):
         del path, manifold_ids, std
-        return _weights.angle_of(layer, weight, update)
+        return _weights.angle_of(leaf_spec, weight, update)
 
-    def joined(measured):
-        angle = _weights.every(measured)
+    def summarize(measured):
+        angle = _weights.concatenated(measured)
         return {"angle": jnp.max(angle), "mean_angle": jnp.mean(angle)}
 
-    return _measure(spec, measure, joined)
+    return _monitored(spec, measure, summarize)
 
 
-def _measure(spec, measure: Callable, joined: Callable) -> optax.GradientTransformationExtraArgs:
+def _monitored(
+    spec: Collection, measure: Callable, summarize: Callable
+) -> optax.GradientTransformationExtraArgs:
+    """A measure that applies `measure` to every weight on manifolds and then `summarize`."""
+
     def init_fn(params):
         del params
         return SpecState.of(spec)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
-        require_params(params, "it is measured from the present weights")
+        require_params(params, "the measure is computed at the current weights")
         weights = dict(leaves_with_paths(params))
-        measured = [
-            measure(path, layer, weights[path], state.manifold_ids.get(path), std, update)
-            for path, update in leaves_with_paths(updates)
-            if (layer := spec.leaf_spec_of(path, update)) is not None
-            for std in [state.feature_std.get(path)]
-        ]
-        return joined(measured), state.after_update()
+        measured = []
+        for path, update in leaves_with_paths(updates):
+            leaf_spec = spec.leaf_spec_of(path, update)
+            if leaf_spec is not None:
+                manifold_ids, std = state.manifold_ids.get(path), state.feature_std.get(path)
+                measured.append(measure(path, leaf_spec, weights[path], manifold_ids, std, update))
+        return summarize(measured), state.after_update()
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)

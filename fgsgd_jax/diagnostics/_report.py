@@ -1,4 +1,4 @@
-"""`report`: the diagnostics of a network as a table, and as a figure."""
+"""`report`: the diagnostics of a network as a table and as a figure."""
 
 import dataclasses
 from collections.abc import Mapping
@@ -13,10 +13,12 @@ from fgsgd_jax.spec import Collection
 
 @dataclasses.dataclass(frozen=True, repr=False)
 class Report:
-    """Diagnostics to look at. `print` shows a table, `draw` a figure.
+    """The diagnostics of the weights of a network: `print` shows a table, `draw` a figure.
+
+    The report on the laws of a manifold or optimizer is another class, `fgsgd_jax.checks.Report`.
 
     Attributes:
-        weights: By path, what `diagnose` found.
+        weights: The result of `diagnose`, by path.
     """
 
     weights: Mapping[str, Diagnosis]
@@ -38,25 +40,25 @@ class Report:
         return all(column.numbers(one) is not None for one in self.weights.values())
 
     def _remarks(self) -> list[str]:
-        """In which weights norms of groups, which the bounds multiply, exceed 1."""
+        """The weights in which norms of groups exceed 1: the bounds multiply these norms."""
         remarks = []
         for name in ("frobenius", "spectral"):
             norms = {
                 path: np.asarray(getattr(one.norms, name)) for path, one in self.weights.items()
             }
             above = {path: norm for path, norm in norms.items() if np.any(norm > 1)}
-            some = ", ".join(
+            places = ", ".join(
                 f"{path} ({np.sum(norm > 1)} of {norm.size} groups, up to {norm.max():.3g})"
                 for path, norm in above.items()
             )
-            remarks.append(f"{name.title()} norms of groups above 1: {some or 'none'}.")
+            remarks.append(f"{name.title()} norms of groups above 1: {places or 'none'}.")
         return remarks
 
     def draw(self, path: Any = None) -> Any:
-        """Draws norms, g, τ and angles, weight by weight.
+        """Draws the norms, g, τ and angles of every weight: their range and their median.
 
         Args:
-            path: Where to save the figure; None does not save it.
+            path: The file in which to save the figure; None does not save it.
 
         Returns:
             The `matplotlib.figure.Figure`.
@@ -75,22 +77,9 @@ class Report:
             figsize=(3.2 * len(panels) + 1, 1.2 + 0.35 * len(self.weights)), layout="constrained"
         )
         axes = figure.subplots(1, len(panels), sharey=True, squeeze=False)[0]
-        places = np.arange(len(self.weights))
         for axis, column in zip(axes, panels, strict=True):
-            values = [np.ravel(column.numbers(one)) for one in self.weights.values()]
-            for place, numbers in zip(places, values, strict=True):
-                low, middle, high = np.quantile(numbers, (0, 0.5, 1))
-                axis.plot((low, high), (place, place), color="#8fb4d9", linewidth=5)
-                axis.plot(middle, place, color="#1f4e79", marker="|", markersize=12)
-            smallest, largest = min(map(np.min, values)), max(map(np.max, values))
-            if 0 < 20 * smallest < largest:  # of less than that a log axis labels too few numbers
-                axis.set_xscale("log")
-            if column.limit is not None:
-                axis.axvline(column.limit, color="#b5541c", linestyle=":", linewidth=1)
-            axis.set_title(column.title, fontsize=10)
-            axis.grid(alpha=0.25)
-            axis.spines[["top", "right"]].set_visible(False)
-        axes[0].set_yticks(places, list(self.weights))
+            column.draw(axis, [np.ravel(column.numbers(one)) for one in self.weights.values()])
+        axes[0].set_yticks(range(len(self.weights)), list(self.weights))
         axes[0].set_ylim(len(self.weights) - 0.5, -0.5)
         if path is not None:
             figure.savefig(path, dpi=150)
@@ -99,7 +88,17 @@ class Report:
 
 @dataclasses.dataclass(frozen=True)
 class _Column:
-    """A number of a diagnosis: its head in the table, its title in the figure, what to mark."""
+    """A field of a diagnosis, as a column of the table and a panel of the figure.
+
+    Attributes:
+        name: The header in the table.
+        field: The name of the field; dots separate the names of nested fields.
+        title: The title in the figure.
+        drawn: Whether the figure shows it.
+        limit: Where the figure draws a vertical line.
+        largest: Whether the table shows the largest number only, not the range.
+        above: If given, the table shows the share of numbers above it.
+    """
 
     name: str
     field: str
@@ -109,13 +108,30 @@ class _Column:
     largest: bool = False
     above: float | None = None
 
-    def numbers(self, one: Diagnosis):
-        found: Any = one
+    def numbers(self, one: Diagnosis) -> Any:
+        """The numbers of a weight; None if they were not measured."""
+        value: Any = one
         for name in self.field.split("."):
-            found = found if found is None else getattr(found, name)
-        return found
+            value = None if value is None else getattr(value, name)
+        return value
+
+    def draw(self, axis: Any, values: list[np.ndarray]) -> None:
+        """Draws the range and the median of the numbers of every weight."""
+        for place, numbers in enumerate(values):
+            low, median, high = np.quantile(numbers, (0, 0.5, 1))
+            axis.plot((low, high), (place, place), color="#8fb4d9", linewidth=5)
+            axis.plot(median, place, color="#1f4e79", marker="|", markersize=12)
+        smallest, largest = min(map(np.min, values)), max(map(np.max, values))
+        if 0 < 20 * smallest < largest:  # over a narrower range a log axis has too few labels
+            axis.set_xscale("log")
+        if self.limit is not None:
+            axis.axvline(self.limit, color="#b5541c", linestyle=":", linewidth=1)
+        axis.set_title(self.title, fontsize=10)
+        axis.grid(alpha=0.25)
+        axis.spines[["top", "right"]].set_visible(False)
 
     def show(self, numbers: np.ndarray) -> str:
+        """The cell of the table for the numbers of one weight."""
         if self.above is not None:
             return f"{np.mean(numbers > self.above):.0%}"
         low, high = f"{numbers.min():.3g}", f"{numbers.max():.3g}"
@@ -140,17 +156,21 @@ _COLUMNS = (
 def report(params: Any, spec: Collection, **given: Any) -> Report:
     """A report on the weights on manifolds: drift, scales, norms, g, τ and angles.
 
-    Numbers of a weight are shown as their range. It also says where norms of groups exceed 1, and
-    so make the products in generalization bounds grow.
+    The numbers of a weight are shown as their range. The report also lists where norms of groups
+    exceed 1, which makes the products in generalization bounds grow. This function is
+    `fgsgd_jax.report`.
 
     Args:
-        params: The tree the spec was built from.
-        spec: The collection.
-        **given: `gradients`, `updates`, `trace`, `feature_std`, `coordinates`, `rho`, `curvature`,
-            as for `fgsgd_jax.diagnostics.diagnose`.
+        params: The tree from which the spec was built.
+        spec: Their spec.
+        **given: `gradients`, `updates`, `trace`, `feature_std`, `coordinates`, `rho` and
+            `curvature`, as for `fgsgd_jax.diagnostics.diagnose`.
 
     Returns:
-        A `Report`: `print` it, or `draw` it.
+        A `fgsgd_jax.diagnostics.Report`, to `print` or to `draw`.
+
+    Raises:
+        ValueError: If the trees do not match the spec.
 
     Example:
         >>> import jax

@@ -1,4 +1,4 @@
-"""What is measured of one weight, jitted once for all weights that are treated alike."""
+"""The numbers of one weight, jitted once for all weights with equal entries in the spec."""
 
 import functools
 from collections.abc import Iterable
@@ -8,45 +8,63 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax import _linalg
-from fgsgd_jax.norms._weights import side_by_side
-from fgsgd_jax.spec import Coordinates, LeafSpec
-from fgsgd_jax.spec._scales import step_radius
-from fgsgd_jax.transforms import PerGroup
-from fgsgd_jax.transforms._step import group_of, normalizer, value_at
+from fgsgd_jax.norms import group_matrices
+from fgsgd_jax.spec import Coordinates, LeafSpec, step_radius
+from fgsgd_jax.transforms import PerGroup, group_of, normalizer, value_at
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def of_weight(layer: LeafSpec, weight, manifold_ids, std):
-    """Drift and scale."""
-    s = layer.scale(std, weight.dtype)
-    return layer.residual(weight, manifold_ids, s), jnp.ones(()) if s is None else s
+def drift_and_scale(
+    leaf_spec: LeafSpec, weight: jax.Array, manifold_ids: jax.Array | None, std: Any
+) -> tuple[jax.Array, jax.Array]:
+    """The largest residual of a component, a scalar, and the scale s; 1 without a scale."""
+    s = leaf_spec.scale(std, weight.dtype)
+    return leaf_spec.residual(weight, manifold_ids, s), jnp.ones(()) if s is None else s
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def of_gradient(
-    coordinates: Coordinates, layer: LeafSpec, weight, manifold_ids, std, vectors, numbers
-):
-    """The normal share of the gradient, g and τ; `vectors` are the gradient and perhaps a trace."""
-    s = layer.scale(std, weight.dtype)
-    gradient = layer.component.to_points(vectors[0])
-    gradient = gradient.astype(_linalg.working_dtype(gradient.dtype))
+def gradient_numbers(
+    coordinates: Coordinates,
+    leaf_spec: LeafSpec,
+    weight: jax.Array,
+    manifold_ids: jax.Array | None,
+    std: Any,
+    gradient: jax.Array,
+    trace: jax.Array | None,
+    numbers: list[jax.Array],
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """The normal share of a gradient, a scalar, and g and τ, `(groups,)` each.
+
+    Args:
+        coordinates: The coordinates of the optimizer.
+        leaf_spec: The entry of the weight in the spec.
+        weight: The weight.
+        manifold_ids: The drawn manifold of every component, for a mixture.
+        std: λ, for a weight with a scale.
+        gradient: The Euclidean gradient.
+        trace: The momentum, of which g and τ are then computed; None for those of the gradient.
+        numbers: ρ and c.
+    """
+    s = leaf_spec.scale(std, weight.dtype)
+    points = leaf_spec.component.to_points(gradient)
+    points = points.astype(_linalg.working_dtype(points.dtype))
     _, factor = step_radius(coordinates, s)
-    gradient = gradient if factor is None else gradient * factor
-    whole = layer.component.from_points(gradient, layer.shape)
-    tangent = layer.to_tangent(weight, whole, manifold_ids, s, coordinates="scaled")
-    length = jnp.linalg.norm(jnp.ravel(whole))
-    normal = jnp.linalg.norm(jnp.ravel(whole - tangent)) / jnp.where(length == 0, 1, length)
-    g = _linalg.norm(side_by_side(vectors[1] if len(vectors) > 1 else tangent, layer))
+    points = points if factor is None else points * factor
+    gradient = leaf_spec.component.from_points(points, leaf_spec.shape)
+    tangent = leaf_spec.to_tangent(weight, gradient, manifold_ids, s, coordinates="scaled")
+    length = jnp.linalg.norm(jnp.ravel(gradient))
+    normal = jnp.linalg.norm(jnp.ravel(gradient - tangent)) / jnp.where(length == 0, 1, length)
+    g = _linalg.norm(group_matrices(tangent if trace is None else trace, leaf_spec))
     return normal, g, normalizer(g, *(number.astype(g.dtype) for number in numbers))
 
 
 @functools.partial(jax.jit, static_argnums=0)
-def angle_of(layer: LeafSpec, weight, update):
-    """The angle between every component before and after, from the chord of unit vectors."""
+def angle_of(leaf_spec: LeafSpec, weight: jax.Array, update: jax.Array) -> jax.Array:
+    """The angle by which an update turns every component, from the chord of unit vectors."""
     dtype = _linalg.working_dtype(weight.dtype)
 
     def unit(w):
-        points = layer.component.to_points(w)
+        points = leaf_spec.component.to_points(w)
         return points / _linalg.norm(points)
 
     weight = weight.astype(dtype)
@@ -55,21 +73,22 @@ def angle_of(layer: LeafSpec, weight, update):
 
 
 def summary_of_gradients(normals, gradient_norms, taus) -> dict[str, jax.Array]:
-    """The largest of all weights, and the share of groups with τ > 1."""
-    tau = every(taus)
+    """The largest value over all weights, and the share of groups with τ > 1."""
+    tau = concatenated(taus)
     return {
-        "normal": jnp.max(every(normals)),
-        "gradient_norm": jnp.max(every(gradient_norms)),
+        "normal": jnp.max(concatenated(normals)),
+        "gradient_norm": jnp.max(concatenated(gradient_norms)),
         "tau": jnp.max(tau),
         "normalized_share": jnp.mean(tau > 1),
     }
 
 
-def every(numbers: Iterable[Any]) -> jax.Array:
-    """All numbers of some arrays, one after another."""
-    return jnp.concatenate([jnp.ravel(number) for number in numbers])
+def concatenated(arrays: Iterable[Any]) -> jax.Array:
+    """The entries of several arrays in one vector."""
+    return jnp.concatenate([jnp.ravel(array) for array in arrays])
 
 
-def numbers_of(path: str, layer: LeafSpec, *numbers: float | PerGroup) -> list[jax.Array]:
-    group = group_of(path, layer, per_component=False)
+def group_numbers(path: str, leaf_spec: LeafSpec, *numbers: float | PerGroup) -> list[jax.Array]:
+    """Numbers such as ρ and c for the groups of one weight, as scalars."""
+    group = group_of(path, leaf_spec, per_component=False)
     return [jnp.asarray(value_at(number, jnp.zeros([], int), group), float) for number in numbers]

@@ -27,26 +27,28 @@ def convolution_norm(
 ) -> jax.Array:
     """The operator norm of a convolution as a linear map of whole feature maps.
 
-    The largest factor by which the layer can lengthen a feature map, in Euclidean norm: by Lanczos
-    iteration on the map and its transpose, which for k iterations is never worse than k steps of
-    the power method. A lower bound up to rounding: for random 3×3 kernels the default was within
-    1e-6 on maps up to 32×32 and within 1e-4 on 64×64 (measured); more iterations come closer.
+    This is the largest factor by which the layer can increase the Euclidean norm of a feature map.
+    It is computed by Lanczos iteration on the linear map and its transpose; k iterations are never
+    less accurate than k steps of the power method. The result is a lower bound up to round-off: for
+    random 3×3 kernels the default was within 1e-6 on maps up to 32×32 and within 1e-4 on 64×64
+    (measured); more iterations come closer.
 
     Args:
-        kernel: The kernel (*field, inputs / feature_group_count, outputs), as Flax has it.
-        map_shape: The spatial shape of the feature map that enters.
-        strides: The strides, one for all axes or one each.
+        kernel: The kernel `(*field, inputs / feature_group_count, outputs)`, as in Flax.
+        map_shape: The spatial shape of the input feature map, without channels.
+        strides: The strides, one number for all axes or one for each.
         padding: "SAME", "VALID" or "CIRCULAR", a number for all sides, or pairs (low, high).
-        input_dilation: Of the feature map; above 1 it makes a transposed convolution.
-        kernel_dilation: Of the kernel.
+        input_dilation: The dilation of the feature map; above 1 for a transposed convolution.
+        kernel_dilation: The dilation of the kernel.
         feature_group_count: The number of groups of channels.
-        iterations: The number of applications of the map and its transpose.
+        iterations: How often the linear map and its transpose are applied.
 
     Returns:
         A scalar.
 
     Raises:
-        ValueError: If the map has not as many axes as the kernel's field.
+        ValueError: If the map and the field of the kernel differ in the number of axes, or the
+            padding is unknown.
 
     Example:
         A 1×1 convolution has the norm of its matrix:
@@ -56,8 +58,8 @@ def convolution_norm(
         Array(4., dtype=float32)
 
     References:
-        Sedghi, Gupta and Long, *The singular values of convolutional layers*, ICLR 2019, for why
-        the norm of the reshaped kernel is another number.
+        Sedghi, Gupta and Long, *The singular values of convolutional layers*, ICLR 2019, which
+        also shows why the norm of the reshaped kernel is another number.
     """
     spatial = kernel.ndim - 2
     if len(map_shape) != spatial:
@@ -111,8 +113,8 @@ def convolution_norm(
 def _largest_of_operator(apply, start: jax.Array, iterations: int) -> jax.Array:
     """The largest eigenvalue of a positive semidefinite operator, by Lanczos iteration.
 
-    Without reorthogonalization: what rounding costs is copies of eigenvalues already found, which
-    the largest one does not mind.
+    Without reorthogonalization: round-off then produces copies of eigenvalues that were already
+    found, which do not change the largest one.
     """
     rounding = 32 * jnp.finfo(start.dtype).eps
     zero = jnp.zeros((), start.dtype)
@@ -124,8 +126,8 @@ def _largest_of_operator(apply, start: jax.Array, iterations: int) -> jax.Array:
         y = y - diagonal * x
         coupling = jnp.linalg.norm(y)
         largest = jnp.maximum(largest, diagonal + coupling)
-        # Below that, y is rounding, and all that the start vector can find has been found.
-        goes_on = ~(coupling <= rounding * largest)  # NaN goes on
+        # A smaller y is round-off: the Krylov space of the start vector is exhausted.
+        goes_on = ~(coupling <= rounding * largest)  # true for NaN, which then reaches the result
         coupling = jnp.where(goes_on, coupling, 0)
         after = jnp.where(goes_on, y / jnp.where(goes_on, coupling, 1), 0)
         return (x, after, coupling, largest), (diagonal, coupling)

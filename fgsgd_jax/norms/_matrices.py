@@ -1,4 +1,4 @@
-"""Norms of many matrices at once, on lanes."""
+"""Norms of many matrices at once, one per lane."""
 
 from typing import NamedTuple
 
@@ -13,7 +13,7 @@ class Norms(NamedTuple):
     """The three norms of many matrices, arrays of one shape.
 
     Attributes:
-        frobenius: The root of the sum of squares.
+        frobenius: The square root of the sum of squares.
         spectral: The largest singular value.
         two_to_one: The sum of the Euclidean norms of the rows.
     """
@@ -49,9 +49,9 @@ def two_to_one(x: jax.Array, /) -> jax.Array:
 def spectral(x: jax.Array, /) -> jax.Array:
     """‖x‖₂, the largest singular value of every matrix: `(rows, columns, *lanes)` → `(*lanes)`.
 
-    Accurate to a few units in the last place, however close the singular values lie and however
-    large or small they are, and without LAPACK: the Gram matrix of the shorter side is squared
-    until what is left cannot change the result.
+    Accurate to a few units in the last place, however close together, large or small the singular
+    values are. It needs no LAPACK: the Gram matrix of the shorter side is squared until the
+    remaining error cannot change the result.
 
     Example:
         >>> import jax.numpy as jnp
@@ -65,7 +65,7 @@ def spectral(x: jax.Array, /) -> jax.Array:
         return _linalg.norm(x)
     largest = jnp.max(jnp.abs(x), axis=(0, 1))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    unit = x / scale  # so that squares neither overflow nor vanish
+    unit = x / scale  # its squares neither overflow nor underflow
     norm = scale * _linalg.safe_sqrt(_largest_eigenvalue(_linalg.gram(unit, unit)))
     return jnp.where(jnp.isinf(largest), largest, norm)
 
@@ -73,16 +73,17 @@ def spectral(x: jax.Array, /) -> jax.Array:
 def _largest_eigenvalue(gram: jax.Array) -> jax.Array:
     """λ₁ of every positive semidefinite matrix, `(n, n, *lanes)` → `(*lanes)`.
 
-    With M₀ of trace 1 and Mₖ = Mₖ₋₁²/tₖ, tₖ its trace, log λ₁(M₀) = Σⱼ₌₁ᵏ log tⱼ/2ʲ +
-    log λ₁(Mₖ)/2ᵏ. Mₖ tends to a projection divided by its rank, whose λ₁ is tₖ. Squaring k times is
-    2ᵏ steps of the power method without its start vector, and the error of tₖ counts 2⁻ᵏ only.
+    For M₀ of trace 1 let Mₖ = Mₖ₋₁²/tₖ with tₖ the trace of Mₖ₋₁². Then log λ₁(M₀) =
+    Σⱼ₌₁ᵏ log tⱼ/2ʲ + log λ₁(Mₖ)/2ᵏ. Mₖ tends to a projection divided by its rank, whose λ₁ is tₖ.
+    Squaring k times equals 2ᵏ steps of the power method, with no start vector to choose, and the
+    error of tₖ enters with the factor 2⁻ᵏ only.
     """
     size = gram.shape[0]
     tolerance = jnp.finfo(gram.dtype).eps / 2
 
     def of_trace_one(m):
         trace = sum(m[i, i] for i in range(1, size)) + m[0, 0] if size < 32 else jnp.trace(m)
-        positive = jnp.where(trace == 0, 1, trace)  # NaN stays
+        positive = jnp.where(trace == 0, 1, trace)  # NaN stays NaN
         return m / positive, trace, jnp.log(positive)
 
     def goes_on(state):
@@ -93,7 +94,7 @@ def _largest_eigenvalue(gram: jax.Array) -> jax.Array:
         k, m, total, _, _ = state
         squared, _, log_trace = of_trace_one(_linalg.matmul(m, m))
         share = jnp.exp2(-(k + 1).astype(gram.dtype))
-        # λ₁ of the present matrix is tₖ up to the factor 1 + n·‖Mₖ − Mₖ₋₁‖.
+        # λ₁ of the current matrix is tₖ up to the factor 1 + n·‖Mₖ − Mₖ₋₁‖.
         error = size * _linalg.norm(squared - m) * share
         return k + 1, squared, total + share * log_trace, share * log_trace, error
 
@@ -106,10 +107,17 @@ def _largest_eigenvalue(gram: jax.Array) -> jax.Array:
 
 @jax.jit
 def norms_of(x: jax.Array, /) -> Norms:
-    """The three norms of every matrix: `(rows, columns, *lanes)` → `(*lanes)` each."""
+    """The three norms of every matrix: `(rows, columns, *lanes)` → `(*lanes)` each.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> norms_of(jnp.array([[3.0, 0.0], [0.0, 4.0]])).two_to_one
+        Array(7., dtype=float32)
+    """
     return Norms(frobenius(x), spectral(x), two_to_one(x))
 
 
 def working(x: jax.Array) -> jax.Array:
+    """Returns x in the dtype of the computation: bfloat16 and float16 become float32."""
     x = jnp.asarray(x)
     return x.astype(_linalg.working_dtype(x.dtype))

@@ -10,8 +10,7 @@ import numpy as np
 
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.norms._matrices import Norms, norms_of, working
-from fgsgd_jax.spec import Collection, LeafSpec, require_collection
-from fgsgd_jax.spec._schemes import summed_axes
+from fgsgd_jax.spec import Collection, LeafSpec, require_collection, summed_axes
 
 
 class NetworkNorms(NamedTuple):
@@ -20,7 +19,7 @@ class NetworkNorms(NamedTuple):
     Attributes:
         components: By path, of every component, `(*lanes)`.
         groups: By path, of every group, `(number of groups,)`, stacked layers one after another.
-        layers: By path, of the whole weight, one for each stacked layer.
+        layers: By path, of the whole weight, one for each stacked leaf_spec.
         log_groups: The logarithms of the products over all groups of all weights, scalars.
         log_layers: The same over all layers.
     """
@@ -33,34 +32,48 @@ class NetworkNorms(NamedTuple):
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def component_norms(weight: jax.Array, layer: LeafSpec | None, /) -> Norms:
+def component_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
     """The norms of every component of a weight.
 
     Args:
         weight: The weight.
-        layer: Its entry of the spec; None for a Euclidean weight.
+        leaf_spec: Its entry of the spec; None for a Euclidean weight.
 
     Returns:
         Arrays `(*lanes)`, one number per component; `(1,)` for a Euclidean weight.
+
+    Raises:
+        ValueError: If the weight has another shape than its entry of the spec.
+
+    Example:
+        >>> import jax
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jax.random.normal(jax.random.key(0), (3, 3, 2, 4))}
+        >>> spec = fg.collection(params, ("w", fg.pom("PO", fg.Sphere())))
+        >>> component_norms(fg.project(params, spec)["w"], spec["w"]).frobenius.shape
+        (2, 4)
     """
-    if layer is None:
+    if leaf_spec is None:
         return layer_norms(weight, None)
-    _require_shape(weight, layer)
-    return norms_of(layer.component.to_points(weight))
+    _require_shape(weight, leaf_spec)
+    return norms_of(leaf_spec.component.to_points(weight))
 
 
-def group_norms(weight: jax.Array, layer: LeafSpec | None, /) -> Norms:
-    """The norms of every group of a weight: of its components side by side.
+def group_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
+    """The norms of every group of a weight: of the matrix of its components side by side.
 
     Args:
         weight: The weight.
-        layer: Its entry of the spec; None for a Euclidean weight, which is one group.
+        leaf_spec: Its entry of the spec; None for a Euclidean weight, which is one group.
 
     Returns:
         Arrays `(number of groups,)`; the groups of stacked layers follow one another.
 
+    Raises:
+        ValueError: If the weight has another shape than its entry of the spec.
+
     Example:
-        Unit components under PO, eight in a group: every Frobenius norm is √8.
+        Under PO with eight unit components in a group every Frobenius norm is √8.
 
         >>> import jax
         >>> import fgsgd_jax as fg
@@ -70,61 +83,67 @@ def group_norms(weight: jax.Array, layer: LeafSpec | None, /) -> Norms:
         >>> print(norms.frobenius.round(3))
         [2.828 2.828 2.828 2.828]
     """
-    if layer is None:
+    if leaf_spec is None:
         return layer_norms(weight, None)
-    _require_shape(weight, layer)
-    return _group_norms(weight, layer)
+    _require_shape(weight, leaf_spec)
+    return _group_norms(weight, leaf_spec)
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def layer_norms(weight: jax.Array, layer: LeafSpec | None = None, /) -> Norms:
+def layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None = None, /) -> Norms:
     """The norms of a whole weight as a matrix, outputs × (receptive field · inputs).
 
     Args:
         weight: The weight, of two axes or more.
-        layer: Its entry of the spec, which tells outputs, inputs and stacked layers apart. Without
-            one the last axis counts outputs, all others inputs.
+        leaf_spec: Its entry of the spec, which says which axes are outputs, inputs and stacked
+            layers. If it is None, the last axis is outputs and all others are inputs.
 
     Returns:
         Arrays `(number of stacked layers,)`, `(1,)` without a stack.
 
     Raises:
-        ValueError: If the weight is no matrix.
+        ValueError: If the weight has fewer than two axes, or another shape than its entry of the
+            spec.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> layer_norms(jnp.ones((2, 2, 1, 4))).frobenius  # 4 outputs × 4 inputs
+        Array([4.], dtype=float32)
     """
-    if layer is None and jnp.ndim(weight) < 2:
+    if leaf_spec is None and jnp.ndim(weight) < 2:
         raise ValueError(
-            f"A weight of shape {jnp.shape(weight)} is no matrix and has no layer norms; give one "
-            "with an input and an output axis."
+            f"A weight of shape {jnp.shape(weight)} is no matrix and has no layer norms. Give "
+            "a weight with an input and an output axis."
         )
     weight = jnp.asarray(weight)
-    if layer is None:
+    if leaf_spec is None:
         outputs, stack = (weight.ndim - 1,), ()
     else:
-        _require_shape(weight, layer)
-        component = layer.component
+        _require_shape(weight, leaf_spec)
+        component = leaf_spec.component
         outputs, stack = component.outputs or component.columns, component.stack
     inputs = tuple(axis for axis in range(weight.ndim) if axis not in outputs + stack)
     sizes = [math.prod(weight.shape[axis] for axis in axes) for axes in (outputs, inputs, stack)]
     return norms_of(jnp.transpose(weight, outputs + inputs + stack).reshape(sizes))
 
 
-def _require_shape(weight: jax.Array, layer: LeafSpec) -> None:
-    if jnp.shape(weight) != layer.shape:
+def _require_shape(weight: jax.Array, leaf_spec: LeafSpec) -> None:
+    if jnp.shape(weight) != leaf_spec.shape:
         raise ValueError(
-            f"The weight has shape {jnp.shape(weight)}, but its entry of the collection is for "
-            f"shape {layer.shape}. Give both of the same path."
+            f"The weight has shape {jnp.shape(weight)}, but its entry of the spec is for shape "
+            f"{leaf_spec.shape}. Give the weight and the entry of the same path."
         )
 
 
 def network_norms(params: Any, spec: Collection) -> NetworkNorms:
     """All norms of all weights, and the logarithms of their products.
 
-    Weights are the leaves on manifolds and, as whole layers, the Euclidean floating-point leaves of
-    two axes or more; biases and normalization scales are none.
+    Weights are the leaves on manifolds, and the Euclidean floating-point leaves of two axes or
+    more, each as one whole layer. Biases and normalization scales do not count.
 
     Args:
-        params: The tree the spec was built from.
-        spec: The collection.
+        params: The tree from which the spec was built.
+        spec: Their spec.
 
     Raises:
         ValueError: If the spec was not built from these parameters, or there are no weights.
@@ -139,29 +158,30 @@ def network_norms(params: Any, spec: Collection) -> NetworkNorms:
         4.159
     """
     weights = weights_of(params, spec)
-    components = {path: component_norms(weight, layer) for path, weight, layer in weights}
-    groups = {path: group_norms(weight, layer) for path, weight, layer in weights}
-    layers = {path: layer_norms(weight, layer) for path, weight, layer in weights}
+    components, groups, layers = (
+        {path: norms(weight, leaf_spec) for path, weight, leaf_spec in weights}
+        for norms in (component_norms, group_norms, layer_norms)
+    )
     return NetworkNorms(components, groups, layers, _log_product(groups), _log_product(layers))
 
 
 def weights_of(params: Any, spec: Collection) -> list[tuple[str, jax.Array, LeafSpec | None]]:
-    """The path, value and entry of all weights that have norms.
+    """The path, value and entry of the spec of all weights that have norms.
 
     Raises:
-        ValueError: As `network_norms`.
+        ValueError: If the spec was not built from these parameters, or there are no weights.
     """
     require_collection(spec)
     weights = [
-        (path, weight, layer)
+        (path, weight, leaf_spec)
         for path, weight in leaves_with_paths(params)
-        if (layer := spec.leaf_spec_of(path, weight)) is not None
+        if (leaf_spec := spec.leaf_spec_of(path, weight)) is not None
         or (jnp.issubdtype(weight.dtype, jnp.floating) and len(weight.shape) > 1)
     ]
     if not weights:
         raise ValueError(
-            "The tree has no weights to take norms of: no leaf on a manifold and no floating-point "
-            "leaf of two axes or more. Give it the parameters of a network."
+            "The tree has no weights that have norms: no leaf on a manifold and no floating-point "
+            "leaf of two axes or more. Give the parameters of a network."
         )
     return weights
 
@@ -173,21 +193,30 @@ def _log_product(norms: dict[str, Norms]) -> Norms:
 
 
 @functools.partial(jax.jit, static_argnums=1)
-def _group_norms(weight: jax.Array, layer: LeafSpec) -> Norms:
-    return norms_of(side_by_side(weight, layer))
+def _group_norms(weight: jax.Array, leaf_spec: LeafSpec) -> Norms:
+    return norms_of(group_matrices(weight, leaf_spec))
 
 
-def side_by_side(weight: jax.Array, layer: LeafSpec) -> jax.Array:
-    """The matrix of every group: `(rows, columns · components in a group, groups)`."""
-    points = working(layer.component.to_points(weight))
+def group_matrices(weight: jax.Array, leaf_spec: LeafSpec) -> jax.Array:
+    """The components of every group side by side, as one matrix.
+
+    Args:
+        weight: The weight.
+        leaf_spec: Its entry of the spec.
+
+    Returns:
+        `(rows, columns · components in a group, groups)`. Groups of unequal size are filled up with
+        zeros, which change none of the norms.
+    """
+    points = working(leaf_spec.component.to_points(weight))
     rows, columns, *lanes = points.shape
-    if layer.scheme == "PIO":
-        members = _members(layer)
+    if leaf_spec.scheme == "PIO":
+        members = _members(leaf_spec)
         points = points.reshape(rows, columns, -1)
         points = jnp.take(points, members, axis=2, mode="fill", fill_value=0)
         return points.reshape(rows, -1, members.shape[1])
-    component = layer.component
-    inside = summed_axes(layer.scheme, component)
+    component = leaf_spec.component
+    inside = summed_axes(leaf_spec.scheme, component)
     counted = component.lane_axes(component.stack + component.inputs + component.outputs)
     outside = tuple(axis for axis in counted if axis not in inside)
     order = (0, 1, *(2 + axis for axis in inside + outside))
@@ -196,16 +225,16 @@ def side_by_side(weight: jax.Array, layer: LeafSpec) -> jax.Array:
 
 
 @functools.lru_cache(maxsize=256)
-def _members(layer: LeafSpec) -> np.ndarray:
-    """The components of every group, `(most in a group, groups)`.
+def _members(leaf_spec: LeafSpec) -> np.ndarray:
+    """The indices of the components of every drawn group, `(components in a group, groups)`.
 
-    Groups differ in size by one at most; a place left over holds the number of all components,
-    which no component has.
+    The sizes of groups differ by at most one. The last place of a smaller group holds the number of
+    all components, which is out of range.
     """
-    group = layer.draw().groups
+    group = leaf_spec.draw().groups
     assert group is not None
     order = np.argsort(group.ravel(), kind="stable")
-    counts = np.bincount(group.ravel(), minlength=layer.stacked * layer.groups)
+    counts = np.bincount(group.ravel(), minlength=leaf_spec.stacked * leaf_spec.groups)
     place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
     members = np.full((counts.max(), len(counts)), len(order), np.int32)
     members[place, group.ravel()[order]] = order

@@ -81,21 +81,21 @@ def table_1(groups: list[list[np.ndarray]], samples: int, width: int) -> list[fl
     ]
 
 
-def groups_of_kernel(kernel, layer: fg.LeafSpec) -> list[np.ndarray]:
+def groups_of_kernel(kernel, leaf_spec: fg.LeafSpec) -> list[np.ndarray]:
     """The slices of every group side by side, as the table of schemes says."""
     slices = to_slices(kernel)  # (C, D, A, B)
     inputs, outputs = slices.shape[:2]
     by_scheme = {
         "PI": lambda c, d: c,
         "PO": lambda c, d: d,
-        "PIO": lambda c, d: layer.draw().groups[c, d],  # pyright: ignore[reportOptionalSubscript]
+        "PIO": lambda c, d: leaf_spec.draw().groups[c, d],  # pyright: ignore[reportOptionalSubscript]
         "layer": lambda c, d: 0,
         "kernel": lambda c, d: c * outputs + d,
     }
     groups: dict[int, list] = {}
     for c in range(inputs):
         for d in range(outputs):
-            groups.setdefault(int(by_scheme[layer.scheme](c, d)), []).append(slices[c, d])
+            groups.setdefault(int(by_scheme[leaf_spec.scheme](c, d)), []).append(slices[c, d])
     return [np.hstack(groups[group]) for group in sorted(groups)]
 
 

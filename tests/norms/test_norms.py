@@ -150,11 +150,11 @@ def placed(name: str, scheme: str):
     return fg.collection({"w": jax.ShapeDtypeStruct(shape, jnp.float32)}, ("w", request), seed=5)
 
 
-def components_by_group(weight: np.ndarray, layer: fg.LeafSpec) -> list[list[np.ndarray]]:
+def components_by_group(weight: np.ndarray, leaf_spec: fg.LeafSpec) -> list[list[np.ndarray]]:
     """The component matrices of every group, one by one as the table of schemes says."""
-    component, stack = layer.component, layer.component.stack
+    component, stack = leaf_spec.component, leaf_spec.component.stack
     sizes = [range(weight.shape[axis]) for axis in component.lanes]
-    drawn = layer.draw().groups
+    drawn = leaf_spec.draw().groups
     groups: dict = {}
     for lane in itertools.product(*sizes):
         index = dict(zip(component.lanes, lane, strict=True))
@@ -170,38 +170,38 @@ def components_by_group(weight: np.ndarray, layer: fg.LeafSpec) -> list[list[np.
             "PIO": [] if drawn is None else [drawn[lane]],
             "layer": own,
             "kernel": own + [index[axis] for axis in component.inputs + component.outputs],
-        }[layer.scheme]
+        }[leaf_spec.scheme]
         groups.setdefault(tuple(key), []).append(matrix)
     return [groups[key] for key in sorted(groups)]
 
 
 @pytest.mark.parametrize(("name", "scheme"), PAIRS)
 def test_norms_of_groups_are_those_of_components_side_by_side(name, scheme):
-    layer = placed(name, scheme)["w"]
-    weight = RNG.standard_normal(layer.shape).astype(np.float32)
-    groups = components_by_group(weight, layer)
-    assert len(groups) == layer.groups * layer.stacked
+    leaf_spec = placed(name, scheme)["w"]
+    weight = RNG.standard_normal(leaf_spec.shape).astype(np.float32)
+    groups = components_by_group(weight, leaf_spec)
+    assert len(groups) == leaf_spec.groups * leaf_spec.stacked
     expected = np.stack([three_norms(np.hstack(group)) for group in groups], axis=1)
-    got = norms.group_norms(weight, layer)
+    got = norms.group_norms(weight, leaf_spec)
     np.testing.assert_allclose(np.stack(got), expected, rtol=2e-6)
 
     alone = np.array([three_norms(matrix) for group in groups for matrix in group])
-    got = np.stack([norm.ravel() for norm in norms.component_norms(weight, layer)], axis=1)
+    got = np.stack([norm.ravel() for norm in norms.component_norms(weight, leaf_spec)], axis=1)
     np.testing.assert_allclose(np.sort(got, axis=0), np.sort(alone, axis=0), rtol=2e-6)
 
 
 def test_components_keep_their_places():
-    layer = placed("slices", "PO")["w"]
-    weight = RNG.standard_normal(layer.shape).astype(np.float32)
-    got = norms.component_norms(weight, layer).spectral
+    leaf_spec = placed("slices", "PO")["w"]
+    weight = RNG.standard_normal(leaf_spec.shape).astype(np.float32)
+    got = norms.component_norms(weight, leaf_spec).spectral
     expected = np.linalg.svd(to_slices(weight), compute_uv=False)[..., 0]
     np.testing.assert_allclose(got, expected, rtol=2e-6)
 
 
 @pytest.mark.parametrize("name", CASES)
 def test_norms_of_layers_are_those_of_outputs_by_inputs(name):
-    layer = placed(name, CASES[name][2][0])["w"]
-    weight = RNG.standard_normal(layer.shape).astype(np.float32)
+    leaf_spec = placed(name, CASES[name][2][0])["w"]
+    weight = RNG.standard_normal(leaf_spec.shape).astype(np.float32)
     matrices = {
         "slices": lambda: [weight.reshape(-1, 6).T],
         "filters": lambda: [weight.reshape(-1, 5).T],
@@ -210,7 +210,7 @@ def test_norms_of_layers_are_those_of_outputs_by_inputs(name):
         "experts": lambda: [weight[e].transpose(1, 0, 2).reshape(4, -1) for e in range(2)],
     }[name]()
     expected = np.stack([three_norms(matrix) for matrix in matrices], axis=1)
-    np.testing.assert_allclose(np.stack(norms.layer_norms(weight, layer)), expected, rtol=2e-6)
+    np.testing.assert_allclose(np.stack(norms.layer_norms(weight, leaf_spec)), expected, rtol=2e-6)
 
 
 def test_a_weight_without_a_layer_is_one_matrix():
@@ -225,13 +225,15 @@ def test_a_weight_without_a_layer_is_one_matrix():
 )
 @hypothesis.settings(max_examples=120, deadline=None, derandomize=True)
 def test_remark_1_a_group_is_at_least_the_geometric_mean_of_its_components(pair, seed, spread):
-    layer = placed(*pair)["w"]
+    leaf_spec = placed(*pair)["w"]
     rng = np.random.default_rng(seed)
     # Entries over many orders of magnitude, some rows and components zero.
-    weight = rng.standard_normal(layer.shape) * np.exp(spread * rng.standard_normal(layer.shape))
-    weight = (weight * (rng.random(layer.shape) > 0.1)).astype(np.float32)
-    got = np.stack(norms.group_norms(weight, layer), axis=1)
-    for of_group, members in zip(got, components_by_group(weight, layer), strict=True):
+    weight = rng.standard_normal(leaf_spec.shape) * np.exp(
+        spread * rng.standard_normal(leaf_spec.shape)
+    )
+    weight = (weight * (rng.random(leaf_spec.shape) > 0.1)).astype(np.float32)
+    got = np.stack(norms.group_norms(weight, leaf_spec), axis=1)
+    for of_group, members in zip(got, components_by_group(weight, leaf_spec), strict=True):
         with np.errstate(divide="ignore"):
             logs = np.log([three_norms(member) for member in members])
         assert (of_group >= np.exp(logs.mean(axis=0)) * (1 - 2e-6)).all()

@@ -1,0 +1,219 @@
+"""`check_optimizer`: what an optimizer on manifolds promises."""
+
+import functools
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
+
+from fgsgd_jax.checks._laws import LawTable, always
+from fgsgd_jax.checks._report import Report
+from fgsgd_jax.spec import Collection, residual
+
+LAWS = LawTable()
+
+# The residual of a Stiefel point sums the round-off of a Gram matrix; in float16 and bfloat16 every
+# entry of a weight is rounded.
+ON_MANIFOLD = {2: 2e-2, 4: 1e-5, 8: 1e-12}
+
+
+def check_optimizer(
+    tx: optax.GradientTransformation,
+    params: Any,
+    spec: Collection | None = None,
+    *,
+    key: jax.Array | None = None,
+    steps: int = 20,
+    laws: str | Iterable[str] | None = None,
+    tolerances: Mapping[str, float] | None = None,
+) -> Report:
+    """Measures what an optimizer on manifolds promises.
+
+    Args:
+        tx: The optimizer.
+        params: Parameters on their manifolds.
+        spec: Their spec. Without it, laws about how far steps leave the manifolds are left out.
+        key: A PRNG key for random gradients.
+        steps: How many steps with random gradients to take.
+        laws: The names of the laws to measure, as a report shows them; None measures all that
+            apply.
+        tolerances: Tolerances that replace the default ones, by name of the law.
+
+    Returns:
+        A report. A law that holds or does not hold is measured as 0 or 1.
+
+    Raises:
+        ValueError: If there is no law of a given name, or it does not apply.
+
+    Example:
+        >>> import jax, optax
+        >>> import fgsgd_jax as fg
+        >>> params = {"kernel": jax.random.normal(jax.random.key(0), (3, 3, 2, 4))}
+        >>> spec = fg.collection(params)
+        >>> params = fg.project(params, spec)
+        >>> check_optimizer(fg.fgsgd(0.1, spec, momentum=0.9), params, spec).passed
+        True
+    """
+    run = _Run(tx, params, spec, jax.random.key(0) if key is None else key, steps)
+    selected = LAWS.select("check_optimizer", run, laws, tolerances)
+    measured = {name: LAWS[name].measure(run) for name in selected}
+    return LAWS.report(measured, tolerances, run.item_size)
+
+
+class _Walk(NamedTuple):
+    """The last updates, state and parameters of a run, and the largest residual on the way."""
+
+    updates: Any
+    state: Any
+    params: Any
+    drift: float
+
+
+class _Run:
+    """The optimizer at work, every step jitted; what several laws need is computed once."""
+
+    def __init__(self, tx, params, spec: Collection | None, key: jax.Array, steps: int):
+        self.tx = optax.with_extra_args_support(tx)
+        self.params, self.spec, self.key, self.steps = params, spec, key, steps
+        self.update = jax.jit(self.tx.update)
+        self.state = tx.init(params)
+        self.zero = jax.tree.map(jnp.zeros_like, params)
+        smallest = min(leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
+        self.item_size = min(max(smallest, 2), 8)
+
+    def gradients(self, step: int, size: float = 1.0) -> Any:
+        """Random gradients of a step."""
+        leaves, structure = jax.tree.flatten(self.params)
+        keys = jax.random.split(jax.random.fold_in(self.key, step), len(leaves))
+        drawn = [
+            (size * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
+            for key, leaf in zip(keys, leaves, strict=True)
+        ]
+        return structure.unflatten(drawn)
+
+    def drift(self, params: Any) -> float:
+        """How far the parameters are from their manifolds; 0 without a spec, NaN if any is NaN."""
+        measured = {} if self.spec is None else residual(params, self.spec)
+        return float(np.max([0.0, *map(float, measured.values())]))
+
+    @functools.cached_property
+    def walk(self) -> _Walk:
+        params, state, updates, drifts = self.params, self.state, self.zero, [0.0]
+        for step in range(self.steps):
+            updates, state = self.update(self.gradients(step), state, params)
+            params = optax.apply_updates(params, updates)
+            drifts.append(self.drift(params))
+        return _Walk(updates, state, params, float(np.max(drifts)))
+
+    def after(self, size: float) -> Any:
+        """The parameters after one step with gradients of a size."""
+        updates, _ = self.update(self.gradients(0, size), self.state, self.params)
+        return optax.apply_updates(self.params, updates)
+
+
+def _promise(name: str, obstacle: Callable[[_Run], str | None] = always) -> Callable:
+    """Enters a function that returns whether a law holds, to be reported as 0 or 1."""
+
+    def enter(holds: Callable[[_Run], bool]) -> Callable[[_Run], bool]:
+        LAWS.law(name, 0.0, obstacle)(lambda run: 0.0 if holds(run) else 1.0)
+        return holds
+
+    return enter
+
+
+def _no_spec(run: _Run) -> str | None:
+    return "it needs a spec, which was not given" if run.spec is None else None
+
+
+def _all(test: Callable[[jax.Array], jax.Array], tree: Any) -> bool:
+    return all(bool(jnp.all(test(leaf))) for leaf in jax.tree.leaves(tree))
+
+
+def _have_same_structure(tree: Any, other: Any) -> bool:
+    """Whether two trees have the same structure, shapes and dtypes."""
+
+    def shapes(tree):
+        return jax.tree.map(lambda leaf: (jnp.shape(leaf), jnp.asarray(leaf).dtype), tree)
+
+    return shapes(tree) == shapes(other)
+
+
+@_promise("a zero gradient moves nothing")
+def _zero_gradient(run: _Run) -> bool:
+    updates, _ = run.update(run.zero, run.state, run.params)
+    return _all(lambda leaf: leaf == 0, updates)
+
+
+@_promise("steps are finite")
+def _finite_steps(run: _Run) -> bool:
+    return _all(jnp.isfinite, run.walk.params)
+
+
+@_promise("updates have the structure and dtypes of the parameters")
+def _updates_are_like_params(run: _Run) -> bool:
+    return _have_same_structure(run.walk.updates, run.params)
+
+
+@_promise("the state keeps its structure and dtypes")
+def _state_keeps_structure(run: _Run) -> bool:
+    return _have_same_structure(run.walk.state, run.state)
+
+
+@LAWS.law("steps stay on the manifolds", ON_MANIFOLD, _no_spec)
+def _steps_stay(run: _Run) -> float:
+    return run.walk.drift
+
+
+def _enter_laws_of_size(size: float, item_sizes: tuple[int, ...]) -> None:
+    """Laws about gradients of a size that dtypes of these item sizes can represent."""
+
+    def not_for_dtype(run: _Run) -> str | None:
+        if run.item_size in item_sizes:
+            return None
+        return f"it is not meant for parameters with {run.item_size} bytes per entry"
+
+    def obstacle(run: _Run) -> str | None:
+        return not_for_dtype(run) or _no_spec(run)
+
+    @_promise(f"gradients of size {size:g} give finite steps", not_for_dtype)
+    def finite(run: _Run) -> bool:
+        return _all(jnp.isfinite, run.after(size))
+
+    @LAWS.law(f"steps with gradients of size {size:g} stay on the manifolds", ON_MANIFOLD, obstacle)
+    def stays(run: _Run) -> float:
+        return run.drift(run.after(size))
+
+
+for _size in (1e-30, 1e30):
+    _enter_laws_of_size(_size, (4, 8))
+for _size in (1e-4, 1e4):
+    _enter_laws_of_size(_size, (2,))
+
+
+@_promise("a NaN gradient stays visible")
+def _nan_gradient(run: _Run) -> bool:
+    nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), run.params)
+    updates, _ = run.update(nan, run.state, run.params)
+    return _all(jnp.isnan, updates)
+
+
+@_promise("unknown extra arguments are ignored")
+def _extra_arguments(run: _Run) -> bool:
+    try:
+        run.tx.update(run.zero, run.state, run.params, an_unexpected_argument=jnp.ones(()))
+    except TypeError:
+        return False
+    return True
+
+
+@_promise("update without params says what is missing")
+def _missing_params(run: _Run) -> bool:
+    try:
+        run.tx.update(run.zero, run.state)
+    except ValueError as error:
+        return NO_PARAMS_MSG in str(error)
+    return False
