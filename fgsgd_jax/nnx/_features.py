@@ -120,7 +120,8 @@ def _hashable(options: dict[str, Any]) -> tuple:
     except TypeError as error:
         raise ValueError(
             f"The keyword arguments {sorted(options)} of the call are static under jit, so all "
-            "must be hashable. Pass arrays in the batch, as a tuple of the call's positional arguments."
+            "must be hashable. Pass arrays in the batch, as a tuple of the call's positional "
+            "arguments."
         ) from error
     return static
 

@@ -150,7 +150,7 @@ def test_a_second_update_compiles_nothing():
 
 def test_a_step_in_place_copies_no_large_weight(monkeypatch):
     """As XLA's CPU compiler does in a step of SGD, for it cannot tell the last reader."""
-    monkeypatch.setattr(_optimizer, "COPIED", 1)
+    monkeypatch.setattr(_optimizer, "LARGE_SIZE", 1)
     side = 128
     params = [jnp.eye(side), jnp.eye(side), jnp.ones((side, 2))]
 
