@@ -78,7 +78,11 @@ def float_power(x, p):
 
 def power(x: ScaledFloat, p) -> ScaledFloat:
     """x^p of every entry."""
-    return x if equals(p, 1) else _power_of_normalized(normalized(x), p)
+    if equals(p, 1):
+        return x
+    if x.exponent is None:
+        return ScaledFloat(float_power(x.mantissa, p), None)
+    return _power_of_normalized(normalized(x), p)
 
 
 def _power_of_normalized(x: ScaledFloat, p) -> ScaledFloat:

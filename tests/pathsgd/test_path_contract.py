@@ -195,6 +195,19 @@ def test_other_scales_can_be_given():
     jax.tree.map(lambda u, g: assert_allclose(u, g / 4, rtol=1e-6), updates, GRADIENT)
 
 
+def test_a_power_of_weights_is_divided_alike_with_and_without_extended_range():
+    def squared(params, x):
+        return jnp.maximum(x @ params["in"] ** 2, 0) @ params["out"]
+
+    params = start()
+    gradient = jax.tree.map(jnp.ones_like, params)
+    updates = []
+    for extended_range in (False, True):
+        link = fg.scale_by_path(squared, SHAPE, extended_range=extended_range)
+        updates.append(link.update(gradient, link.init(params), params)[0])
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-5), *updates)
+
+
 # --- what is refused -----------------------------------------------------------------------------
 
 
