@@ -1,10 +1,10 @@
-"""Values that know where they come from: which axes of which kernel, or from the batch."""
+"""Where a value comes from: which axes of which parameter it runs over, or the batch."""
 
 import math
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-# After one of these a kernel of the same shape still is that kernel, entry by entry.
+# The result of one of these at a kernel is still that kernel, with other numbers in its entries.
 ELEMENTWISE = {
     "abs", "add", "add_any", "atan2", "ceil", "clamp", "convert_element_type", "copy", "copy_p",
     "cos", "div", "erf", "exp", "exp2", "expm1", "floor", "integer_pow", "log", "log1p", "logistic",
@@ -13,102 +13,138 @@ ELEMENTWISE = {
     "sub", "tanh",
 }  # fmt: skip
 
-POOLED = -1  # an axis of measurements that runs over uses of one kernel, not over its channels
+POOLED = -1  # an axis that counts the uses of one kernel, in place of an axis of the kernel
 
 
-class Origin(NamedTuple):
-    """Which kernel a value is, up to elementwise changes.
+class Provenance(NamedTuple):
+    """The kernel that a value is, up to elementwise operations, and how their axes correspond.
 
     Attributes:
         path: The path of the kernel.
         shape: The shape of the kernel.
-        axes: For every axis of the value, the axes of the kernel that it runs over.
-        levels: For every scan around, the axis of the kernel that it runs over, or `POOLED`.
+        axes: For each axis of the value, the axes of the kernel that it runs over.
+        scan_axes: For each enclosing scan, from the outside in, the axis of the kernel that it
+            iterates over; `POOLED` if it uses the same kernel in every step.
     """
 
     path: str
     shape: tuple[int, ...]
     axes: tuple[tuple[int, ...], ...]
-    levels: tuple[int, ...] = ()
+    scan_axes: tuple[int, ...] = ()
 
-    def axes_in_all(self) -> int:
-        """How many axes of the kernel the value runs over."""
+    def kernel_axis_count(self) -> int:
+        """The number of axes of the kernel that the value runs over."""
         return sum(map(len, self.axes))
 
-    def reshaped(self, new: tuple[int, ...]) -> "Origin | None":
-        """The origin after a reshape that joins or parts whole axes of the kernel, else None."""
-        left = [axis for axes in self.axes for axis in axes]
-        joined: list[tuple[int, ...]] = []
-        for size in new:
+    def reshaped(self, shape: tuple[int, ...]) -> "Provenance | None":
+        """The provenance after a reshape that merges or splits whole axes; otherwise None."""
+        remaining = [axis for axes in self.axes for axis in axes]
+        merged: list[tuple[int, ...]] = []
+        for size in shape:
             axes: tuple[int, ...] = ()
-            while left and math.prod(self.shape[axis] for axis in axes) < size:
-                axes = (*axes, left.pop(0))
-            if math.prod(self.shape[axis] for axis in axes) != size:
+            while remaining and self._size(axes) < size:
+                axes = (*axes, remaining.pop(0))
+            if self._size(axes) != size:
                 return None
-            joined.append(axes)
-        return self._replace(axes=tuple(joined))
+            merged.append(axes)
+        return self._replace(axes=tuple(merged))
 
-    def expanded(self, dimensions: Sequence[int], new: tuple[int, ...]) -> "Origin | None":
-        """The origin after a broadcast that only inserts axes of length 1, else None."""
-        lengths = [math.prod(self.shape[axis] for axis in axes) for axes in self.axes]
-        kept = dict(zip(dimensions, zip(self.axes, lengths, strict=True), strict=True))
-        parts = [kept.get(position, ((), 1)) for position in range(len(new))]
-        if any(length != size for (_, length), size in zip(parts, new, strict=True)):
+    def expanded(self, dimensions: Sequence[int], shape: tuple[int, ...]) -> "Provenance | None":
+        """The provenance after a broadcast that only inserts axes of length 1; otherwise None."""
+        kept = dict(zip(dimensions, self.axes, strict=True))
+        axes = tuple(kept.get(position, ()) for position in range(len(shape)))
+        if any(self._size(of_one) != size for of_one, size in zip(axes, shape, strict=True)):
             return None
-        return self._replace(axes=tuple(axes for axes, _ in parts))
+        return self._replace(axes=axes)
 
-    def pooled(self) -> "Origin":
-        """The origin inside a scan that uses the whole value in every step."""
-        return self._replace(levels=(*self.levels, POOLED))
+    def _size(self, axes: tuple[int, ...]) -> int:
+        return math.prod(self.shape[axis] for axis in axes)
 
-    def sliced(self) -> "Origin | None":
-        """The origin inside a scan that uses one entry of the first axis in every step."""
+    def pooled(self) -> "Provenance":
+        """The provenance inside a scan whose every step uses the whole value."""
+        return self._replace(scan_axes=(*self.scan_axes, POOLED))
+
+    def sliced(self) -> "Provenance | None":
+        """The provenance inside a scan whose steps use one entry of the first axis each."""
         first, *others = self.axes
         if len(first) != 1:
             return None
-        return self._replace(axes=tuple(others), levels=self.levels + first)
+        return self._replace(axes=tuple(others), scan_axes=self.scan_axes + first)
 
 
 class Value(NamedTuple):
-    """An array and its past: whether the batch is in it, else which parameters are, and how.
+    """An array together with what it was computed from.
 
-    `unpadded` is the same features before constants were padded to them, `hidden_by` the operation
-    after which a kernel could no longer be told.
+    Attributes:
+        array: The array.
+        from_batch: Whether it depends on the batch, which makes it a feature.
+        params: The paths of the parameters that it depends on, if it is not a feature.
+        provenance: The kernel that it is, if it is one up to elementwise operations.
+        blocked_by: The operation after which its provenance was unknown; empty if there is none.
+        unpadded: The same features before padding with a constant, if they were padded.
     """
 
     array: Any
     from_batch: bool = False
     params: frozenset[str] = frozenset()
-    origin: Origin | None = None
-    hidden_by: str = ""
+    provenance: Provenance | None = None
+    blocked_by: str = ""
     unpadded: Any = None
 
+    def pooled(self) -> "Value":
+        """The value inside a scan whose every step uses all of it."""
+        provenance = self.provenance and self.provenance.pooled()
+        return self._replace(provenance=provenance, unpadded=None)
 
-def whole(path: str, shape: tuple[int, ...]) -> Origin:
-    return Origin(path, shape, tuple((axis,) for axis in range(len(shape))))
+    def sliced(self, array: Any) -> "Value":
+        """The value inside a scan whose steps use one entry of its first axis, here `array`."""
+        provenance = self.provenance and self.provenance.sliced()
+        blocked_by = self.blocked_by or ("" if provenance else "scan")
+        return self._replace(
+            array=array, provenance=provenance, blocked_by=blocked_by, unpadded=None
+        )
 
 
-def origin_after(eqn, inputs: list[Value], shape: tuple[int, ...]) -> Origin | None:
-    """Which kernel the result of an equation without features still is."""
+def parameter(path: str, array: Any) -> Value:
+    """The value of a parameter of the network."""
+    axes = tuple((axis,) for axis in range(array.ndim))
+    return Value(array, params=frozenset([path]), provenance=Provenance(path, array.shape, axes))
+
+
+def provenance_after(eqn, inputs: list[Value], shape: tuple[int, ...]) -> Provenance | None:
+    """The provenance of the result of an equation, of the given shape, between parameters.
+
+    Args:
+        eqn: The equation.
+        inputs: Its inputs, none of them a feature.
+        shape: The shape of its output.
+    """
     name, params = eqn.primitive.name, eqn.params
     if name in ELEMENTWISE:
-        same = [value.origin for value in inputs if value.array.shape == shape]
-        origins = {origin for origin in same if origin is not None}
-        # By chance a factor for every channel has the kernel's shape; the kernel has more axes.
-        most = max((origin.axes_in_all() for origin in origins), default=0)
-        fullest = [origin for origin in origins if origin.axes_in_all() == most]
-        return fullest[0] if len(fullest) == 1 else None
-    origin = inputs[0].origin if inputs else None
-    if origin is None:
+        return _elementwise(inputs, shape)
+    provenance = inputs[0].provenance if inputs else None
+    if provenance is None:
         return None
     if name == "transpose":
-        return origin._replace(axes=tuple(origin.axes[axis] for axis in params["permutation"]))
+        axes = tuple(provenance.axes[axis] for axis in params["permutation"])
+        return provenance._replace(axes=axes)
     if name == "rev":
-        return origin
-    if name == "reshape" and params["dimensions"] is None:
-        return origin.reshaped(shape)
-    if name == "squeeze":
-        return origin.reshaped(shape)
+        return provenance
+    if name == "squeeze" or (name == "reshape" and params["dimensions"] is None):
+        return provenance.reshaped(shape)
     if name in ("broadcast_in_dim", "expand_dims"):
-        return origin.expanded(params["broadcast_dimensions"], shape)
+        return provenance.expanded(params["broadcast_dimensions"], shape)
     return None
+
+
+def _elementwise(inputs: list[Value], shape: tuple[int, ...]) -> Provenance | None:
+    """The provenance of an elementwise function of several values: of the one kernel among them."""
+    candidates = {
+        value.provenance
+        for value in inputs
+        if value.provenance is not None and value.array.shape == shape
+    }
+    # A factor per channel can happen to have the kernel's shape, but runs over fewer of its axes.
+    most = max((candidate.kernel_axis_count() for candidate in candidates), default=0)
+    kernels = [candidate for candidate in candidates if candidate.kernel_axis_count() == most]
+    return kernels[0] if len(kernels) == 1 else None

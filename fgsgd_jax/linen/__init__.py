@@ -1,4 +1,4 @@
-"""Flax Linen: the features of a model, and its paths, without editing it."""
+"""For Flax Linen models: feature statistics and Path-SGD."""
 
 from fgsgd_jax.linen._features import feature_map_sizes as feature_map_sizes
 from fgsgd_jax.linen._features import feature_std as feature_std

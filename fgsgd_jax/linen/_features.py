@@ -1,4 +1,4 @@
-"""Measuring features in a Flax Linen model."""
+"""Statistics of the features of a Flax Linen model."""
 
 import functools
 from collections.abc import Mapping
@@ -7,8 +7,8 @@ from typing import Any
 import flax.linen
 import jax
 
+from fgsgd_jax import features
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.features import _jaxpr, _statistics
 from fgsgd_jax.spec import Collection
 
 
@@ -22,8 +22,8 @@ def feature_std(
 ) -> dict[str, jax.Array]:
     """The standard deviation λ of the features entering every kernel, by input channel.
 
-    What is pooled over, and what is not counted, is said at `fgsgd_jax.nnx.feature_std`; the two
-    agree.
+    The population is all feature vectors that the kernel is applied to: all examples of all batches
+    and all positions of the feature map, as described at `fgsgd_jax.nnx.feature_std`.
 
     Args:
         model: The module.
@@ -31,18 +31,19 @@ def feature_std(
         batches: A batch or an iterable of batches. A batch is what the module is called with: an
             array, a dictionary of arrays, or a tuple of positional arguments. Batches of equal
             shapes are compiled once.
-        spec: Measures only its leaves that have a scale, or all on manifolds where none has; by
-            default every kernel.
+        spec: Measures only the leaves that have a scale in this spec, or all its leaves on
+            manifolds if none has one; by default every kernel.
         **options: Keyword arguments of `model.apply`, such as `train=False` or `method=…`;
             hashable.
 
     Returns:
-        For every kernel's path, as `fgsgd_jax.collection(variables["params"])` names it, an array
-        over its input channels; several input axes are flattened in the kernel's order.
+        For every kernel's path, as in `fgsgd_jax.collection(variables["params"])`, an array
+        `(input channels,)`. If several axes of a kernel run over input channels, they are flattened
+        in the order of the kernel's axes.
 
     Raises:
-        ValueError: If there are no parameters, no batch, no kernel, or one whose input channels
-            cannot be traced.
+        ValueError: If there are no parameters, no batch or no kernel, or if the input channels of a
+            kernel cannot be traced.
 
     Example:
         >>> import flax.linen as nn, jax, jax.numpy as jnp
@@ -57,10 +58,10 @@ def feature_std(
     params, rest = _split(model, variables)
     static = _hashable(model, options)
 
-    def measure(arguments: tuple) -> _jaxpr.Traced:
-        return _moments(model, static, params, rest, arguments)
+    def trace_batch(arguments: tuple) -> features.Trace:
+        return _trace_moments(model, static, params, rest, arguments)
 
-    return _statistics.standard_deviations(measure, params, batches, spec)
+    return features.standard_deviations(trace_batch, params, batches, spec)
 
 
 def feature_map_sizes(
@@ -71,9 +72,9 @@ def feature_map_sizes(
     spec: Collection | None = None,
     **options: Any,
 ) -> dict[str, int]:
-    """The size H·W of the feature map that every kernel gives, for the literal γ of eq. (2).
+    """The size H·W of the feature map that every kernel produces, for γ as in eq. (2).
 
-    Nothing is computed: shapes are enough, also `jax.ShapeDtypeStruct`s.
+    Only shapes are used and nothing is computed, so the batch may hold `jax.ShapeDtypeStruct`s.
 
     Args:
         model: The module.
@@ -83,8 +84,9 @@ def feature_map_sizes(
         **options: Keyword arguments of `model.apply`; hashable.
 
     Returns:
-        For every kernel's path the number of output vectors for one example; the largest of a
-        layer used several times.
+        For every kernel's path the number of output vectors per example: H·W for a convolution, the
+        number of tokens of a sequence, 1 for a dense layer on vectors. For a layer used several
+        times, the largest.
 
     Raises:
         ValueError: As `feature_std`.
@@ -102,11 +104,11 @@ def feature_map_sizes(
     params, rest = _split(model, variables)
     static = _hashable(model, options)
 
-    def measure(arguments: tuple) -> _jaxpr.Traced:
-        look = functools.partial(_trace, model, static, _statistics.nothing)
-        return jax.eval_shape(look, params, rest, arguments)
+    def trace_batch(arguments: tuple) -> features.Trace:
+        trace_shapes = functools.partial(_trace, model, static, features.no_statistic)
+        return jax.eval_shape(trace_shapes, params, rest, arguments)
 
-    return _statistics.map_sizes(measure, params, batch, spec)
+    return features.map_sizes(trace_batch, params, batch, spec)
 
 
 def _split(model: flax.linen.Module, variables: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
@@ -119,7 +121,7 @@ def _split(model: flax.linen.Module, variables: Mapping[str, Any]) -> tuple[Any,
         held = sorted(variables) if isinstance(variables, Mapping) else type(variables).__name__
         raise ValueError(
             "The variables of a Linen module are a dictionary with an entry 'params', as "
-            f"{{'params': …, 'batch_stats': …}}; given was {held}."
+            f"{{'params': …, 'batch_stats': …}}; given was {held}. Give what module.init returns."
         )
     return variables["params"], {name: variables[name] for name in variables if name != "params"}
 
@@ -130,22 +132,22 @@ def _hashable(model: flax.linen.Module, options: dict[str, Any]) -> tuple:
         hash((model, static))
     except TypeError as error:
         raise ValueError(
-            f"The module and the keyword arguments {sorted(options)} of its call are compiled in, "
-            f"so all must be hashable, but: {error}. Use tuples in place of lists, and pass arrays "
-            "in the batch, as a tuple of the call's positional arguments."
+            f"The module and the keyword arguments {sorted(options)} of its call are static under "
+            f"jit, so all must be hashable, but: {error}. Use tuples in place of lists, and pass "
+            "arrays in the batch, as a tuple of the call's positional arguments."
         ) from error
     return static
 
 
-def _trace(model, options: tuple, observe, params, rest, arguments) -> _jaxpr.Traced:
+def _trace(model, options: tuple, statistic, params, rest, arguments) -> features.Trace:
     structure = jax.tree.structure(params)
 
     def apply(leaves, rest, arguments):
         model.apply({"params": structure.unflatten(leaves), **rest}, *arguments, **dict(options))
 
-    return _jaxpr.trace(apply, leaves_with_paths(params), rest, arguments, observe)
+    return features.trace(apply, leaves_with_paths(params), rest, arguments, statistic)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _moments(model, options: tuple, params, rest, arguments) -> _jaxpr.Traced:
-    return _trace(model, options, _statistics.moments, params, rest, arguments)
+def _trace_moments(model, options: tuple, params, rest, arguments) -> features.Trace:
+    return _trace(model, options, features.moments, params, rest, arguments)

@@ -1,4 +1,4 @@
-"""Path-SGD for Flax Linen: the shortcuts from a module to its `apply_fn`."""
+"""Path-SGD for Flax Linen: the path functions of this package, given a module."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
@@ -19,24 +19,25 @@ def apply_fn(
 
     Args:
         module: A module without normalization layers.
-        variables: Further collections of variables, constants to the paths.
-        **arguments: Given to the module on every call, such as `train=False`.
+        variables: Other collections of variables, such as `{"batch_stats": …}`; constants.
+        **arguments: Keyword arguments of every call of the module, such as `train=False`.
 
     Returns:
-        A function that raises a ValueError, with the layer's name, where it meets a normalization.
+        A function of the parameters `variables["params"]` and a batch. It raises a ValueError with
+        the name of the layer if it calls a normalization layer.
     """
 
-    def called(next_function, args, kwargs, context):
+    def refuse_normalization(next_function, args, kwargs, context):
         if isinstance(context.module, NORMALIZATIONS):
             layer = "/".join(context.module.path)
             raise ValueError(
-                f"The layer {layer!r} is a {type(context.module).__name__}, which no sum over "
-                "paths describes. Fold it into the weights before it, or leave it out."
+                f"The layer {layer!r} is a {type(context.module).__name__}, for which no path norm "
+                "is defined. Fold it into the weights before it, or leave it out."
             )
         return next_function(*args, **kwargs)
 
     def function(params, x):
-        with nn.intercept_methods(called):
+        with nn.intercept_methods(refuse_normalization):
             return module.apply({**(variables or {}), "params": params}, x, **arguments)
 
     return function
@@ -74,7 +75,10 @@ def path_scales(
     second_term: bool = False,
     **arguments: Any,
 ) -> Any:
-    """The κ of every weight of a module; see `fgsgd_jax.path_scales`."""
+    """The scale κ of every weight of a module; see `fgsgd_jax.path_scales`.
+
+    The arguments are as for `path_norm`.
+    """
     function = apply_fn(module, **arguments)
     return pathsgd.path_scales(function, params, input_shape, p, second_term=second_term)
 
@@ -90,7 +94,8 @@ def scale_by_path(
 ) -> optax.GradientTransformationExtraArgs:
     """Divides the gradients of a module by κ; see `fgsgd_jax.scale_by_path`.
 
-    The arguments are as for `path_sgd`; `options` are further ones of `fgsgd_jax.scale_by_path`.
+    The arguments are as for `path_sgd`; `options` are further arguments of
+    `fgsgd_jax.scale_by_path`.
     """
     function = apply_fn(module, variables=variables, **(arguments or {}))
     return pathsgd.scale_by_path(function, input_shape, p, **options)
@@ -116,7 +121,7 @@ def path_sgd(
         p: The power of the path norm.
         momentum: The decay of the momentum, or None for none.
         variables: As for `apply_fn`.
-        arguments: Given to the module on every call.
+        arguments: Keyword arguments of every call of the module.
         **options: Further arguments of `fgsgd_jax.path_sgd`.
 
     Example:

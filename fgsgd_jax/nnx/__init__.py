@@ -1,4 +1,4 @@
-"""Flax NNX: the features of a model, and its paths, without editing it."""
+"""For Flax NNX models: feature statistics, folding of batch normalization, and Path-SGD."""
 
 from fgsgd_jax.nnx._batch_norm import fold_batch_norm as fold_batch_norm
 from fgsgd_jax.nnx._features import feature_map_sizes as feature_map_sizes

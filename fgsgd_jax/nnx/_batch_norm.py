@@ -1,4 +1,4 @@
-"""`fold_batch_norm`: batch normalization with fixed statistics, written into the weights."""
+"""`fold_batch_norm`: folds batch normalization with fixed statistics into the weights."""
 
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -15,24 +15,24 @@ def fold_batch_norm(
 ) -> nnx.Module:
     """A copy of a model with every batch normalization folded into the layer before it.
 
-    With its running averages, batch normalization multiplies each channel by scale/√(variance + ε)
-    and adds a constant. Both go into the kernel and bias of the `nnx.Linear` or `nnx.Conv` whose
-    output it normalizes; a bias is added where there was none. In place of the normalization a
-    module that does nothing is left. The copy computes what the model computes with running
-    averages, and is a network of weights and ReLU that paths describe.
+    With running averages, batch normalization multiplies each channel by scale/√(variance + ε) and
+    adds a constant. Both are folded into the kernel and bias of the `nnx.Linear` or `nnx.Conv`
+    whose output it normalizes; a layer without bias gets one. The normalization is replaced by an
+    identity module. The copy computes the same function as the model with running averages, and has
+    a path norm.
 
     Args:
         model: The model; it is not changed.
         input_shape: The shape of one example.
         call: How the model is called, such as `lambda model, x: model(x, training=False)`; by
-            default `model(x)`. The running averages have to be used then.
+            default `model(x)`. The call must use the running averages.
 
     Returns:
         The folded copy.
 
     Raises:
-        ValueError: If a normalization does not follow directly on a linear layer or a convolution,
-            if that layer's output is also used elsewhere, or if one of both is called twice.
+        ValueError: If a normalization does not directly follow a linear layer or a convolution, if
+            that layer's output is also used elsewhere, or if either of the two is called twice.
 
     Example:
         >>> import jax.numpy as jnp
@@ -60,37 +60,36 @@ def fold_batch_norm(
 
 
 class _Identity(nnx.Module):
-    """What is left of a normalization: takes its arguments, returns its input."""
+    """Replaces a normalization: accepts the same arguments and returns its input."""
 
     def __call__(self, x, *args, **kwargs):
         return x
 
 
 class Call(NamedTuple):
-    """One call of a layer: where the layer is in the model, what went in, what came out."""
+    """One call of a layer: the path of the layer in the model, its input and its output."""
 
     path: tuple
-    given: Any
-    returned: Any
+    input: Any
+    output: Any
 
 
 def _pairs(model, input_shape, call) -> list[tuple[tuple, tuple]]:
-    """The paths of each normalization and of the layer whose output it gets."""
+    """Pairs of paths: of a layer, and of the normalization of its output."""
     pairs = []
 
-    def look(x):
+    def find_pairs(x):
         calls = _calls(model, call, x)
         normalizations = [c for c in calls if isinstance(_at(model, c.path), nnx.BatchNorm)]
         for normalization in normalizations:
             before = [
-                c.path
-                for c in calls
-                if c.returned is normalization.given and c not in normalizations
+                c.path for c in calls if c.output is normalization.input and c not in normalizations
             ]
             if not before:
                 raise ValueError(
                     f"The batch normalization {_named(normalization.path)} does not follow "
-                    "directly on a Linear or Conv layer, so there is nothing to fold it into."
+                    "directly on a Linear or Conv layer, so there is nothing to fold it into. "
+                    "Leave it out of the model."
                 )
             pair = before[0], normalization.path
             for path in pair:
@@ -98,44 +97,44 @@ def _pairs(model, input_shape, call) -> list[tuple[tuple, tuple]]:
                 if times > 1:
                     raise ValueError(
                         f"The layer {_named(path)} is called {times} times, so a normalization "
-                        "cannot be folded into its weights."
+                        "cannot be folded into its weights. Use one layer for each call."
                     )
             pairs.append(pair)
         return x
 
-    jax.eval_shape(look, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
+    jax.eval_shape(find_pairs, jax.ShapeDtypeStruct((1, *input_shape), jnp.float32))
     return pairs
 
 
 def _calls(model, call, x) -> list[Call]:
-    """All calls of linear layers, convolutions and normalizations while a model is called."""
-    heard = nnx.clone(model)  # running averages may be written to
-    paths = {id(module): path for path, module in nnx.iter_modules(heard)}
+    """All calls of linear layers, convolutions and normalizations during one call of a model."""
+    model = nnx.clone(model)  # the call may update running averages
+    paths = {id(module): path for path, module in nnx.iter_modules(model)}
     calls: list[Call] = []
 
-    def listening(original):
-        def listen(module, x, *args, **kwargs):
+    def recording(original):
+        def record(module, x, *args, **kwargs):
             y = original(module, x, *args, **kwargs)
             if id(module) in paths:
                 calls.append(Call(paths[id(module)], x, y))
             return y
 
-        return listen
+        return record
 
-    # A call is looked up on the class, so that is where to listen, as long as this one call takes.
-    originals = {kind: kind.__call__ for kind in (nnx.BatchNorm, *FOLDABLE)}
+    # Python looks up `__call__` on the class, so the classes are patched during this one call.
+    originals = {cls: cls.__call__ for cls in (nnx.BatchNorm, *FOLDABLE)}
     try:
-        for kind, original in originals.items():
-            setattr(kind, "__call__", listening(original))  # noqa: B010 (it is no plain attribute)
-        call(heard, x)
+        for cls, original in originals.items():
+            setattr(cls, "__call__", recording(original))  # noqa: B010 (pyright refuses cls.x = …)
+        call(model, x)
     finally:
-        for kind, original in originals.items():
-            setattr(kind, "__call__", original)  # noqa: B010
+        for cls, original in originals.items():
+            setattr(cls, "__call__", original)  # noqa: B010
     return calls
 
 
 def _fold(layer: Any, normalization: Any) -> None:
-    """Writes a normalization into the kernel and bias of a layer."""
+    """Multiplies a normalization into the kernel and bias of a layer, in place."""
     variance, mean = normalization.var[...], normalization.mean[...]
     factor = 1 / jnp.sqrt(variance + normalization.epsilon)
     if normalization.scale is not None:
@@ -166,14 +165,14 @@ def _replace(model, path: tuple, module: nnx.Module) -> None:
 
 
 def _require_same(model, folded, input_shape, call) -> None:
-    """Refuses a fold that changed the function: an output that was also used before it."""
+    """Raises an error if folding changed the function of the model."""
     x = jax.random.normal(jax.random.key(0), (2, *input_shape))
     before, after = (jax.tree.leaves(call(nnx.clone(m), x)) for m in (model, folded))
-    for one, other in zip(before, after, strict=True):
-        scale = jnp.max(jnp.abs(one)) + jnp.finfo(one.dtype).tiny
-        if not jnp.max(jnp.abs(one - other)) <= 1e-3 * scale:
+    for expected, output in zip(before, after, strict=True):
+        scale = jnp.max(jnp.abs(expected)) + jnp.finfo(expected.dtype).tiny
+        if not jnp.max(jnp.abs(expected - output)) <= 1e-3 * scale:
             raise ValueError(
-                "Folded, the model computes something else. Either the running averages were not "
+                "The folded model computes something else. Either the running averages were not "
                 "used (call it with use_running_average=True, or as your model names it), or the "
                 "output of a normalized layer is also used without its normalization."
             )

@@ -1,4 +1,4 @@
-"""Measuring features in a Flax NNX model."""
+"""Statistics of the features of a Flax NNX model."""
 
 import functools
 from typing import Any
@@ -6,8 +6,8 @@ from typing import Any
 import jax
 from flax import nnx
 
+from fgsgd_jax import features
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.features import _jaxpr, _statistics
 from fgsgd_jax.spec import Collection
 
 
@@ -16,13 +16,13 @@ def feature_std(
 ) -> dict[str, jax.Array]:
     """The standard deviation λ of the features entering every kernel, by input channel.
 
-    The model is called as it is and not changed: its parameters, batch statistics and random
-    numbers are those of before. Put it in evaluation mode yourself (`nnx.view`, `model.eval()`, or
-    an option of its call).
+    The model is called as it is, on a copy: its parameters, batch statistics and random number
+    state do not change. Put it in evaluation mode yourself (`nnx.view`, `model.eval()`, or an
+    option of its call).
 
-    A standard deviation is that of the population of all feature vectors that a kernel meets: over
-    the examples of all batches and all positions of the map, those that a stride skips included,
-    zeros and other constants of padding not. A grouped or depthwise convolution has C/groups input
+    The population is all feature vectors that the kernel is applied to: all examples of all batches
+    and all positions of the feature map, including positions that a stride skips, without the
+    constants of padding. A grouped or depthwise convolution with C channels has C/groups input
     channels; features are pooled over its groups. A layer used several times pools its uses.
 
     Args:
@@ -30,17 +30,18 @@ def feature_std(
         batches: A batch or an iterable of batches. A batch is what the model is called with: an
             array, a dictionary of arrays, or a tuple of positional arguments. Batches of equal
             shapes are compiled once.
-        spec: Measures only its leaves that have a scale, or all on manifolds where none has; by
-            default every kernel.
+        spec: Measures only the leaves that have a scale in this spec, or all its leaves on
+            manifolds if none has one; by default every kernel.
         **options: Keyword arguments of the call, such as `training=False`; hashable.
 
     Returns:
-        For every kernel's path, as `fgsgd_jax.collection(nnx.state(model, nnx.Param))` names it, an
-        array over its input channels. Where several axes of a kernel run over input channels (the
-        heads of an output projection), they are flattened in the kernel's order.
+        For every kernel's path, as in `fgsgd_jax.collection(nnx.state(model, nnx.Param))`, an array
+        `(input channels,)`. If several axes of a kernel run over input channels (as in the output
+        projection of attention), they are flattened in the order of the kernel's axes.
 
     Raises:
-        ValueError: If there is no batch, no kernel, or one whose input channels cannot be traced.
+        ValueError: If there is no batch or no kernel, or if the input channels of a kernel cannot
+            be traced.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -56,18 +57,18 @@ def feature_std(
     graph, params, rest = _split(model)
     static = _hashable(options)
 
-    def measure(arguments: tuple) -> _jaxpr.Traced:
-        return _moments(graph, static, params, rest, arguments)
+    def trace_batch(arguments: tuple) -> features.Trace:
+        return _trace_moments(graph, static, params, rest, arguments)
 
-    return _statistics.standard_deviations(measure, params, batches, spec)
+    return features.standard_deviations(trace_batch, params, batches, spec)
 
 
 def feature_map_sizes(
     model: nnx.Module, batch: Any, *, spec: Collection | None = None, **options: Any
 ) -> dict[str, int]:
-    """The size H·W of the feature map that every kernel gives, for the literal γ of eq. (2).
+    """The size H·W of the feature map that every kernel produces, for γ as in eq. (2).
 
-    Nothing is computed: shapes are enough, also `jax.ShapeDtypeStruct`s.
+    Only shapes are used and nothing is computed, so the batch may hold `jax.ShapeDtypeStruct`s.
 
     Args:
         model: The model.
@@ -76,9 +77,9 @@ def feature_map_sizes(
         **options: Keyword arguments of the call; hashable.
 
     Returns:
-        For every kernel's path the number of output vectors for one example: H·W of a convolution,
-        the tokens of a sequence, 1 for a dense layer on vectors. The largest of a layer used
-        several times.
+        For every kernel's path the number of output vectors per example: H·W for a convolution, the
+        number of tokens of a sequence, 1 for a dense layer on vectors. For a layer used several
+        times, the largest.
 
     Raises:
         ValueError: As `feature_std`.
@@ -96,11 +97,11 @@ def feature_map_sizes(
     graph, params, rest = _split(model)
     static = _hashable(options)
 
-    def measure(arguments: tuple) -> _jaxpr.Traced:
-        look = functools.partial(_trace, graph, static, _statistics.nothing)
-        return jax.eval_shape(look, params, rest, arguments)
+    def trace_batch(arguments: tuple) -> features.Trace:
+        trace_shapes = functools.partial(_trace, graph, static, features.no_statistic)
+        return jax.eval_shape(trace_shapes, params, rest, arguments)
 
-    return _statistics.map_sizes(measure, params, batch, spec)
+    return features.map_sizes(trace_batch, params, batch, spec)
 
 
 def _split(model: nnx.Module):
@@ -118,23 +119,24 @@ def _hashable(options: dict[str, Any]) -> tuple:
         hash(static)
     except TypeError as error:
         raise ValueError(
-            f"The keyword arguments {sorted(options)} of the call are compiled in, so all must be "
-            "hashable. Pass arrays in the batch, as a tuple of the call's positional arguments."
+            f"The keyword arguments {sorted(options)} of the call are static under jit, so all "
+            "must be hashable. Pass arrays in the batch, as a tuple of the call's positional "
+            "arguments."
         ) from error
     return static
 
 
-def _trace(graph, options: tuple, observe, params, rest, arguments) -> _jaxpr.Traced:
+def _trace(graph, options: tuple, statistic, params, rest, arguments) -> features.Trace:
     structure = jax.tree.structure(params)
 
     def apply(leaves, rest, arguments):
-        # A new model, whose variables it may write without touching those of the caller.
-        own = nnx.merge(graph, structure.unflatten(leaves), rest)
-        own(*arguments, **dict(options))
+        # A new model: its call may write to its variables without changing the caller's.
+        model = nnx.merge(graph, structure.unflatten(leaves), rest)
+        model(*arguments, **dict(options))
 
-    return _jaxpr.trace(apply, leaves_with_paths(params), rest, arguments, observe)
+    return features.trace(apply, leaves_with_paths(params), rest, arguments, statistic)
 
 
 @functools.partial(jax.jit, static_argnums=(0, 1))
-def _moments(graph, options: tuple, params, rest, arguments) -> _jaxpr.Traced:
-    return _trace(graph, options, _statistics.moments, params, rest, arguments)
+def _trace_moments(graph, options: tuple, params, rest, arguments) -> features.Trace:
+    return _trace(graph, options, features.moments, params, rest, arguments)

@@ -1,4 +1,4 @@
-"""Path-SGD for Flax NNX: the shortcuts from a model to its `apply_fn`."""
+"""Path-SGD for Flax NNX: the path functions of this package, given a model."""
 
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -15,8 +15,9 @@ NORMALIZATIONS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.RMSNorm, nnx.
 def apply_fn(model: nnx.Module, call: Callable | None = None) -> Callable[[Any, jax.Array], Any]:
     """The function `(params, x) -> outputs` of a model, for the path functions of this package.
 
-    `params` is `nnx.state(model, nnx.Param)`, or a tree of arrays with its leaves, as
-    `nnx.Optimizer` gives them to a transformation. What else the model holds is taken as it is now.
+    `params` is `nnx.state(model, nnx.Param)`, or a tree of arrays with the same leaves, as
+    `nnx.Optimizer` gives it to a transformation. All other variables of the model are constants,
+    with their present values.
 
     Args:
         model: A model without normalization layers.
@@ -34,8 +35,8 @@ def apply_fn(model: nnx.Module, call: Callable | None = None) -> Callable[[Any, 
                 else "Leave it out."
             )
             raise ValueError(
-                f"The layer {'/'.join(map(str, path))!r} is a {type(module).__name__}, which no "
-                f"sum over paths describes. {remedy}"
+                f"The layer {'/'.join(map(str, path))!r} is a {type(module).__name__}, for which "
+                f"no path norm is defined. {remedy}"
             )
     graph, template, rest = nnx.split(model, nnx.Param, ...)
     structure = jax.tree.structure(template)
@@ -45,11 +46,11 @@ def apply_fn(model: nnx.Module, call: Callable | None = None) -> Callable[[Any, 
         leaves = jax.tree.leaves(params)
         if [leaf.shape for leaf in leaves] != shapes:
             raise ValueError(
-                "The parameters are not those of the model that apply_fn was made of: "
-                f"{len(leaves)} leaves where the model has {len(shapes)}, or other shapes. Give "
-                "nnx.state(model, nnx.Param), and wrt=nnx.Param to nnx.Optimizer."
+                "The parameters are not those of the model that apply_fn was made from: "
+                f"{len(leaves)} leaves where the model has {len(shapes)}, or leaves of other "
+                "shapes. Give nnx.state(model, nnx.Param), and wrt=nnx.Param to nnx.Optimizer."
             )
-        # A copy, so that the model may write into its own state without touching this one.
+        # A copy: the model may write to its variables without changing `rest`.
         merged = nnx.merge(graph, structure.unflatten(leaves), rest, copy=True)
         return merged(x) if call is None else call(merged, x)
 
@@ -62,13 +63,13 @@ def path_norm(
     """The path norm of a model; see `fgsgd_jax.path_norm`.
 
     Args:
-        model: The model. Derivatives go through `nnx.grad`.
+        model: The model. Differentiable by `nnx.grad`.
         input_shape: The shape of one example.
         p: The power, at least 1.
         call: How the model is called; by default `model(x)`.
 
     Raises:
-        ValueError: If the model has a normalization layer, or is no ReLU network.
+        ValueError: If the model has a normalization layer, or is not a ReLU network.
 
     Example:
         >>> from flax import nnx
@@ -88,9 +89,9 @@ def path_scales(
     second_term: bool = False,
     call: Callable | None = None,
 ) -> Any:
-    """The κ of every weight of a model, a state like `nnx.state(model, nnx.Param)`.
+    """The scale κ of every weight of a model, a state like `nnx.state(model, nnx.Param)`.
 
-    See `fgsgd_jax.path_scales`; the arguments are as for `path_norm`.
+    See `fgsgd_jax.path_scales`; the other arguments are as for `path_norm`.
     """
     params = nnx.state(model, nnx.Param)
     function = apply_fn(model, call)
@@ -107,7 +108,8 @@ def scale_by_path(
 ) -> optax.GradientTransformationExtraArgs:
     """Divides the gradients of a model by κ; see `fgsgd_jax.scale_by_path`.
 
-    The arguments are as for `path_norm`; `options` are further ones of `fgsgd_jax.scale_by_path`.
+    The arguments are as for `path_norm`; `options` are further arguments of
+    `fgsgd_jax.scale_by_path`.
     """
     return pathsgd.scale_by_path(apply_fn(model, call), input_shape, p, **options)
 
@@ -126,7 +128,7 @@ def path_sgd(
 
     Args:
         learning_rate: A number or schedule.
-        model: The model, of which only the structure is used.
+        model: The model. Its parameters are not used, only its structure and other variables.
         input_shape: The shape of one example.
         p: The power of the path norm.
         momentum: The decay of the momentum, or None for none.
@@ -134,7 +136,7 @@ def path_sgd(
         **options: Further arguments of `fgsgd_jax.path_sgd`.
 
     Raises:
-        ValueError: If the model has a normalization layer; at `init` if it is no ReLU network.
+        ValueError: If the model has a normalization layer; at `init` if it is not a ReLU network.
 
     Example:
         >>> from flax import nnx

@@ -1,4 +1,4 @@
-"""Path-SGD: the path norm, its scales, the optimizer, and the rescalings it does not feel."""
+"""Path-SGD: the path norm, its scales, the optimizer, and rescalings of hidden units."""
 
 from fgsgd_jax.pathsgd._balance import balance as balance
 from fgsgd_jax.pathsgd._balance import unbalance as unbalance

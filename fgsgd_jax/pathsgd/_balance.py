@@ -1,39 +1,26 @@
-"""`balance` and `unbalance`: rescalings of hidden units, which a ReLU network does not feel."""
+"""`balance` and `unbalance`: rescale hidden units and keep the function of a ReLU network."""
 
-import dataclasses
-import itertools
-import re
-from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgsgd_jax._trees import leaves_with_paths
+from fgsgd_jax import _linalg
+from fgsgd_jax.pathsgd._chain import AffineMap, Layers, chain_of
 
-Layers = Sequence[str | tuple[str, str | None]]
-
-# Rounds until all layers have the same norm. Without biases one is enough; with them a round leaves
-# at most 1 - 1/layers of the difference of the logarithms.
-MOST_ROUNDS = 500
-
-
-@dataclasses.dataclass(frozen=True)
-class _Layer:
-    """A layer of a chain: where its kernel and bias are among the leaves."""
-
-    kernel: int
-    bias: int | None
+# Without biases, one round gives all layers the same norm. With biases, a round leaves at most
+# 1 − 1/layers of the differences between the logarithms of the norms.
+MAX_ROUNDS = 500
 
 
 def balance(params: Any, p: float = 2, *, layers: Layers | None = None) -> Any:
     """Rescales hidden units so that the weights into each have the same p-norm, bias included.
 
-    The network computes what it did before. The common norm is the one that the last layer has,
-    too: with it, φ_p of a network of d layers with one output and no biases is its d-th power, the
-    least that any rescaling can do (Lemma 4.1). Of several outputs the largest norm counts. A unit
-    with no weights into it stays as it is.
+    The network computes the same function as before. Its last layer has the common norm, too (with
+    several outputs, the largest of their norms). For a network of d layers with one output and no
+    biases, φ_p is the d-th power of the common norm, and no rescaling makes the largest norm of any
+    unit smaller (Lemma 4.1). A unit whose incoming weights are all 0 is not changed.
 
     Args:
         params: The parameters of a chain of dense layers, or of convolutions and then dense layers,
@@ -41,15 +28,16 @@ def balance(params: Any, p: float = 2, *, layers: Layers | None = None) -> Any:
             outputs, the one before its inputs, as in Flax; flattening leaves channels last.
         p: The power of the norm, at least 1.
         layers: The paths of the kernels in the order of the network, each alone or as a pair with
-            that of its bias: `[("in/kernel", "in/bias"), "out/kernel"]`. By default the arrays of
-            two and more axes, numbers in their paths counting as numbers, with the vectors beside
-            them as biases.
+            the path of its bias: `[("in/kernel", "in/bias"), "out/kernel"]`. By default the arrays
+            of two and more axes, sorted by path with numbers in numerical order, and the vectors
+            next to them as biases.
 
     Returns:
         A tree like `params`.
 
     Raises:
-        ValueError: If the layers do not fit each other, or p makes no sense.
+        ValueError: If the shapes of consecutive layers do not fit each other, if it is unclear
+            which layer a vector belongs to, or if p is below 1 or not finite.
 
     Example:
         >>> import jax.numpy as jnp
@@ -62,24 +50,21 @@ def balance(params: Any, p: float = 2, *, layers: Layers | None = None) -> Any:
     """
     if not 1 <= p < np.inf:
         raise ValueError(f"balance needs a finite p of at least 1, not {p!r}.")
-    leaves, structure, chain = _chain(params, layers)
-    arrays = [_wide(leaf) for leaf in leaves]
-    level = None
-    for _ in range(MOST_ROUNDS):
-        for place in range(len(chain) - 1):
-            norms = _incoming_norms(arrays, chain[place], p)
-            target = 1.0 if level is None else level
-            _rescale(arrays, chain, place, jnp.where(norms > 0, target / norms, 1))
+    leaves, structure, chain = chain_of(params, layers)
+    arrays = [_in_working_dtype(leaf) for leaf in leaves]
+    target = 1.0
+    for _ in range(MAX_ROUNDS):
+        for index in range(len(chain) - 1):
+            norms = _incoming_norms(arrays, chain[index], p)
+            _rescale(arrays, chain, index, jnp.where(norms > 0, target / norms, 1))
         last = float(jnp.max(_incoming_norms(arrays, chain[-1], p)))
-        target = 1.0 if level is None else level
         if last == 0 or abs(np.log(last / target)) < 1e-12:
             break
-        level = target * (last / target) ** (1 / len(chain))
-        if float(np.float32(level)) == float(np.float32(target)) and not _is_double(arrays):
+        previous, target = target, target * (last / target) ** (1 / len(chain))
+        # In float32 there is nothing left to change once the target is the same number.
+        if np.float32(target) == np.float32(previous) and not _is_double(arrays):
             break
-    return structure.unflatten(
-        [array.astype(jnp.result_type(leaf)) for array, leaf in zip(arrays, leaves, strict=True)]
-    )
+    return _in_own_dtypes(arrays, leaves, structure)
 
 
 def unbalance(
@@ -90,15 +75,16 @@ def unbalance(
     factor: float = 10.0,
     layers: Layers | None = None,
 ) -> Any:
-    """Rescales hidden units at random, as the paper does to put networks out of balance.
+    """Rescales hidden units at random, as the paper does to unbalance networks.
 
-    As often as `draws` says, a hidden unit is drawn, and the weights into it are multiplied, those
-    out of it divided, by factor·c with c log-normal. The network computes what it did before.
+    `draws` times, a hidden unit is drawn; its incoming weights are multiplied by factor·c and its
+    outgoing weights divided by it, with c log-normal. The network computes the same function as
+    before.
 
     Args:
         key: A PRNG key.
         params: The parameters of a chain, as for `balance`.
-        draws: How many units are drawn, with replacement; by default as many as a quarter of the
+        draws: How many units are drawn, with replacement; by default a quarter of the number of
             hidden units (2000 of the paper's 8000).
         factor: The median of the factors.
         layers: The layers in order, as for `balance`.
@@ -107,7 +93,7 @@ def unbalance(
         A tree like `params`.
 
     Raises:
-        ValueError: If the layers do not fit each other.
+        ValueError: As `balance` for the layers; also if `draws` is negative.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -119,9 +105,9 @@ def unbalance(
     References:
         Neyshabur, Salakhutdinov & Srebro, 2015, section 5 (2000 draws, factor 10, log-normal c).
     """
-    leaves, structure, chain = _chain(params, layers)
-    arrays = [_wide(leaf) for leaf in leaves]
-    widths = [arrays[layer.kernel].shape[-1] for layer in chain[:-1]]
+    leaves, structure, chain = chain_of(params, layers)
+    arrays = [_in_working_dtype(leaf) for leaf in leaves]
+    widths = [arrays[affine.kernel].shape[-1] for affine in chain[:-1]]
     hidden = sum(widths)
     draws = hidden // 4 if draws is None else draws
     if draws < 0:
@@ -129,130 +115,53 @@ def unbalance(
     unit_key, factor_key = jax.random.split(key)
     units = jax.random.randint(unit_key, (draws,), 0, max(hidden, 1))
     exponents = jnp.log(factor) + jax.random.normal(factor_key, (draws,))
-    # Sums of logarithms: a unit may be drawn again.
+    # Logarithms are summed, as a unit may be drawn more than once.
     scales = jnp.exp(jnp.zeros(hidden).at[units].add(exponents))
     start = 0
-    for place, width in enumerate(widths):
-        _rescale(arrays, chain, place, scales[start : start + width])
+    for index, width in enumerate(widths):
+        _rescale(arrays, chain, index, scales[start : start + width])
         start += width
-    return structure.unflatten(
-        [array.astype(jnp.result_type(leaf)) for array, leaf in zip(arrays, leaves, strict=True)]
-    )
+    return _in_own_dtypes(arrays, leaves, structure)
 
 
 # --- one rescaling -------------------------------------------------------------------------------
 
 
-def _wide(leaf):
+def _in_working_dtype(leaf) -> jax.Array:
     array = jnp.asarray(leaf)
-    return array.astype(jnp.promote_types(array.dtype, jnp.float32))
+    return array.astype(_linalg.working_dtype(array.dtype))
 
 
-def _is_double(arrays) -> bool:
+def _in_own_dtypes(arrays: list, leaves: list, structure) -> Any:
+    """The tree of the rescaled arrays, each in the dtype of its leaf."""
+    return structure.unflatten(
+        [array.astype(jnp.result_type(leaf)) for array, leaf in zip(arrays, leaves, strict=True)]
+    )
+
+
+def _is_double(arrays: list) -> bool:
     return any(array.dtype == jnp.float64 for array in arrays)
 
 
-def _rescale(arrays: list, chain: list[_Layer], place: int, factors) -> None:
-    """Multiplies what comes into the units of a layer, and divides what goes out of them."""
-    layer, after = chain[place], chain[place + 1].kernel
-    factors = factors.astype(arrays[layer.kernel].dtype)
-    arrays[layer.kernel] = arrays[layer.kernel] * factors
-    if layer.bias is not None:
-        arrays[layer.bias] = arrays[layer.bias] * factors
-    kernel = arrays[after]
-    positions = kernel.shape[-2] // factors.size  # more than 1 after flattening a map
-    arrays[after] = kernel / jnp.tile(factors, positions)[:, None].astype(kernel.dtype)
+def _rescale(arrays: list, chain: list[AffineMap], index: int, factors) -> None:
+    """Multiplies the incoming weights and biases of units, and divides their outgoing weights."""
+    affine, following = chain[index], chain[index + 1].kernel
+    factors = factors.astype(arrays[affine.kernel].dtype)
+    arrays[affine.kernel] = arrays[affine.kernel] * factors
+    if affine.bias is not None:
+        arrays[affine.bias] = arrays[affine.bias] * factors
+    kernel = arrays[following]
+    positions = kernel.shape[-2] // factors.size  # above 1 if a feature map is flattened in between
+    arrays[following] = kernel / jnp.tile(factors, positions)[:, None].astype(kernel.dtype)
 
 
-def _incoming_norms(arrays: list, layer: _Layer, p: float):
-    """The p-norm of the weights and bias into each unit, safe from overflow."""
-    parts = [arrays[layer.kernel].reshape(-1, arrays[layer.kernel].shape[-1])]
-    if layer.bias is not None:
-        parts.append(arrays[layer.bias][None])
+def _incoming_norms(arrays: list, affine: AffineMap, p: float):
+    """The p-norm of the incoming weights and bias of each unit, without overflow of powers."""
+    kernel = arrays[affine.kernel]
+    parts = [kernel.reshape(-1, kernel.shape[-1])]
+    if affine.bias is not None:
+        parts.append(arrays[affine.bias][None])
     sizes = jnp.abs(jnp.concatenate(parts))
     largest = jnp.max(sizes, 0)
-    safe = jnp.where(largest > 0, largest, 1)
-    return largest * jnp.sum((sizes / safe) ** p, 0) ** (1 / p)
-
-
-# --- which leaves are layers ---------------------------------------------------------------------
-
-
-def _chain(params: Any, layers: Layers | None):
-    """The leaves, their structure, and the layers of a chain, checked to fit each other."""
-    paths = [path for path, _ in leaves_with_paths(params)]
-    leaves, structure = jax.tree.flatten(params)
-    named = _by_default(paths, leaves) if layers is None else _as_named(paths, layers)
-    for layer in named:
-        outputs = jnp.shape(leaves[layer.kernel])[-1]
-        if layer.bias is not None and jnp.shape(leaves[layer.bias]) != (outputs,):
-            raise ValueError(
-                f"The bias {paths[layer.bias]!r} of shape {jnp.shape(leaves[layer.bias])} does "
-                f"not fit the {outputs} outputs of {paths[layer.kernel]!r}; name the layers in "
-                "order by `layers`."
-            )
-    for before, after in itertools.pairwise(named):
-        outputs, inputs = (
-            jnp.shape(leaves[before.kernel])[-1],
-            jnp.shape(leaves[after.kernel])[-2],
-        )
-        dense = jnp.ndim(leaves[after.kernel]) == 2
-        if inputs != outputs and not (dense and inputs % outputs == 0):
-            raise ValueError(
-                f"{paths[before.kernel]!r} has {outputs} outputs, but {paths[after.kernel]!r}, "
-                f"taken for the layer after it, has {inputs} inputs. Name the layers of the chain "
-                "in order by `layers`; kernels have inputs and outputs as their last two axes."
-            )
-    return leaves, structure, named
-
-
-def _by_default(paths: list[str], leaves: list) -> list[_Layer]:
-    order = sorted(range(len(paths)), key=lambda index: _natural(paths[index]))
-    kernels = [index for index in order if jnp.ndim(leaves[index]) >= 2]
-    biases = [index for index in order if jnp.ndim(leaves[index]) == 1]
-    beside = {index: _parent(paths[index]) for index in (*kernels, *biases)}
-    if not kernels:
-        raise ValueError("There is no array of two or more axes, so there are no layers.")
-    # Either each layer is a node of its own, or one node holds the kernels and biases of all.
-    if len({beside[index] for index in kernels}) == len(kernels):
-        of_node = {beside[index]: index for index in biases}
-        chain = [_Layer(kernel, of_node.pop(beside[kernel], None)) for kernel in kernels]
-        spare = list(of_node.values())
-    elif len(biases) in (0, len(kernels)):
-        chain = [
-            _Layer(kernel, biases[place] if biases else None)
-            for place, kernel in enumerate(kernels)
-        ]
-        spare = []
-    else:
-        chain, spare = [], biases
-    if spare:
-        raise ValueError(
-            f"It is not clear which layer the vector {paths[spare[0]]!r} belongs to; name the "
-            "layers of the chain in order by `layers`, as pairs of kernel and bias."
-        )
-    return chain
-
-
-def _as_named(paths: list[str], layers: Layers) -> list[_Layer]:
-    places = {path: index for index, path in enumerate(paths)}
-
-    def find(path):
-        if path not in places:
-            raise ValueError(
-                f"`layers` names {path!r}, but the leaves are {', '.join(map(repr, paths))}."
-            )
-        return places[path]
-
-    pairs = [(layer, None) if isinstance(layer, str) else layer for layer in layers]
-    return [_Layer(find(kernel), None if bias is None else find(bias)) for kernel, bias in pairs]
-
-
-def _parent(path: str) -> str:
-    return path.rpartition("/")[0]
-
-
-def _natural(path: str) -> list:
-    """A key that sorts layer10 behind layer2."""
-    parts = re.split(r"(\d+)", path)
-    return [(1, int(part), "") if part.isdigit() else (0, 0, part) for part in parts]
+    nonzero = jnp.where(largest > 0, largest, 1)
+    return largest * jnp.sum((sizes / nonzero) ** p, 0) ** (1 / p)

@@ -1,8 +1,8 @@
-"""Sums over the masses of a large dense kernel, of which no array is written down.
+"""Products of a vector with |w|^p of a large matrix, without storing |w|^p.
 
-XLA's CPU compiler multiplies by numbers in memory only, and writing the masses of a kernel that no
-cache holds, to read them twice, costs several times what reading the kernel does. Here they are
-made block by block, in the cache, once for the sum and once more for its derivative.
+XLA's CPU compiler multiplies matrices only from memory. Writing |w|^p of a matrix that is larger
+than the cache, and reading it twice, takes several times as long as reading the matrix. Here |w|^p
+is computed block by block in the cache, once for the product and once more for its derivative.
 """
 
 import functools
@@ -14,68 +14,69 @@ from jax import lax
 from fgsgd_jax import _linalg
 from fgsgd_jax.pathsgd import _extended_range
 
-# A kernel of fewer entries than these, with its masses, stays in the cache.
-LARGE = 1 << 18
-BLOCK = 1 << 18  # entries: a mebibyte in float32
+LARGE_SIZE = 1 << 18  # a matrix of fewer entries stays in the cache, together with |w|^p
+BLOCK_SIZE = 1 << 18  # entries: one mebibyte in float32
 
 
-def pays(kernel_size: int, p) -> bool:
-    """Whether the masses of a kernel are better not written down."""
-    return isinstance(p, (int, float)) and _linalg.on_one_cpu() and kernel_size >= LARGE
+def is_faster(kernel_size: int, p) -> bool:
+    """Whether a matrix of this many entries is better multiplied in blocks."""
+    return isinstance(p, (int, float)) and _linalg.on_one_cpu() and kernel_size >= LARGE_SIZE
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
-def summed(axis: int, p, units, scale, weight, tap, scale_tap):
+def product(axis: int, p, units, scale, weight, perturbation, scale_slot):
     """Σ of units·(scale·|weight|)^p along one axis of a matrix.
 
-    Derivatives are known by `units` and by the taps, as `Kernel` has them.
+    Differentiable by `units`, and by `perturbation` and `scale_slot` as `Kernel` describes.
 
     Args:
         axis: The axis of the weight that the sum runs over, 0 or 1.
         p: The power, a number.
-        units: As long as that axis.
-        scale: As long as that axis.
+        units: A vector as long as that axis.
+        scale: A vector as long as that axis.
         weight: A matrix.
-        tap: Zeros like the weight.
-        scale_tap: Zeros like the weight.
+        perturbation: Zeros like the weight.
+        scale_slot: Zeros like the weight.
     """
-    return _along(axis, axis, p, units, scale, weight)
+    return _sum_in_blocks(axis, axis, p, units, scale, weight)
 
 
-def _forwards(axis, p, units, scale, weight, tap, scale_tap):
-    return summed(axis, p, units, scale, weight, tap, scale_tap), (units, scale, weight)
+def _forward(axis, p, units, scale, weight, perturbation, scale_slot):
+    result = product(axis, p, units, scale, weight, perturbation, scale_slot)
+    return result, (units, scale, weight)
 
 
-def _backwards(axis, p, kept, derivative):
-    units, scale, weight = kept
-    of_units = _along(1 - axis, axis, p, derivative, scale, weight)
-    on_units, along = lax.expand_dims(units, (1 - axis,)), lax.expand_dims(derivative, (axis,))
+def _backward(axis, p, residuals, derivative):
+    units, scale, weight = residuals
+    by_units = _sum_in_blocks(1 - axis, axis, p, derivative, scale, weight)
+    outer = lax.expand_dims(units, (1 - axis,)) * lax.expand_dims(derivative, (axis,))
     scales = lax.broadcast_in_dim(scale, weight.shape, (axis,))
-    return of_units, None, None, on_units * along, scales
+    return by_units, None, None, outer, scales
 
 
-summed.defvjp(_forwards, _backwards)
+product.defvjp(_forward, _backward)
 
 
-def _along(axis: int, scaled: int, p, factors, scale, weight):
-    """Σ along one axis of factors·(scale·|weight|)^p, the scale lying along the axis `scaled`."""
+def _sum_in_blocks(axis: int, scale_axis: int, p, factors, scale, weight):
+    """Σ along `axis` of factors·(scale·|weight|)^p, where `scale` runs along `scale_axis`."""
     rows, columns = weight.shape
-    length = max(1, BLOCK // columns)
+    length = max(1, BLOCK_SIZE // columns)
     blocks = rows // length
 
-    def of_rows(start, length, total):
-        """The sums with those of some rows."""
+    def add_rows(start, length, total):
+        """The result with the contribution of some rows."""
 
-        def part(vector):
-            return lax.dynamic_slice_in_dim(vector, start, length)
+        def part(array):
+            return lax.dynamic_slice_in_dim(array, start, length)
 
-        block_scale = lax.expand_dims(part(scale) if scaled == 0 else scale, (1 - scaled,))
-        masses = _extended_range.power_of(block_scale * part(weight), p, wide=False).mantissa
+        block_scale = part(scale) if scale_axis == 0 else scale
+        block_scale = lax.expand_dims(block_scale, (1 - scale_axis,))
+        block = _extended_range.abs_power(block_scale * part(weight), p, extended=False).mantissa
         if axis == 0:
-            return total + jnp.matmul(part(factors), masses, precision=lax.Precision.HIGHEST)
-        sums = jnp.matmul(masses, factors, precision=lax.Precision.HIGHEST)
+            return total + jnp.matmul(part(factors), block, precision=lax.Precision.HIGHEST)
+        sums = jnp.matmul(block, factors, precision=lax.Precision.HIGHEST)
         return lax.dynamic_update_slice_in_dim(total, sums, start, 0)
 
     total = jnp.zeros(columns if axis == 0 else rows, weight.dtype)
-    total = lax.fori_loop(0, blocks, lambda i, total: of_rows(i * length, length, total), total)
-    return of_rows(blocks * length, rows % length, total) if rows % length else total
+    total = lax.fori_loop(0, blocks, lambda i, total: add_rows(i * length, length, total), total)
+    return add_rows(blocks * length, rows % length, total) if rows % length else total

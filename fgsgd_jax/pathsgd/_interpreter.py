@@ -1,258 +1,161 @@
-"""The pass of masses through a network, read off the equations that JAX writes it down in.
+"""Evaluates the path sums of a network, equation by equation of its jaxpr.
 
-A network is traced once, as JAX traces any function. Then each equation is evaluated on masses
-instead of numbers: constants stay numbers until they meet a mass, |w|^p takes the place of every
-parameter, ones that of the input. What is no sum over paths is refused by name.
+In place of the network's numbers, equations are evaluated on `PathSums`: ones for the input and
+|w|^p for the weights. Constants stay numbers until an operation combines them with path sums.
+Operations that do not map path sums to path sums are refused by name.
 """
 
 import dataclasses
 import functools
 import itertools
 from collections import Counter
-from collections.abc import Callable, Sequence
-from typing import Any
 
 import jax
 import jax.numpy as jnp
-from jax.extend.core import ClosedJaxpr, Jaxpr, Literal
+from jax.extend.core import Jaxpr
 
-from fgsgd_jax.pathsgd import _extended_range
-from fgsgd_jax.pathsgd._extended_range import Mass
-from fgsgd_jax.pathsgd._primitives import RULES, Flow, Kernel, Setting, Sign, Unsupported, mass_of
+from fgsgd_jax import _jaxpr
+from fgsgd_jax.pathsgd._primitives import RULES
+from fgsgd_jax.pathsgd._values import (
+    PathSums,
+    Setting,
+    Sign,
+    Unsupported,
+    any_on_input,
+    is_concrete,
+    is_constant,
+    path_sums_of,
+)
 
-CALLS = {
-    "jit", "pjit", "closed_call", "core_call", "checkpoint", "remat", "remat2", "custom_jvp_call",
-    "custom_vjp_call",
-}  # fmt: skip
 
+def evaluate(setting: Setting, jaxpr: Jaxpr, consts, inputs) -> list:
+    """The outputs of a jaxpr: `PathSums`, `Sign`, or numbers where no path leads."""
+    jaxpr = jaxpr.replace(eqns=_used_equations(jaxpr))
+    atoms = itertools.chain(jaxpr.outvars, *(eqn.invars for eqn in jaxpr.eqns))
+    use_counts = Counter(map(id, atoms))
 
-@dataclasses.dataclass(frozen=True)
-class Network:
-    """A network as JAX wrote it down.
-
-    Attributes:
-        equations: The jaxpr, from the weights and one example to the outputs.
-        weights: The float leaves of the parameters, in order, in the dtype of the masses.
-        example_shape: The shape of a batch of one example.
-    """
-
-    equations: ClosedJaxpr
-    weights: list[jax.Array]
-    example_shape: tuple[int, ...]
-
-    @property
-    def dtype(self):
-        return working_dtype(self.weights)
-
-    def masses(self, p, *, wide: bool = True) -> list[Mass]:
-        """|w|^p of all weights."""
-        return [_extended_range.power_of(weight, p, wide=wide) for weight in self.weights]
-
-    def kernels(self, p, taps: list, scales: list) -> tuple[list[Mass], list[Kernel]]:
-        """|w|^p of all weights as plain floats, and w itself, for a derivative by the taps.
-
-        Args:
-            p: The power.
-            taps: Zeros like the weights.
-            scales: Zeros like the weights.
-        """
-        masses = self.masses(p, wide=False)
-        tapped = [
-            mass._replace(mantissa=mass.mantissa + tap)
-            for mass, tap in zip(masses, taps, strict=True)
+    def read(atoms, values):
+        # A kernel with several uses would add up derivatives at different scales.
+        return [
+            value if use_counts[id(atom)] == 1 else _without_kernel(value)
+            for atom, value in zip(atoms, values, strict=True)
         ]
-        return tapped, list(map(Kernel, self.weights, taps, scales))
 
-    def total(self, masses: list[Mass], p, kernels: list[Kernel] | None = None) -> Mass:
-        """Σ over all paths of the product of masses on them.
-
-        Args:
-            masses: Those of the weights.
-            p: The power that constants are taken to.
-            kernels: The same weights as kernels, in a pass on plain floats.
-
-        Raises:
-            ValueError: If the network does something that no sum over paths describes.
-        """
-        setting = Setting(p, self.dtype, wide=masses[0].exponent is not None)
-        x = Flow(
-            _extended_range.ones(self.example_shape, self.dtype, wide=setting.wide), on_input=True
-        )
-        weights = zip(masses, kernels or [None] * len(masses), strict=True)
-        inputs = [*(Flow(mass, on_input=False, kernel=kernel) for mass, kernel in weights), x]
+    def evaluate_equation(eqn, inputs):
         try:
-            outputs = _evaluated(setting, self.equations.jaxpr, self.equations.consts, inputs)
-        except Unsupported as found:
-            raise ValueError(str(found)) from None
-        if not any(isinstance(output, Flow) and output.on_input for output in outputs):
-            raise ValueError(
-                "apply_fn(params, x) returned nothing that depends on x, so the network has no "
-                "paths; return its outputs."
-            )
-        flows = [output.mass for output in outputs if isinstance(output, Flow)]
-        sums = [_extended_range.summed(mass, tuple(range(mass.mantissa.ndim))) for mass in flows]
-        return functools.reduce(_extended_range.plus, sums)
+            return _outputs(setting, eqn, read(eqn.invars, inputs))
+        except Unsupported as error:
+            # Each function that encloses the operation adds its name to the error.
+            raise error.within(eqn.params.get("name"), _place(eqn)) from None
+
+    return read(jaxpr.outvars, _jaxpr.evaluate(jaxpr, consts, inputs, evaluate_equation))
 
 
-def read(apply_fn: Callable, params: Any, input_shape: Sequence[int]) -> Network:
-    """Traces a network. Float leaves of the parameters are weights, others constants."""
-    leaves, structure = jax.tree.flatten(params)
-    dtype = working_dtype(leaves)
-    weights = [jnp.asarray(leaf, dtype) for leaf in leaves if is_weight(leaf)]
-    if not weights:
-        raise ValueError("The parameters hold no float array, so no path has a weight.")
-    # Traced in the dtype of the masses, whatever that of the weights: only equations are wanted.
-    example = jax.ShapeDtypeStruct((1, *input_shape), dtype)
-    shapes = [jax.ShapeDtypeStruct(weight.shape, dtype) for weight in weights]
-
-    def of_weights(weights, x):
-        values = iter(weights)
-        filled = [next(values) if is_weight(leaf) else leaf for leaf in leaves]
-        return apply_fn(structure.unflatten(filled), x)
-
-    return Network(jax.make_jaxpr(of_weights)(shapes, example), weights, example.shape)
+def _without_kernel(value):
+    """The same value, no longer taken for unchanged weights."""
+    return dataclasses.replace(value, kernel=None) if isinstance(value, PathSums) else value
 
 
-def is_weight(leaf) -> bool:
-    """Whether a leaf of the parameters is on edges of the network."""
-    return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
-
-
-def working_dtype(leaves) -> Any:
-    """float64 if a parameter has it, else float32, also for half precision."""
-    wide = any(jnp.result_type(leaf) == jnp.float64 for leaf in leaves)
-    return jnp.dtype(jnp.float64 if wide else jnp.float32)
-
-
-def _evaluated(setting: Setting, jaxpr: Jaxpr, consts, inputs) -> list:
-    """The values of the outputs of a jaxpr: `Flow`, `Sign`, or numbers where no path leads."""
-    values = dict(zip([*jaxpr.constvars, *jaxpr.invars], [*consts, *inputs], strict=True))
-
-    equations = _needed(jaxpr)
-    uses = Counter(map(id, itertools.chain(jaxpr.outvars, *(eqn.invars for eqn in equations))))
-
-    def read(atom):
-        if isinstance(atom, Literal):
-            return atom.val
-        # A kernel that is used again would collect derivatives at more than one scale.
-        return values[atom] if uses[id(atom)] == 1 else _shared(values[atom])
-
-    for eqn in equations:
-        given = [read(atom) for atom in eqn.invars]
-        try:
-            outputs = _outputs(setting, eqn, given)
-        except Unsupported as found:
-            # On its way out of inner functions an error gathers what they are called.
-            raise found.within(eqn.params.get("name"), _place(eqn)) from None
-        values.update(zip(eqn.outvars, outputs, strict=True))
-    return [read(atom) for atom in jaxpr.outvars]
-
-
-def _shared(value):
-    """The same value, as one that is used in several places."""
-    return dataclasses.replace(value, kernel=None) if isinstance(value, Flow) else value
-
-
-def _needed(jaxpr: Jaxpr) -> list:
+def _used_equations(jaxpr: Jaxpr) -> list:
     """The equations that some output depends on."""
     wanted = {id(atom) for atom in jaxpr.outvars}
-    needed = []
+    used = []
     for eqn in reversed(jaxpr.eqns):
         if any(id(out) in wanted for out in eqn.outvars):
-            needed.append(eqn)
+            used.append(eqn)
             wanted.update(id(atom) for atom in eqn.invars)
-    return needed[::-1]
+    return used[::-1]
 
 
-def _outputs(setting: Setting, eqn, given: list) -> list:
+def _outputs(setting: Setting, eqn, inputs: list) -> list:
+    """The outputs of one equation."""
     name = eqn.primitive.name
-    if name in CALLS:
-        inner = eqn.params.get("jaxpr") or eqn.params.get("call_jaxpr")
-        if isinstance(inner, ClosedJaxpr):
-            return _evaluated(setting, inner.jaxpr, inner.consts, given)
-        return _evaluated(setting, inner, (), given)
+    inner = _jaxpr.called_jaxpr(eqn)
+    if inner is not None:
+        return evaluate(setting, *inner, inputs)
     if name == "scan":
-        return _scanned(setting, eqn.params, given)
-    if not any(isinstance(value, (Flow, Sign)) for value in given):
-        return _computed(eqn, given)
-    if (
-        name == "cond"
-        and not isinstance(given[0], (Flow, Sign))
-        and _extended_range.is_concrete(given[0])
-    ):
-        branch = eqn.params["branches"][int(given[0])]
-        return _evaluated(setting, branch.jaxpr, branch.consts, given[1:])
-    if name == "convert_element_type" and isinstance(given[0], Sign):
-        return given
-    if any(isinstance(value, Sign) for value in given) and name not in ("mul", "select_n"):
+        return _scan(setting, eqn.params, inputs)
+    if all(map(is_constant, inputs)):
+        return _constants(eqn, inputs)
+    if name == "cond" and is_constant(inputs[0]) and is_concrete(inputs[0]):
+        branch = eqn.params["branches"][int(inputs[0])]
+        return evaluate(setting, branch.jaxpr, branch.consts, inputs[1:])
+    if name == "convert_element_type" and isinstance(inputs[0], Sign):
+        return inputs
+    if any(isinstance(value, Sign) for value in inputs) and name not in ("mul", "select_n"):
         raise Unsupported(f"uses the sign of a value ({name})")
     if name not in RULES:
         raise Unsupported(f"uses {ALIASES.get(name, name)}")
-    outputs = RULES[name](setting, eqn.params, lambda *args: _bound(eqn, args), *given)
+    outputs = RULES[name](setting, eqn.params, functools.partial(_bind, eqn), *inputs)
     return outputs if isinstance(outputs, list) else [outputs]
 
 
-def _bound(eqn, args):
-    return eqn.primitive.bind(*args, **eqn.params)
+def _bind(eqn, *arrays):
+    """The arrays that the primitive of an equation computes."""
+    return eqn.primitive.bind(*arrays, **eqn.params)
 
 
-def _computed(eqn, given: list) -> list:
-    """The numbers of an equation between constants, known at once even under `jit`."""
-    if all(map(_extended_range.is_concrete, given)):
+def _constants(eqn, inputs: list) -> list:
+    """The outputs of an equation between constants, as concrete numbers even under `jit`."""
+    if all(map(is_concrete, inputs)):
         with jax.ensure_compile_time_eval():
-            outputs = _bound(eqn, given)
+            outputs = _bind(eqn, *inputs)
     else:
-        outputs = _bound(eqn, given)
+        outputs = _bind(eqn, *inputs)
     return list(outputs) if eqn.primitive.multiple_results else [outputs]
 
 
-def _scanned(setting: Setting, params, given: list) -> list:
-    """A loop of known length, step by step: its weights are shared by all steps."""
-    closed, consts, carried = params["jaxpr"], params["num_consts"], params["num_carry"]
-    given = [_shared(value) for value in given]
-    fixed, carry = given[:consts], given[consts : consts + carried]
-    rows = given[consts + carried :]
+# --- loops ---------------------------------------------------------------------------------------
+
+
+def _scan(setting: Setting, params, inputs: list) -> list:
+    """A loop of known length, unrolled. All steps use the same weights."""
+    body, num_consts, num_carry = params["jaxpr"], params["num_consts"], params["num_carry"]
+    inputs = [_without_kernel(value) for value in inputs]
+    consts, carry = inputs[:num_consts], inputs[num_consts : num_consts + num_carry]
+    xs = inputs[num_consts + num_carry :]
     steps = range(params["length"])
-    stacked = []
+    ys = []
     for step in reversed(steps) if params["reverse"] else steps:
-        row = [_row(value, step) for value in rows]
-        outputs = _evaluated(setting, closed.jaxpr, closed.consts, [*fixed, *carry, *row])
-        carry = outputs[:carried]
-        stacked.append(outputs[carried:])
+        x = [_entry(value, step) for value in xs]
+        outputs = evaluate(setting, body.jaxpr, body.consts, [*consts, *carry, *x])
+        carry = outputs[:num_carry]
+        ys.append(outputs[num_carry:])
     if params["reverse"]:
-        stacked.reverse()
-    return [*carry, *(_stacked(setting, values) for values in zip(*stacked, strict=True))]
+        ys.reverse()
+    return [*carry, *(_stack(setting, values) for values in zip(*ys, strict=True))]
 
 
-def _row(value, step: int):
-    if isinstance(value, Flow):
-        return Flow(jax.tree.map(lambda part: part[step], value.mass), value.on_input)
+def _entry(value, step: int):
+    """One entry of the first axis."""
+    if isinstance(value, PathSums):
+        return PathSums(jax.tree.map(lambda part: part[step], value.sums), value.on_input)
     return value[step]
 
 
-def _stacked(setting: Setting, values):
-    if not any(isinstance(value, Flow) for value in values):
+def _stack(setting: Setting, values):
+    """The values of all steps along a new first axis."""
+    if not any(isinstance(value, PathSums) for value in values):
         return jnp.stack(values)
-    masses = [mass_of(setting, value) for value in values]
-    mass = jax.tree.map(lambda *parts: jnp.stack(parts), *masses)
-    return Flow(mass, any(isinstance(value, Flow) and value.on_input for value in values))
+    path_sums = [path_sums_of(setting, value) for value in values]
+    sums = jax.tree.map(lambda *parts: jnp.stack(parts), *path_sums)
+    return PathSums(sums, any_on_input(*values))
 
 
-# --- where in a network something is refused -----------------------------------------------------
+# --- error messages ------------------------------------------------------------------------------
 
 ALIASES = {"logistic": "sigmoid", "exp": "exp (as softmax and elu do)"}
+LIBRARIES = ("/jax/", "/flax/", "/optax/", "/fgsgd_jax/pathsgd/", "/fgsgd_jax/_jaxpr.py")
 
 
 def _place(eqn) -> str:
     """Where an operation was written: its layer, if Flax named it, and its line."""
     scope = str(eqn.source_info.name_stack)
     traceback = eqn.source_info.traceback
-    ours = ("/jax/", "/flax/", "/fgsgd_jax/paths/", "/optax/")
     lines = (
         f"{frame.file_name.rsplit('/', 1)[-1]}:{frame.line_num}"
         for frame in (traceback.frames if traceback else ())
-        if not any(part in frame.file_name for part in ours)
+        if not any(part in frame.file_name for part in LIBRARIES)
     )
     line = next(lines, "")
-    inside = f" in {scope}" if scope else ""
-    return inside + (f" ({line})" if line else "")
+    return (f" in {scope}" if scope else "") + (f" ({line})" if line else "")

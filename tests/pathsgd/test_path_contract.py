@@ -150,7 +150,7 @@ def test_a_second_update_compiles_nothing():
 
 def test_a_step_in_place_copies_no_large_weight(monkeypatch):
     """As XLA's CPU compiler does in a step of SGD, for it cannot tell the last reader."""
-    monkeypatch.setattr(_optimizer, "COPIED", 1)
+    monkeypatch.setattr(_optimizer, "LARGE_SIZE", 1)
     side = 128
     params = [jnp.eye(side), jnp.eye(side), jnp.ones((side, 2))]
 
@@ -193,6 +193,19 @@ def test_other_scales_can_be_given():
     tx = fg.scale_by_path(network, SHAPE, scales=scales)
     updates, _ = tx.update(GRADIENT, tx.init(params), params, factor=4.0)
     jax.tree.map(lambda u, g: assert_allclose(u, g / 4, rtol=1e-6), updates, GRADIENT)
+
+
+def test_a_power_of_weights_is_divided_alike_with_and_without_extended_range():
+    def squared(params, x):
+        return jnp.maximum(x @ params["in"] ** 2, 0) @ params["out"]
+
+    params = start()
+    gradient = jax.tree.map(jnp.ones_like, params)
+    updates = []
+    for extended_range in (False, True):
+        link = fg.scale_by_path(squared, SHAPE, extended_range=extended_range)
+        updates.append(link.update(gradient, link.init(params), params)[0])
+    jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-5), *updates)
 
 
 # --- what is refused -----------------------------------------------------------------------------

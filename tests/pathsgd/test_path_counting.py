@@ -183,8 +183,8 @@ def test_a_step_divides_by_the_kappa_of_all_paths(name, p, extended_range):
 @pytest.mark.parametrize("p", [1, 1.5, 2])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_kernels_that_are_summed_block_by_block_have_the_same_kappa(monkeypatch, p, transposed):
-    monkeypatch.setattr(_blocked, "LARGE", 4)
-    monkeypatch.setattr(_blocked, "BLOCK", 4)  # blocks of one row or two, and a row left over
+    monkeypatch.setattr(_blocked, "LARGE_SIZE", 4)
+    monkeypatch.setattr(_blocked, "BLOCK_SIZE", 4)  # blocks of one row or two, and a row left over
     _, _, weights, paths = problem("dense")
 
     def turned(params):
