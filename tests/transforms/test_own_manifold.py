@@ -195,5 +195,5 @@ def test_its_state_restarts_and_is_not_shared_with_the_weights():
     kept = np.array(params["w"])
     step = jax.jit(tx.update, donate_argnums=(1,))
     for _ in range(2):
-        updates, state = step(gradients(0, "float32"), state, params)
+        _, state = step(gradients(0, "float32"), state, params)
     np.testing.assert_array_equal(params["w"], kept)  # not donated with the state
