@@ -1,25 +1,25 @@
 """The program: `python -m fgsgd_jax <command>`.
 
-Each command is a module of `fgsgd_jax.experiments` with `add_arguments(parser)` and
-`main(args) -> int`. It is imported when it is asked for, so that one command never waits for what
-another one needs.
+Each command is a package in `fgsgd_jax.experiments` with `add_arguments(parser)` and
+`main(args) -> int`; its docstring is the text of its --help. Only the chosen command is
+imported, so that no command waits for the dependencies of another.
 """
 
 import importlib
 import sys
 from collections.abc import Sequence
 
-from fgsgd_jax.experiments import _terminal
+from fgsgd_jax.experiments import cli
 
 COMMANDS = {
     "train": "train a convolutional network with its kernels on manifolds",
-    "compare": "compare variants of the re-scaling, each with its rate tuned",
+    "compare": "compare variants of the re-scaling, each with its learning rate tuned",
     "paths": "reproduce the figures of the Path-SGD paper",
-    "bench": "measure speed, memory and accuracy, next to other libraries",
+    "bench": "measure the time and memory of updates, compared with optax.sgd and optax.adamw",
 }
 
-# What `pip install "fgsgd_jax[train]"` brings, by the names they are imported under.
-TRAIN_EXTRA = {"PIL", "flax", "matplotlib", "orbax", "rich", "sklearn", "tqdm"}
+PACKAGES = {"paths": "path_figures"}
+"""The packages whose name differs from that of their command."""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -29,25 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         argv: The arguments after the program's name; by default those of the process.
 
     Returns:
-        0 if all went well, 2 after a mistake of the user (told in one line on stderr), 130 after
-        Ctrl-C. Any other exception is a bug of ours and keeps its traceback.
+        0 on success, 2 after a mistake of the user (reported in one line on stderr), 130 after
+        Ctrl-C. Any other exception is a bug and keeps its traceback.
     """
-    argv = list(sys.argv[1:] if argv is None else argv)
-    try:
-        return _run(argv)
-    except _terminal.UsageError as error:
-        print("error:", " ".join(str(error).split()), file=sys.stderr)
-        return 2
-    except ModuleNotFoundError as error:
-        if (error.name or "").partition(".")[0] not in TRAIN_EXTRA:
-            raise
-        print(
-            f'error: {error.name} is not installed: pip install "fgsgd_jax[train]"', file=sys.stderr
-        )
-        return 2
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
-        return 130
+    arguments = list(sys.argv[1:] if argv is None else argv)
+    return cli.exit_code(lambda: _run(arguments))
 
 
 def _run(argv: list[str]) -> int:
@@ -56,13 +42,13 @@ def _run(argv: list[str]) -> int:
         return 0
     name, *rest = argv
     if name not in COMMANDS:
-        hint = _terminal.nearest(name, COMMANDS)
-        raise _terminal.UsageError(
+        hint = cli.nearest(name, COMMANDS)
+        raise cli.UsageError(
             f"{name!r} is not a command; the commands are {', '.join(COMMANDS)}.{hint} "
             "See python -m fgsgd_jax --help."
         )
-    command = importlib.import_module(f"fgsgd_jax.experiments.{name}")
-    parser = _terminal.Parser(prog=f"python -m fgsgd_jax {name}", description=command.__doc__)
+    command = importlib.import_module(f"fgsgd_jax.experiments.{PACKAGES.get(name, name)}")
+    parser = cli.Parser(prog=f"python -m fgsgd_jax {name}", description=command.__doc__)
     command.add_arguments(parser)
     return command.main(parser.parse_args(rest))
 

@@ -74,7 +74,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("compare --ablate scales", "Did you mean 'scale'?"),
         ("compare --ablate scale --data mnist", "--data mnist needs --data-dir"),
         ("train --scheme PI --groups 3", "--groups is for --scheme PIO"),
-        ("train --resume x --run-dir y", "leave --run-dir away"),
+        ("train --resume x --run-dir y", "omit --run-dir"),
         ("train --resume x", "--resume x is not the folder of a run: no config.json."),
         ("train --data cifar10 --data-dir x", "x does not exist; give the folder with cifar10."),
         ("train --batch-size 2000", "--batch-size 2000 is more than the 1500 training images"),

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from fgsgd_jax.experiments import data
-from fgsgd_jax.experiments._terminal import UsageError
+from fgsgd_jax.experiments.cli import UsageError
 
 
 @pytest.fixture(scope="module")

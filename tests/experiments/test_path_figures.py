@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from fgsgd_jax.__main__ import main
-from fgsgd_jax.experiments import path_figures, path_runs
+from fgsgd_jax.experiments.path_figures import figures_2_and_3, vectors
 
 
 @pytest.fixture(scope="module")
@@ -59,7 +59,7 @@ def test_path_sgd_does_not_feel_the_start_and_the_others_do(run):
 
 def test_images_of_figure_1_have_100_pixels_that_keep_the_mean():
     images = np.random.default_rng(0).integers(0, 255, (4, 28, 28, 3), dtype=np.uint8)
-    small = path_runs._flat(images, small=True)
+    small = vectors.flattened(images, small=True)
     assert small.shape == (4, 100)
     np.testing.assert_allclose(small.mean(1), images.mean((1, 2, 3)), rtol=1e-5)
 
@@ -86,8 +86,8 @@ def test_ctrl_c_leaves_what_is_done(tmp_path, monkeypatch, capsys):
     def interrupted(*args, **kwargs):
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(path_figures, "figures_2_and_3", interrupted)
+    monkeypatch.setattr(figures_2_and_3, "make", interrupted)
     words = "--units 8 --epochs 1 --train-size 200 --quiet --run-dir"
     assert main(["paths", *words.split(), str(tmp_path / "r")]) == 130
-    assert "what was done is in" in capsys.readouterr().err
+    assert "the results so far are in" in capsys.readouterr().err
     assert (tmp_path / "r" / "figure1.png").exists()

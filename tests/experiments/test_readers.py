@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from fgsgd_jax.experiments import _readers
-from fgsgd_jax.experiments._terminal import UsageError
+from fgsgd_jax.experiments import data
+from fgsgd_jax.experiments.cli import UsageError
 
 TRAIN, TEST = 6, 4
 
@@ -32,13 +32,13 @@ def arrays():
 @pytest.fixture
 def idx_folder(tmp_path, arrays):
     endings = (".gz", "", "", ".gz")
-    for name, ending, array in zip(_readers.IDX_NAMES, endings, arrays, strict=True):
+    for name, ending, array in zip(data.IDX_NAMES, endings, arrays, strict=True):
         write_idx(tmp_path / (name + ending), array)
     return tmp_path
 
 
 def npz(path, arrays, **other):
-    np.savez(path, **dict(zip(_readers.NPZ_KEYS, arrays, strict=True)) | other)
+    np.savez(path, **dict(zip(data.NPZ_KEYS, arrays, strict=True)) | other)
     return path
 
 
@@ -51,26 +51,26 @@ def assert_read(read, arrays):
 
 
 def test_idx_files_are_read_gzipped_or_not(idx_folder, arrays):
-    assert_read(_readers.read_idx_folder(idx_folder), arrays)
+    assert_read(data.read_idx_folder(idx_folder), arrays)
 
 
 def test_idx_files_are_found_under_the_dotted_names_of_some_unpackers(idx_folder, arrays):
     path = idx_folder / "t10k-images-idx3-ubyte"
     path.rename(idx_folder / "t10k-images.idx3-ubyte")
-    assert_read(_readers.read_idx_folder(idx_folder), arrays)
+    assert_read(data.read_idx_folder(idx_folder), arrays)
 
 
 def test_all_missing_idx_files_are_named(idx_folder):
     (idx_folder / "t10k-images-idx3-ubyte").unlink()
     (idx_folder / "train-images-idx3-ubyte.gz").unlink()
     with pytest.raises(UsageError, match=r"train-images-idx3-ubyte\[.gz\], t10k-images-idx3"):
-        _readers.read_idx_folder(idx_folder)
+        data.read_idx_folder(idx_folder)
 
 
 def test_labels_in_place_of_images_are_told_by_the_magic_number(idx_folder, arrays):
     write_idx(idx_folder / "t10k-images-idx3-ubyte", arrays[3])
     with pytest.raises(UsageError, match=r"t10k-images.* begins with 0x00000801.*0x00000803"):
-        _readers.read_idx_folder(idx_folder)
+        data.read_idx_folder(idx_folder)
 
 
 @pytest.mark.parametrize(
@@ -85,14 +85,14 @@ def test_a_truncated_idx_file_is_told(idx_folder, keep, message):
     path = idx_folder / "t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes()[:keep])
     with pytest.raises(UsageError, match=f"{path.name} {message}"):
-        _readers.read_idx_folder(idx_folder)
+        data.read_idx_folder(idx_folder)
 
 
 def test_an_idx_file_with_too_much_in_it_is_told(idx_folder):
     path = idx_folder / "t10k-images-idx3-ubyte"
     path.write_bytes(path.read_bytes() + b"more")
     with pytest.raises(UsageError, match=r"holds 144 values.* promises 140"):
-        _readers.read_idx_folder(idx_folder)
+        data.read_idx_folder(idx_folder)
 
 
 @pytest.mark.parametrize("damage", [lambda b: b[:-9], lambda b: b[:12] + b"\xff" * 9 + b[21:]])
@@ -100,17 +100,17 @@ def test_a_damaged_gzip_file_is_told(idx_folder, damage):
     path = idx_folder / "train-images-idx3-ubyte.gz"
     path.write_bytes(damage(path.read_bytes()))
     with pytest.raises(UsageError, match=r"train-images-idx3-ubyte\.gz is not a whole gzip file"):
-        _readers.read_idx_folder(idx_folder)
+        data.read_idx_folder(idx_folder)
 
 
 def test_an_npz_file_is_read_with_labels_as_a_column(tmp_path, arrays):
     path = npz(tmp_path / "a.npz", arrays, y_train=arrays[1].astype(np.int64)[:, None])
-    assert_read(_readers.read_npz(path), arrays)
+    assert_read(data.read_npz(path), arrays)
 
 
 def test_color_images_keep_their_channels(tmp_path, arrays):
     train, test = random_bytes(TRAIN, 5, 7, 3), random_bytes(TEST, 5, 7, 3)
-    read = _readers.read_npz(npz(tmp_path / "a.npz", arrays, x_train=train, x_test=test))
+    read = data.read_npz(npz(tmp_path / "a.npz", arrays, x_train=train, x_test=test))
     np.testing.assert_array_equal(read[0], train)
     np.testing.assert_array_equal(read[2], test)
 
@@ -131,28 +131,28 @@ def test_color_images_keep_their_channels(tmp_path, arrays):
 )
 def test_an_npz_file_that_is_no_data_set_is_told_why(tmp_path, arrays, other, message):
     with pytest.raises(UsageError, match=message):
-        _readers.read_npz(npz(tmp_path / "a.npz", arrays, **other))
+        data.read_npz(npz(tmp_path / "a.npz", arrays, **other))
 
 
 def test_missing_keys_of_an_npz_file_are_named_beside_those_it_has(tmp_path):
     path = tmp_path / "a.npz"
     np.savez(path, x_train=0, images=0, y_test=0)
     with pytest.raises(UsageError, match=r"lacks y_train, x_test \(it has x_train, images, y_test"):
-        _readers.read_npz(path)
+        data.read_npz(path)
 
 
 def test_a_truncated_npz_file_is_told(tmp_path, arrays):
     path = npz(tmp_path / "a.npz", arrays)
     path.write_bytes(path.read_bytes()[:-30])
     with pytest.raises(UsageError, match=r"a\.npz is not an npz file, or is cut short"):
-        _readers.read_npz(path)
+        data.read_npz(path)
 
 
 @pytest.fixture
 def cifar_binary(tmp_path):
-    records = random_bytes(6, 2, _readers.CIFAR_RECORD)
+    records = random_bytes(6, 2, data.CIFAR_RECORD)
     records[:, :, 0] = np.arange(12).reshape(6, 2) % 4
-    names = (*_readers.CIFAR_TRAIN_NAMES, _readers.CIFAR_TEST_NAME)
+    names = (*data.CIFAR_TRAIN_NAMES, data.CIFAR_TEST_NAME)
     for name, batch in zip(names, records, strict=True):
         (tmp_path / name).write_bytes(batch.tobytes())
     return tmp_path, records
@@ -160,7 +160,7 @@ def cifar_binary(tmp_path):
 
 def test_the_binary_batches_of_cifar_are_read_plane_by_plane(cifar_binary):
     folder, records = cifar_binary
-    train_images, train_labels, test_images, test_labels = _readers.read_cifar_binary(folder)
+    train_images, train_labels, test_images, test_labels = data.read_cifar_binary(folder)
     assert train_images.shape == (10, 32, 32, 3)
     np.testing.assert_array_equal(train_labels, records[:5, :, 0].ravel())
     np.testing.assert_array_equal(test_labels, records[5, :, 0])
@@ -173,10 +173,10 @@ def test_missing_and_truncated_cifar_batches_are_named(cifar_binary):
     path = folder / "data_batch_4.bin"
     path.write_bytes(path.read_bytes()[:-1])
     with pytest.raises(UsageError, match=r"data_batch_4\.bin holds 6145 bytes.* of 3073"):
-        _readers.read_cifar_binary(folder)
+        data.read_cifar_binary(folder)
     path.unlink()
     with pytest.raises(UsageError, match=r"lacks data_batch_4\.bin; "):
-        _readers.read_cifar_binary(folder)
+        data.read_cifar_binary(folder)
 
 
 @pytest.fixture
@@ -193,9 +193,7 @@ def pictures(tmp_path):
 
 
 def test_a_folder_of_pictures_is_read_by_class(pictures):
-    train_images, train_labels, test_images, test_labels = _readers.read_picture_folder(
-        pictures, iter
-    )
+    train_images, train_labels, test_images, test_labels = data.read_picture_folder(pictures, iter)
     np.testing.assert_array_equal(train_labels, [0, 0, 0, 1, 1, 1])
     np.testing.assert_array_equal(test_labels, [0, 0, 1, 1])
     np.testing.assert_array_equal(train_images[:, 0, 0, 0], [20, 21, 22, 200, 201, 202])
@@ -210,40 +208,40 @@ def test_decoded_pictures_come_from_the_cache_until_a_picture_changes(pictures, 
         return files
 
     cache = tmp_path / "cache"
-    first = _readers.read_picture_folder(pictures, counting, cache)
-    again = _readers.read_picture_folder(pictures, counting, cache)
+    first = data.read_picture_folder(pictures, counting, cache)
+    again = data.read_picture_folder(pictures, counting, cache)
     assert decoded == [10]
     for array, same in zip(first, again, strict=True):
         np.testing.assert_array_equal(array, same)
     Image.new("RGB", (4, 4), "white").save(pictures / "train" / "cat" / "0.png")
-    changed = _readers.read_picture_folder(pictures, counting, cache)
+    changed = data.read_picture_folder(pictures, counting, cache)
     assert decoded == [10, 10]
     assert changed[0][0].min() == 255
 
 
 def test_without_a_cache_nothing_is_written(pictures, tmp_path):
     before = sorted(tmp_path.rglob("*"))
-    _readers.read_picture_folder(pictures, iter)
+    data.read_picture_folder(pictures, iter)
     assert sorted(tmp_path.rglob("*")) == before
 
 
 def test_a_cache_that_cannot_be_written_is_told(pictures, tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(UsageError, match=r"cannot be written .* another --cache-dir"):
-        _readers.read_picture_folder(pictures, iter, tmp_path / "file" / "cache")
+        data.read_picture_folder(pictures, iter, tmp_path / "file" / "cache")
 
 
 def test_pictures_that_make_no_data_set_are_told_why(pictures):
     odd = pictures / "train" / "dog" / "1.png"
     Image.new("RGB", (4, 5)).save(odd)
     with pytest.raises(UsageError, match=r"1\.png is of shape \(5, 4, 3\), but .*0\.png"):
-        _readers.read_picture_folder(pictures, iter)
+        data.read_picture_folder(pictures, iter)
     odd.write_bytes(b"no picture")
     with pytest.raises(UsageError, match=r"dog/1\.png is not a readable picture"):
-        _readers.read_picture_folder(pictures, iter)
+        data.read_picture_folder(pictures, iter)
     (pictures / "test" / "dog").rename(pictures / "test" / "wolf")
     with pytest.raises(UsageError, match="the same classes, but differ in dog, wolf"):
-        _readers.read_picture_folder(pictures, iter)
+        data.read_picture_folder(pictures, iter)
     (pictures / "test").rename(pictures / "text")
     with pytest.raises(UsageError, match="test/<class>"):
-        _readers.read_picture_folder(pictures, iter)
+        data.read_picture_folder(pictures, iter)

@@ -12,8 +12,10 @@ import pytest
 from PIL import Image
 
 from fgsgd_jax.__main__ import main
-from fgsgd_jax.experiments import data, report
-from fgsgd_jax.experiments.checkpoints import FOLDER
+from fgsgd_jax.experiments import data
+from fgsgd_jax.experiments.run_folder import write_rows
+from fgsgd_jax.experiments.train.checkpoints import FOLDER
+from fgsgd_jax.experiments.train.metrics import METRICS, METRICS_FILE, read_metrics
 
 SMALL = "--train-size 120 --batch-size 40 --channels 3 4".split()
 GROUPS = "--groups 2 --manifolds sp+st --weight-decay 0.001 --learning-rate 0.1 --seed 5".split()
@@ -30,7 +32,7 @@ def start(run_dir, *words, epochs=2):
 
 def metrics(run_dir):
     """The rows of a run, without the times."""
-    with (run_dir / report.METRICS_FILE).open(newline="") as file:
+    with (run_dir / METRICS_FILE).open(newline="") as file:
         rows = list(csv.DictReader(file))
     return [{name: row[name] for name in row if name != "seconds_per_step"} for row in rows]
 
@@ -172,7 +174,7 @@ def test_ctrl_c_leaves_a_run_that_resumes_bit_for_bit(
     assert out == ""
     assert err == (
         f"Interrupted; {epoch - 1} of 2 epochs are saved. "
-        f"Go on with: python -m fgsgd_jax train --resume {stopped}\n"
+        f"Continue with: python -m fgsgd_jax train --resume {stopped}\n"
     )
     monkeypatch.undo()
     assert train("--resume", stopped) == 0
@@ -199,8 +201,8 @@ def test_a_row_without_its_checkpoint_is_dropped(run_dir, tmp_path):
     """As if the program had been killed between the two."""
     killed = tmp_path / "killed"
     assert start(killed, *GROUPS, epochs=1) == 0
-    rows = report.read_metrics(killed / "metrics.csv", 1)
-    report.write_rows(killed / "metrics.csv", [*rows, {**rows[0], "epoch": 2}], report.METRICS)
+    rows = read_metrics(killed / "metrics.csv", 1)
+    write_rows(killed / "metrics.csv", [*rows, {**rows[0], "epoch": 2}], METRICS)
     assert train("--resume", killed, "--epochs", 2) == 0
     assert_same_run(killed, run_dir)
 

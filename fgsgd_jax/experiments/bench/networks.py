@@ -1,7 +1,7 @@
-"""The shapes of all weights of some networks, written down by formula.
+"""The shapes of all weights of some published networks.
 
-Convolutions are (rows, columns, inputs, outputs), dense kernels (inputs, outputs). Every network
-has its numbers of channels multiplied by `width`; the number of classes stays.
+Convolutions are (rows, columns, inputs, outputs), dense kernels (inputs, outputs). `width`
+multiplies all numbers of channels, but not the number of classes.
 
 References:
     He et al., *Deep residual learning for image recognition*, 2016 (ResNet-18, ResNet-50);
@@ -16,7 +16,7 @@ _Named = Iterator[tuple[str, tuple[int, ...]]]
 
 
 def _convolution(name: str, side: int, inputs: int, outputs: int) -> _Named:
-    """A convolution without bias and the normalization behind it."""
+    """A convolution without bias, and the normalization after it."""
     yield f"{name}/kernel", (side, side, inputs, outputs)
     yield from _normalization(f"{name}/norm", outputs)
 
@@ -68,7 +68,7 @@ def _resnet50(width: float) -> _Named:
 
 
 def _wrn_28_10(width: float) -> _Named:
-    # Normalization comes before each convolution here, so it has the features of the input.
+    # Normalization precedes each convolution here, so it has as many features as the input.
     before = _scaled(16, width)
     yield "stem/kernel", (3, 3, 3, before)
     for stage, channels in enumerate((160, 320, 640), start=1):
@@ -123,11 +123,11 @@ NETWORKS = tuple(_NETWORKS)
 
 
 def shapes_of(network: str, width: float = 1.0) -> Shapes:
-    """The shapes of all weights of a network, by name; of one with `-3x3`, of its 3×3 kernels."""
+    """The shapes of the weights of a network by name; only of 3×3 kernels for `<network>-3x3`."""
     return dict(_NETWORKS[network](width))
 
 
 def is_kernel(name: str) -> bool:
-    """Whether a weight goes on manifolds: all kernels but that of the last layer."""
+    """Whether a weight goes on manifolds: every kernel except that of the last layer."""
     *modules, last = name.split("/")
     return last == "kernel" and modules[:1] != ["head"]

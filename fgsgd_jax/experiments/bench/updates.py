@@ -1,13 +1,12 @@
-"""What a whole update costs, next to one of `optax.sgd` with momentum and one of `optax.adamw`.
+"""The cost of a whole update, compared with one of `optax.sgd` with momentum and of `optax.adamw`.
 
-Weights and state are donated and fed back, the gradient stays as it is. One block of contestants
-after the other, each with yardsticks of its own, so that only the weights and states of one are
-alive.
+Weights and state are donated and fed back; the gradient stays the same. Contestants are measured in
+blocks, each with its own baselines, so that only the weights and states of one block are in memory.
 """
 
 import dataclasses
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,15 +14,9 @@ import optax
 import rich.table
 
 import fgsgd_jax as fg
-from fgsgd_jax.experiments.bench import _timing, networks, report
-from fgsgd_jax.experiments.bench._settings import (
-    MOMENTUM,
-    RATE,
-    Settings,
-    normal,
-    placed,
-    update_of,
-)
+from fgsgd_jax.experiments.bench import formatting, networks, timing
+from fgsgd_jax.experiments.bench.settings import MOMENTUM, RATE, Settings
+from fgsgd_jax.experiments.bench.weights import normal, on_manifolds, update_of
 from fgsgd_jax.experiments.config import Scheme, spelled
 
 
@@ -32,13 +25,13 @@ class Contestant:
     """An optimizer to be timed.
 
     Attributes:
-        label: What the table calls it.
-        optimizer: The function that makes it.
-        arrays: How many arrays of the size of the weights an update has to read or write.
-        momentum: Its decay, or None.
-        scheme: For FG-SGD only.
-        manifolds: For FG-SGD only.
-        seed: Of the groups drawn.
+        label: Its name in the table.
+        optimizer: The name of the function that makes it.
+        arrays: How many arrays of the size of the weights an update must read or write.
+        momentum: The decay of its momentum, or None.
+        scheme: The scheme of the groups, for FG-SGD only.
+        manifolds: The names of the manifolds, for FG-SGD only.
+        seed: The seed of the random groups.
     """
 
     label: str
@@ -50,22 +43,22 @@ class Contestant:
     seed: int = 0
 
     def prepare(self, params: Any) -> tuple[optax.GradientTransformation, Any]:
-        """The transformation, and weights such as these that it can start from."""
+        """The transformation, and weights of the same shapes from which it can start."""
         if self.optimizer == "optax.adamw":
             return optax.adamw(RATE), params
         if self.scheme is None:
             return optax.sgd(RATE, momentum=self.momentum), params
-        spec, params = placed(params, self.scheme, self.manifolds, seed=self.seed)
+        spec, params = on_manifolds(params, self.scheme, self.manifolds, seed=self.seed)
         return fg.fgsgd(RATE, spec, momentum=self.momentum), params
 
-    def step(self, params: Any, gradient: Any) -> _timing.Fed:
-        """Its compiled update, and the weights and state it works on."""
+    def step(self, params: Any, gradient: Any) -> timing.Iterated:
+        """Its compiled update, with weights and state."""
         tx, start = self.prepare(params)
-        return _timing.Fed(update_of(tx), (start, tx.init(start)), gradient)
+        return timing.Iterated(update_of(tx), (start, tx.init(start)), gradient)
 
 
-# Reads of weights, gradient and state, and writes of weights and state. FG-SGD cannot step before
-# it has the norm of a group, so it reads its tangent vectors, or what makes them, twice.
+# `arrays` counts reads of weights, gradient and state, and writes of weights and state. FG-SGD
+# needs the norm of a whole group before its step, so it reads weights and gradient twice.
 SGD = Contestant(
     label=f"optax.sgd, momentum {MOMENTUM}", optimizer="optax.sgd", arrays=5, momentum=MOMENTUM
 )
@@ -76,7 +69,13 @@ PLAIN = Contestant(label="optax.sgd", optimizer="optax.sgd", arrays=3)
 def contestants(
     manifolds: Sequence[tuple[str, ...]], schemes: Sequence[Scheme], momentum: str
 ) -> dict[str, list[Contestant]]:
-    """The contestants of every block, beside the two yardsticks."""
+    """The contestants of every block, without the two baselines.
+
+    Args:
+        manifolds: Sets of manifolds, one block for each.
+        schemes: The schemes of FG-SGD.
+        momentum: Which schemes also run with momentum: "none", "one" or "all".
+    """
     once: list[Scheme] = list(dict.fromkeys(schemes))
     chosen: Scheme = "PO" if "PO" in once else once[0]
     entries: list[tuple[Scheme, float | None, int]] = [(scheme, None, 5) for scheme in once]
@@ -93,7 +92,7 @@ def contestants(
                 momentum=decay,
                 scheme=scheme,
                 manifolds=names,
-                # Each its own, so that JAX finds nothing traced by an earlier one.
+                # Different seeds, so that no contestant reuses what JAX traced for another.
                 seed=seed,
             )
             for seed, (scheme, decay, arrays) in enumerate(entries)
@@ -102,17 +101,18 @@ def contestants(
 
 
 def measure(settings: Settings) -> list[dict[str, Any]]:
-    """The figures of every network, asked for once."""
+    """The figures of every network."""
     blocks = contestants(settings.manifolds, settings.schemes, settings.momentum)
     total = len(settings.networks) * sum(len(block) + 2 for block in blocks.values())
     content = []
-    with _timing.progress(total, "updates") as bar:
+    with timing.progress(total, "updates") as bar:
         for network in dict.fromkeys(settings.networks):
             shapes = networks.shapes_of(network, settings.width)
             rows = []
             for name, block in blocks.items():
                 bar.set_description(f"updates, {network}, {name}")
-                rows += [{"block": name, **row} for row in _block(block, shapes, settings, bar)]
+                figures = _measure_block(block, shapes, settings.rounds, bar)
+                rows += [{"block": name, **row} for row in figures]
             kernels = {name: shape for name, shape in shapes.items() if networks.is_kernel(name)}
             content.append(
                 {
@@ -131,10 +131,10 @@ def _count(shapes: networks.Shapes) -> int:
     return sum(map(math.prod, shapes.values()))
 
 
-def _block(
-    block: Sequence[Contestant], shapes: networks.Shapes, settings: Settings, bar
-) -> list[dict[str, Any]]:
-    """Times contestants against both yardsticks, in turn."""
+def _measure_block(
+    block: Sequence[Contestant], shapes: networks.Shapes, rounds: int, bar
+) -> Iterator[dict[str, Any]]:
+    """Times contestants and both baselines in turn, and yields the figures of each."""
     params, gradient = normal(shapes, 0), normal(shapes, 1)
     largest = max(leaf.nbytes for leaf in params.values())
     everyone = (SGD, ADAMW, *block)
@@ -143,60 +143,70 @@ def _block(
         steps[contestant.label] = contestant.step(params, gradient)
         bar.update()
     del params
-    clocks = {label: _timing.clock(step) for label, step in steps.items()}
-    seconds = _timing.in_turn(clocks, settings.rounds)
-    rows = []
+    clocks = {label: timing.clock(step) for label, step in steps.items()}
+    seconds = timing.in_turn(clocks, rounds)
     for contestant in everyone:
-        label, step = contestant.label, steps[contestant.label]
-        over_sgd, over_adamw = (
-            _timing.ratio_of(seconds[label], seconds[other.label]) for other in (SGD, ADAMW)
-        )
-        beside, anew = step.memory()
-        rows.append(
-            {
-                **dataclasses.asdict(contestant),
-                "ratio": over_sgd.ratio,
-                "ratio_quartiles": [over_sgd.low, over_sgd.high],
-                "ratio_to_adamw": over_adamw.ratio,
-                "ratio_to_adamw_quartiles": [over_adamw.low, over_adamw.high],
-                "limit": contestant.arrays / SGD.arrays,
-                "seconds": float(np.median(seconds[label])),
-                "sgd_seconds": float(np.median(seconds[SGD.label])),
-                "adamw_seconds": float(np.median(seconds[ADAMW.label])),
-                "trace_seconds": step.trace_seconds,
-                "compile_seconds": step.compile_seconds,
-                "temporary_bytes": beside,
-                "memory": None if beside is None else beside / largest,
-                "bytes_not_taken_over": anew,
-            }
-        )
-    return rows
+        yield _figures(contestant, steps[contestant.label], seconds, largest)
 
 
-COLUMNS: report.Columns = [
+def _figures(
+    contestant: Contestant, step: timing.Iterated, seconds: dict[str, np.ndarray], largest: int
+) -> dict[str, Any]:
+    """The figures of one contestant.
+
+    Args:
+        contestant: The contestant.
+        step: Its compiled update.
+        seconds: The times of all contestants by label.
+        largest: The bytes of the largest weight.
+    """
+    own = seconds[contestant.label]
+    over_sgd, over_adamw = (
+        timing.ratio_of(own, seconds[baseline.label]) for baseline in (SGD, ADAMW)
+    )
+    temporary, copied = step.memory()
+    return {
+        **dataclasses.asdict(contestant),
+        "ratio": over_sgd.ratio,
+        "ratio_quartiles": [over_sgd.low, over_sgd.high],
+        "ratio_to_adamw": over_adamw.ratio,
+        "ratio_to_adamw_quartiles": [over_adamw.low, over_adamw.high],
+        "limit": contestant.arrays / SGD.arrays,
+        "seconds": float(np.median(own)),
+        "sgd_seconds": float(np.median(seconds[SGD.label])),
+        "adamw_seconds": float(np.median(seconds[ADAMW.label])),
+        "trace_seconds": step.trace_seconds,
+        "compile_seconds": step.compile_seconds,
+        "temporary_bytes": temporary,
+        "memory": None if temporary is None else temporary / largest,
+        "bytes_not_taken_over": copied,
+    }
+
+
+COLUMNS: formatting.Columns = [
     ("update", lambda row: row["label"]),
-    ("÷ sgd", lambda row: report.short(row["ratio"])),
+    ("÷ sgd", lambda row: formatting.short(row["ratio"])),
     (
         "middle half",
-        lambda row: "" if row["label"] == SGD.label else report.spread(*row["ratio_quartiles"]),
+        lambda row: "" if row["label"] == SGD.label else formatting.spread(*row["ratio_quartiles"]),
     ),
     ("limit", lambda row: f"{row['limit']:.1f}"),
-    ("÷ adamw", lambda row: report.short(row["ratio_to_adamw"])),
-    ("median", lambda row: report.duration(row["seconds"])),
+    ("÷ adamw", lambda row: formatting.short(row["ratio_to_adamw"])),
+    ("median", lambda row: formatting.duration(row["seconds"])),
     ("compile", lambda row: f"{row['trace_seconds'] + row['compile_seconds']:.1f} s"),
-    ("memory", lambda row: report.short(row["memory"])),
-    ("copied", lambda row: report.count(row["bytes_not_taken_over"], "B")),
+    ("memory", lambda row: formatting.short(row["memory"])),
+    ("copied", lambda row: formatting.count(row["bytes_not_taken_over"], "B")),
 ]
 
 
 def tables(content: list[dict[str, Any]]) -> list[str | rich.table.Table]:
-    """The figures for people to read."""
-    told: list[str | rich.table.Table] = []
+    """The figures for people to read: a headline and a table for each network."""
+    shown: list[str | rich.table.Table] = []
     for network in content:
-        told.append(_headline(network))
-        blocks = report.blocks_by("block", network["contestants"])
-        told.append(report.table(f"time of an update / that of {SGD.label}", COLUMNS, blocks))
-    return told
+        blocks = formatting.blocks_by("block", network["contestants"])
+        title = f"time of an update / time of {SGD.label}"
+        shown += [_headline(network), formatting.table(title, COLUMNS, blocks)]
+    return shown
 
 
 def _headline(network: dict[str, Any]) -> str:

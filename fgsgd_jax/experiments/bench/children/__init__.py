@@ -1,1 +1,0 @@
-"""Programs that run in processes of their own, under any Python: they import nothing of ours."""

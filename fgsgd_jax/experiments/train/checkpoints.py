@@ -1,0 +1,56 @@
+"""Checkpoints of a run: the state after the last complete epoch, stored by Orbax.
+
+Orbax writes a checkpoint under a temporary name, renames it when it is complete, and only then
+removes the previous one. So one complete checkpoint is left, whenever the program stops.
+"""
+
+import textwrap
+from pathlib import Path
+from typing import Any
+
+import jax
+import orbax.checkpoint as ocp
+
+from fgsgd_jax.experiments.cli import UsageError
+from fgsgd_jax.experiments.train.steps import TrainState
+
+FOLDER = "checkpoints"
+
+
+def open_folder(run_dir: Path) -> ocp.CheckpointManager:
+    """Opens the checkpoints of a run. Only the last one is kept."""
+    # Synchronous, so that an epoch whose row is followed by another has its checkpoint on disk.
+    options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
+    return ocp.CheckpointManager((run_dir / FOLDER).resolve(), options=options)
+
+
+def save(manager: ocp.CheckpointManager, epoch: int, state: TrainState) -> None:
+    """Saves the state after an epoch; epoch 0 is the state before the first."""
+    manager.save(epoch, args=ocp.args.StandardSave(state))  # pyright: ignore[reportCallIssue]
+
+
+def restore(manager: ocp.CheckpointManager, like: TrainState) -> tuple[int, Any]:
+    """The last saved epoch and the state after it.
+
+    Args:
+        manager: The checkpoints of the run.
+        like: A state with the same tree structure, shapes, dtypes and devices.
+
+    Raises:
+        UsageError: If there is no complete checkpoint, or it is damaged.
+    """
+    epoch = manager.latest_step()
+    if epoch is None:
+        raise UsageError(
+            f"{manager.directory} holds no whole checkpoint, so there is nothing to resume; start "
+            "a new run."
+        )
+    target = jax.tree.map(ocp.utils.to_shape_dtype_struct, like)
+    args = ocp.args.StandardRestore(target)  # pyright: ignore[reportCallIssue]
+    try:
+        return epoch, manager.restore(epoch, args=args)
+    except (OSError, ValueError, KeyError) as error:
+        raise UsageError(
+            f"{manager.directory / str(epoch)} is damaged, or from another version of this program "
+            f"({textwrap.shorten(str(error), 100)}); start a new run."
+        ) from error

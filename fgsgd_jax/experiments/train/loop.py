@@ -1,0 +1,243 @@
+"""The training loop: runs the epochs, saves a checkpoint after each, and stops on Ctrl-C."""
+
+import math
+import statistics
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from tqdm import tqdm
+
+from fgsgd_jax.experiments import config, data
+from fgsgd_jax.experiments.cli import UsageError, deferred_interrupts
+from fgsgd_jax.experiments.config import Config
+from fgsgd_jax.experiments.run_folder import SUMMARY_FILE, Row, make_run_dir, write_rows
+from fgsgd_jax.experiments.train import checkpoints, diagnostics, report, setup, steps
+from fgsgd_jax.experiments.train.metrics import METRICS, METRICS_FILE, read_metrics
+from fgsgd_jax.experiments.train.setup import Training
+from fgsgd_jax.experiments.train.steps import TrainState
+
+
+def run(
+    settings: Config,
+    run_dir: Path,
+    *,
+    digest: str | None = None,
+    cache_dir: Path | None = None,
+    quiet: bool = False,
+) -> int:
+    """Trains, or resumes training, and reports.
+
+    Args:
+        settings: The run.
+        run_dir: Its folder; a new run needs one that is empty or does not exist.
+        digest: The digest of the data of a resumed run; None starts a new run.
+        cache_dir: The folder where decoded pictures are cached.
+        quiet: Whether to print only the path of the run folder.
+
+    Returns:
+        The exit code: 0, or 130 if Ctrl-C ended the run.
+    """
+    images = _load(settings, run_dir, digest, cache_dir, quiet)
+    training = setup.prepare(settings, images)
+    if training.spec is not None and not quiet:
+        print(training.spec, end="\n\n")
+    with deferred_interrupts() as stop_if_interrupted:
+        if digest is None:
+            make_run_dir(run_dir)
+        with checkpoints.open_folder(run_dir) as manager:
+            if digest is None:
+                checkpoints.save(manager, 0, training.state)
+                write_rows(run_dir / METRICS_FILE, [], METRICS)
+            done, state = checkpoints.restore(manager, training.state)
+            rows = read_metrics(run_dir / METRICS_FILE, done)
+            if _is_complete(run_dir, done, settings.epochs):
+                return 0
+            config.save(run_dir, settings, images.digest())
+            try:
+                for row, state in _epochs(  # noqa: B020 (the argument is evaluated only once)
+                    settings, training, done, state, stop_if_interrupted, quiet
+                ):
+                    rows.append(row)
+                    # Before the checkpoint: resuming drops a row without a checkpoint.
+                    write_rows(run_dir / METRICS_FILE, rows, METRICS)
+                    checkpoints.save(manager, row["epoch"], state)
+            except KeyboardInterrupt:
+                print(
+                    f"Interrupted; {manager.latest_step()} of {settings.epochs} epochs are saved. "
+                    f"Continue with: python -m fgsgd_jax train --resume {run_dir}",
+                    file=sys.stderr,
+                )
+                return 130
+    report.write(run_dir, settings, training, state, rows, quiet=quiet)
+    return 0
+
+
+def _load(
+    settings: Config, run_dir: Path, digest: str | None, cache_dir: Path | None, quiet: bool
+) -> data.ImageData:
+    """The images of a run; those of a resumed run must be the ones it was trained on."""
+    images = data.load(
+        settings.data,
+        Path(settings.data_dir) if settings.data_dir else None,
+        train_size=settings.train_size,
+        cache_dir=cache_dir,
+        quiet=quiet,
+    )
+    if digest not in (None, images.digest()):
+        raise UsageError(
+            f"{run_dir} was trained on other images than those in {settings.data_dir}; give the "
+            "--data-dir of that run, or start a new one."
+        )
+    return images
+
+
+def _is_complete(run_dir: Path, done: int, epochs: int) -> bool:
+    """Whether all epochs are trained and reported; if so, prints that nothing is left to do.
+
+    Raises:
+        UsageError: If more epochs are trained than asked for.
+    """
+    if done > epochs:
+        raise UsageError(
+            f"{run_dir} has {done} epochs already, more than --epochs {epochs}; give a larger "
+            "number, or omit --epochs."
+        )
+    if done < epochs or not (run_dir / SUMMARY_FILE).exists():
+        return False
+    print(f"{run_dir}: {done} of {done} epochs are done; to train more, give a larger --epochs.")
+    return True
+
+
+def _epochs(
+    settings: Config,
+    training: Training,
+    done: int,
+    state: TrainState,
+    stop_if_interrupted: Callable[[], None],
+    quiet: bool,
+) -> Iterator[tuple[Row, TrainState]]:
+    """Trains epoch after epoch, and yields the metrics of each and the state after it.
+
+    Args:
+        settings: The run.
+        training: What was prepared for it.
+        done: The number of epochs trained before.
+        state: The state after them.
+        stop_if_interrupted: Called between steps.
+        quiet: Whether to hide the progress bar.
+
+    Raises:
+        UsageError: If the loss is no longer finite.
+    """
+    per_epoch = setup.steps_per_epoch(settings, training.images)
+    _compile(settings, training, state)
+    with tqdm(
+        total=settings.epochs * per_epoch, initial=done * per_epoch, unit=" steps", disable=quiet
+    ) as bar:
+        for epoch in range(done + 1, settings.epochs + 1):
+            bar.set_description(f"epoch {epoch}/{settings.epochs}")
+            trained = _train_epoch(settings, training, state, epoch, stop_if_interrupted, bar)
+            state = training.rescale(trained.state, epoch)
+            yield _metrics(settings, training, epoch, trained, state), state
+
+
+def _compile(settings: Config, training: Training, state: TrainState) -> None:
+    """Runs one step and discards it, so that no timed step includes the compilation."""
+    pixels, labels = next(data.batches(training.images, settings.batch_size, settings.seed, 0))
+    jax.block_until_ready(training.step(state, pixels, labels))
+
+
+class _Epoch(NamedTuple):
+    """One pass over the training images.
+
+    Attributes:
+        state: The state after the last step.
+        before: The state before the last step.
+        gradient: The gradient of the last step.
+        loss: The mean loss over the steps.
+        error: The fraction of errors over the steps.
+        seconds: The median time of a step.
+    """
+
+    state: TrainState
+    before: TrainState
+    gradient: Any
+    loss: float
+    error: float
+    seconds: float
+
+
+def _train_epoch(
+    settings: Config,
+    training: Training,
+    state: TrainState,
+    epoch: int,
+    stop_if_interrupted: Callable[[], None],
+    bar: tqdm,
+) -> _Epoch:
+    loss, errors, seconds = 0.0, 0, []
+    before, gradient = state, None
+    for pixels, labels in data.batches(training.images, settings.batch_size, settings.seed, epoch):
+        started = time.perf_counter()
+        before = state
+        state, batch_loss, batch_errors, gradient = training.step(before, pixels, labels)
+        loss += float(batch_loss)  # waits for the result, so the time is that of the whole step
+        seconds.append(time.perf_counter() - started)
+        if not math.isfinite(loss):
+            raise UsageError(
+                f"The loss is {float(batch_loss)} in epoch {epoch}; give a smaller "
+                f"--learning-rate than {settings.learning_rate}."
+            )
+        errors += int(batch_errors)
+        seen = len(seconds) * settings.batch_size
+        bar.set_postfix_str(
+            f"loss {loss / len(seconds):.4f}, error {errors / seen:.2%}", refresh=False
+        )
+        bar.update()
+        stop_if_interrupted()
+    return _Epoch(
+        state,
+        before,
+        gradient,
+        loss / len(seconds),
+        errors / (len(seconds) * settings.batch_size),
+        statistics.median(seconds),
+    )
+
+
+def _metrics(
+    settings: Config, training: Training, epoch: int, trained: _Epoch, state: TrainState
+) -> Row:
+    """The row of `metrics.csv` for an epoch.
+
+    Args:
+        settings: The run.
+        training: What was prepared for it.
+        epoch: The number of the epoch, from 1.
+        trained: The epoch.
+        state: The state after it, re-scaled.
+    """
+    images, spec = training.images, training.spec
+    logits = training.outputs(trained.state, images.test_images)
+    test_loss, test_error = steps.loss_and_error(logits, images.test_labels)
+    last_step = epoch * setup.steps_per_epoch(settings, images) - 1
+    row: Row = {
+        "epoch": epoch,
+        "train_loss": trained.loss,
+        "train_error": trained.error,
+        "test_loss": test_loss,
+        "test_error": test_error,
+        "drift": diagnostics.drift(spec, state),
+        "seconds_per_step": trained.seconds,
+        "learning_rate": jnp.asarray(training.learning_rate(last_step)).item(),
+    }
+    if spec is not None:
+        row |= diagnostics.of_step(
+            settings, spec, trained.before, trained.state, trained.gradient, images
+        )
+    return row
