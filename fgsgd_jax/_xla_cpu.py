@@ -101,13 +101,18 @@ def _opaque_true(after: jax.Array | None) -> jax.Array:
     return lax.optimization_barrier(jnp.array(True)) if after is None else (after | 1) != 0
 
 
+def on_single_device() -> bool:
+    """Whether arrays cannot be split over devices."""
+    explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
+    return jax.device_count() == 1 and not explicit
+
+
 def completion_token(*arrays: jax.Array) -> jax.Array | None:
     """A scalar that depends on arrays; as `after=` it orders a computation behind theirs.
 
     None on several devices, where reading one entry of an array would be a transfer.
     """
-    explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    if jax.device_count() > 1 or explicit:
+    if not on_single_device():
         return None
 
     def on_cpu():

@@ -7,7 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax.norms import group_matrices
 from fgsgd_jax.spec import Coordinates, LeafSpec, step_radius
 from fgsgd_jax.transforms import PerGroup, group_of, normalizer, value_at
@@ -47,28 +47,28 @@ def gradient_numbers(
     """
     s = leaf_spec.scale(std, weight.dtype)
     points = leaf_spec.component.to_points(gradient)
-    points = points.astype(_linalg.working_dtype(points.dtype))
+    points = points.astype(linalg.working_dtype(points.dtype))
     _, factor = step_radius(coordinates, s)
     points = points if factor is None else points * factor
     gradient = leaf_spec.component.from_points(points, leaf_spec.shape)
     tangent = leaf_spec.to_tangent(weight, gradient, manifold_ids, s, coordinates="scaled")
     length = jnp.linalg.norm(jnp.ravel(gradient))
     normal = jnp.linalg.norm(jnp.ravel(gradient - tangent)) / jnp.where(length == 0, 1, length)
-    g = _linalg.norm(group_matrices(tangent if trace is None else trace, leaf_spec))
+    g = linalg.norm(group_matrices(tangent if trace is None else trace, leaf_spec))
     return normal, g, normalizer(g, *(number.astype(g.dtype) for number in numbers))
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def angle_of(leaf_spec: LeafSpec, weight: jax.Array, update: jax.Array) -> jax.Array:
     """The angle by which an update turns every component, from the chord of unit vectors."""
-    dtype = _linalg.working_dtype(weight.dtype)
+    dtype = linalg.working_dtype(weight.dtype)
 
     def unit(w):
         points = leaf_spec.component.to_points(w)
-        return points / _linalg.norm(points)
+        return points / linalg.norm(points)
 
     weight = weight.astype(dtype)
-    chord = _linalg.norm(unit(weight + update.astype(dtype)) - unit(weight))
+    chord = linalg.norm(unit(weight + update.astype(dtype)) - unit(weight))
     return 2 * jnp.arcsin(jnp.minimum(chord / 2, 1))
 
 

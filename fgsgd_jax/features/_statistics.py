@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.features._kernel_uses import KernelUse
 from fgsgd_jax.features._provenance import POOLED
@@ -39,7 +39,7 @@ class Moments(NamedTuple):
 
 def moments(x: jax.Array) -> Moments:
     """The moments over the first axis: `(positions, *channels)` → `(*channels)` each."""
-    x = x.astype(_linalg.working_dtype(x.dtype))
+    x = x.astype(linalg.working_dtype(x.dtype))
     shift = jnp.mean(x, axis=0)
     deviation = x - shift  # its relative error is one rounding, however large the mean
     mean = jnp.mean(deviation, axis=0)

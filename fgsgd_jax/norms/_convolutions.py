@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax.norms._matrices import spectral, working
 
 
@@ -107,7 +107,7 @@ def convolution_norm(
     transposed = jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, unit.dtype))
     start = jax.random.normal(jax.random.key(0), shape, unit.dtype)
     square = _largest_of_operator(lambda x: transposed(convolve(x))[0], start, iterations)
-    return scale * _linalg.safe_sqrt(square)
+    return scale * linalg.safe_sqrt(square)
 
 
 def _largest_of_operator(apply, start: jax.Array, iterations: int) -> jax.Array:

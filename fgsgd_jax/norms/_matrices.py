@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 
 
 class Norms(NamedTuple):
@@ -31,7 +31,7 @@ def frobenius(x: jax.Array, /) -> jax.Array:
         >>> frobenius(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
         Array(5., dtype=float32)
     """
-    return _linalg.norm(working(x))
+    return linalg.norm(working(x))
 
 
 def two_to_one(x: jax.Array, /) -> jax.Array:
@@ -42,7 +42,7 @@ def two_to_one(x: jax.Array, /) -> jax.Array:
         >>> two_to_one(jnp.array([[3.0, 4.0], [0.0, 2.0]]))
         Array(7., dtype=float32)
     """
-    return jnp.sum(_linalg.column_norm(_linalg.transpose(working(x))), axis=0)
+    return jnp.sum(linalg.column_norm(linalg.transpose(working(x))), axis=0)
 
 
 @jax.jit
@@ -60,13 +60,13 @@ def spectral(x: jax.Array, /) -> jax.Array:
     """
     x = working(x)
     if x.shape[0] < x.shape[1]:
-        x = _linalg.transpose(x)
+        x = linalg.transpose(x)
     if x.shape[1] == 1:
-        return _linalg.norm(x)
+        return linalg.norm(x)
     largest = jnp.max(jnp.abs(x), axis=(0, 1))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     unit = x / scale  # its squares neither overflow nor underflow
-    norm = scale * _linalg.safe_sqrt(_largest_eigenvalue(_linalg.gram(unit, unit)))
+    norm = scale * linalg.safe_sqrt(_largest_eigenvalue(linalg.gram(unit, unit)))
     return jnp.where(jnp.isinf(largest), largest, norm)
 
 
@@ -92,10 +92,10 @@ def _largest_eigenvalue(gram: jax.Array) -> jax.Array:
 
     def square(state):
         k, m, total, _, _ = state
-        squared, _, log_trace = of_trace_one(_linalg.matmul(m, m))
+        squared, _, log_trace = of_trace_one(linalg.matmul(m, m))
         share = jnp.exp2(-(k + 1).astype(gram.dtype))
         # λ₁ of the current matrix is tₖ up to the factor 1 + n·‖Mₖ − Mₖ₋₁‖.
-        error = size * _linalg.norm(squared - m) * share
+        error = size * linalg.norm(squared - m) * share
         return k + 1, squared, total + share * log_trace, share * log_trace, error
 
     m, first, _ = of_trace_one(gram)
@@ -120,4 +120,4 @@ def norms_of(x: jax.Array, /) -> Norms:
 def working(x: jax.Array) -> jax.Array:
     """Returns x in the dtype of the computation: bfloat16 and float16 become float32."""
     x = jnp.asarray(x)
-    return x.astype(_linalg.working_dtype(x.dtype))
+    return x.astype(linalg.working_dtype(x.dtype))

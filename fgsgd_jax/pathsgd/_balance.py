@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax.pathsgd._chain import AffineMap, Layers, chain_of
 
 # Without biases, one round gives all layers the same norm. With biases, a round leaves at most
@@ -129,7 +129,7 @@ def unbalance(
 
 def _in_working_dtype(leaf) -> jax.Array:
     array = jnp.asarray(leaf)
-    return array.astype(_linalg.working_dtype(array.dtype))
+    return array.astype(linalg.working_dtype(array.dtype))
 
 
 def _in_own_dtypes(arrays: list, leaves: list, structure) -> Any:

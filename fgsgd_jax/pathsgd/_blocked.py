@@ -2,7 +2,8 @@
 
 XLA's CPU compiler multiplies matrices only from memory. Writing |w|^p of a matrix that is larger
 than the cache, and reading it twice, takes several times as long as reading the matrix. Here |w|^p
-is computed block by block in the cache, once for the product and once more for its derivative.
+is computed block by block in the cache, once for the product and once more for its derivative. On
+other platforms it is an ordinary product.
 """
 
 import functools
@@ -11,7 +12,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import _xla_cpu
 from fgsgd_jax.pathsgd import _extended_range
 
 LARGE_SIZE = 1 << 18  # a matrix of fewer entries stays in the cache, together with |w|^p
@@ -20,7 +21,8 @@ BLOCK_SIZE = 1 << 18  # entries: one mebibyte in float32
 
 def is_faster(kernel_size: int, p) -> bool:
     """Whether a matrix of this many entries is better multiplied in blocks."""
-    return isinstance(p, (int, float)) and _linalg.on_one_cpu() and kernel_size >= LARGE_SIZE
+    known = isinstance(p, (int, float))
+    return known and kernel_size >= LARGE_SIZE and _xla_cpu.on_single_device()
 
 
 @functools.partial(jax.custom_vjp, nondiff_argnums=(0, 1))
@@ -38,7 +40,7 @@ def product(axis: int, p, units, scale, weight, perturbation, scale_slot):
         perturbation: Zeros like the weight.
         scale_slot: Zeros like the weight.
     """
-    return _sum_in_blocks(axis, axis, p, units, scale, weight)
+    return _sum(axis, axis, p, units, scale, weight)
 
 
 def _forward(axis, p, units, scale, weight, perturbation, scale_slot):
@@ -48,7 +50,7 @@ def _forward(axis, p, units, scale, weight, perturbation, scale_slot):
 
 def _backward(axis, p, residuals, derivative):
     units, scale, weight = residuals
-    by_units = _sum_in_blocks(1 - axis, axis, p, derivative, scale, weight)
+    by_units = _sum(1 - axis, axis, p, derivative, scale, weight)
     outer = lax.expand_dims(units, (1 - axis,)) * lax.expand_dims(derivative, (axis,))
     scales = lax.broadcast_in_dim(scale, weight.shape, (axis,))
     return by_units, None, None, outer, scales
@@ -57,10 +59,22 @@ def _backward(axis, p, residuals, derivative):
 product.defvjp(_forward, _backward)
 
 
-def _sum_in_blocks(axis: int, scale_axis: int, p, factors, scale, weight):
-    """Σ along `axis` of factors·(scale·|weight|)^p, where `scale` runs along `scale_axis`."""
+def _sum(axis: int, scale_axis: int, p, factors, scale, weight):
+    """Σ along one axis of factors·(scale·|weight|)^p, the scale lying along `scale_axis`."""
+
+    def in_blocks(factors, scale, weight):
+        return _in_blocks(axis, scale_axis, p, factors, scale, weight, BLOCK_SIZE)
+
+    def at_once(factors, scale, weight):
+        return _in_blocks(axis, scale_axis, p, factors, scale, weight, weight.size)
+
+    return lax.platform_dependent(factors, scale, weight, cpu=in_blocks, default=at_once)
+
+
+def _in_blocks(axis: int, scale_axis: int, p, factors, scale, weight, block_size: int):
+    """The same, from blocks of rows."""
     rows, columns = weight.shape
-    length = max(1, BLOCK_SIZE // columns)
+    length = max(1, block_size // columns)
     blocks = rows // length
 
     def add_rows(start, length, total):

@@ -12,7 +12,7 @@ import optax
 from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax._trees import leaves_with_paths, listed
 from fgsgd_jax.pathsgd import _extended_range
 from fgsgd_jax.pathsgd._extended_range import ScaledFloat
@@ -101,7 +101,7 @@ def trace(apply_fn: Callable, params: Any, input_shape: Sequence[int]) -> Networ
         raise ValueError(
             "The parameters hold no float array, so no path has a weight; give the weights."
         )
-    dtype = _linalg.working_dtype(max(dtypes, key=lambda dtype: dtype.itemsize))
+    dtype = linalg.working_dtype(max(dtypes, key=lambda dtype: dtype.itemsize))
     weights = [jnp.asarray(leaf, dtype) for leaf in leaves if is_weight(leaf)]
     # Traced in the dtype of the path sums instead of the weights: only the equations are used.
     example = jax.ShapeDtypeStruct((1, *input_shape), dtype)

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
-from fgsgd_jax import _linalg
+from fgsgd_jax import _xla_cpu
 from fgsgd_jax.pathsgd import _extended_range
 from fgsgd_jax.pathsgd._extended_range import ScaledFloat
 from fgsgd_jax.pathsgd._network import Network, check_arguments, is_weight, trace
@@ -134,7 +134,7 @@ def _divided_on_plain_floats(network: Network, p, updates, params):
     if any(weight.size >= LARGE_SIZE for weight in network.weights):
         # Update no weight in place before all gradients and scales, which read it, are computed.
         readers = (leaf for leaf in jax.tree.leaves((updates, derivatives)) if leaf.size)
-        known &= _linalg.true_after(_linalg.done(*readers))
+        known = _xla_cpu.wait(known, _xla_cpu.completion_token(*readers))
     known = jnp.where(known, 1, jnp.nan).astype(sum_of_paths.dtype)
 
     def divide(update, kappa):

@@ -14,7 +14,7 @@ import numpy as np
 import scipy.linalg
 
 import fgsgd_jax as fg
-from fgsgd_jax import _linalg
+from fgsgd_jax import linalg
 from fgsgd_jax.experiments.bench import formatting, timing
 from fgsgd_jax.experiments.bench.sections import Tables
 
@@ -203,17 +203,17 @@ def _linear_algebra_cases(g: np.ndarray, a: np.ndarray, square: np.ndarray) -> I
         skew = _each(_stiefel_tangent)(x, a)
 
         def rotated(x, v):
-            rotation = _linalg.rotation_3x3(_linalg.axis_3x3(x, v), jnp.ones((1,), jnp.float32))
-            return x + _linalg.turned_3x3(x, rotation)
+            rotation = linalg.rotation_3x3(linalg.axis_3x3(x, v), jnp.ones((1,), jnp.float32))
+            return x + linalg.turned_3x3(x, rotation)
 
         yield "rotation of 3×3", "NumPy's SVD", rotated, _of_sum(_polar), (x, skew)
     if rows * columns <= 64 * 64:
-        yield "Gram-Schmidt", "NumPy's QR", _linalg.gram_schmidt, _each(_qr), (x + 0.1 * a / rows,)
+        yield "Gram-Schmidt", "NumPy's QR", linalg.gram_schmidt, _each(_qr), (x + 0.1 * a / rows,)
         unit = square / np.sqrt(columns)
-        yield "expm", "SciPy's expm", _linalg.expm, _each(scipy.linalg.expm), (unit,)
+        yield "expm", "SciPy's expm", linalg.expm, _each(scipy.linalg.expm), (unit,)
         # `solve` is made for matrices whose symmetric part is positive definite.
         good = np.eye(columns)[:, :, None] + (unit - np.swapaxes(unit, 0, 1))
-        yield "solve", "SciPy's solve", _linalg.solve, _each(scipy.linalg.solve), (good, unit)
+        yield "solve", "SciPy's solve", linalg.solve, _each(scipy.linalg.solve), (good, unit)
 
 
 def tables(content: list[dict[str, Any]]) -> Tables:
