@@ -26,6 +26,8 @@ from fgsgd_jax.experiments.bench import (
 )
 from fgsgd_jax.experiments.bench._settings import Settings, normal, placed
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path, monkeypatch):

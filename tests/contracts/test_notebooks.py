@@ -65,6 +65,7 @@ def test_notebook_has_been_executed(source):
     assert has_image(notebook)
 
 
+@pytest.mark.slow
 @each_source
 def test_notebook_runs(source, tmp_path, monkeypatch):
     # The kernel chooses the backend that shows figures in the notebook; one set here would win.

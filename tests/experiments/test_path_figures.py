@@ -10,6 +10,8 @@ import pytest
 from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments import path_figures, path_runs
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -15,6 +15,8 @@ from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments import data, report
 from fgsgd_jax.experiments.checkpoints import FOLDER
 
+pytestmark = pytest.mark.slow
+
 SMALL = "--train-size 120 --batch-size 40 --channels 3 4".split()
 GROUPS = "--groups 2 --manifolds sp+st --weight-decay 0.001 --learning-rate 0.1 --seed 5".split()
 GROUPS += "--scale geometric --feature-batches 2 --min-std 0.2".split()

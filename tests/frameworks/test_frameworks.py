@@ -388,7 +388,7 @@ def test_draws_are_the_same_after_a_restart_with_other_hashes():
             "import json, conformance_helpers as helpers;"
             "print(json.dumps(helpers.digests_of_draws(seed=3)))",
         ],
-        cwd=pathlib.Path(__file__).parent,
+        cwd=pathlib.Path(__file__).parents[1],
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
