@@ -12,7 +12,7 @@ FOLDER = Path(__file__).parent
 
 
 def execute(source: Path) -> None:
-    """Executes a text source in a fresh kernel and writes the notebook beside `src/`."""
+    """Executes a text source in a fresh kernel and writes the notebook next to `src/`."""
     notebook = jupytext.read(source)
     notebook.metadata.pop("jupytext", None)
     for number, cell in enumerate(notebook.cells):

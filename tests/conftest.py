@@ -1,4 +1,4 @@
-"""What all tests share: an end to what JAX keeps of the tests before."""
+"""What all tests share: a compilation cache on disk for local runs, and bounded memory."""
 
 import gc
 import math
@@ -8,12 +8,28 @@ from pathlib import Path
 import jax
 import pytest
 
-# Clearing after every module would have each compile JAX's own small operations again.
-ENOUGH = 2 * 2**30
+# Clearing after every module would make each one compile JAX's own small operations again.
+MOST_MEMORY = 2 * 2**30
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Keeps compiled functions in `.pytest_cache`; compiling is most of the time of a test.
+
+    JAX writes an entry without a lock, so each worker has a folder of its own. `pytest
+    --cache-clear` empties them. `JAX_ENABLE_COMPILATION_CACHE=false` does without.
+    """
+    cache = getattr(config, "cache", None)  # None under `-p no:cacheprovider`
+    if cache is None or not jax.config.jax_enable_compilation_cache:
+        return
+    worker = os.environ.get("PYTEST_XDIST_WORKER", "main")
+    jax.config.update("jax_compilation_cache_dir", str(cache.mkdir(f"jax-{worker}")))
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.1)
+    # No hints to XLA where to keep files of its own, which would depend on the folder.
+    jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
 def _resident_bytes() -> float:
-    """The memory of this process, where the system says; elsewhere more than enough."""
+    """The memory of this process; infinite where the system does not say."""
     try:
         pages = int(Path("/proc/self/statm").read_text().split()[1])
     except OSError:
@@ -23,8 +39,8 @@ def _resident_bytes() -> float:
 
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory():
-    """Drops compiled functions, gigabytes in all: no module needs those of another."""
+    """Drops compiled functions, gigabytes in all, after the tests of a module."""
     yield
-    if _resident_bytes() > ENOUGH:
+    if _resident_bytes() > MOST_MEMORY:
         jax.clear_caches()
         gc.collect()

@@ -18,13 +18,15 @@
 # comparison, with plain SGD.
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgsgd-jax/fgsgd_jax/blob/main/notebooks/01_quick_start.ipynb)
+#
+# To run it on your own machine: `pip install -e ".[notebooks]"` in a clone of the repository.
 
 # %%
 import sys
 
 if "google.colab" in sys.modules:
-    print("Installing fgsgd_jax and what this notebook needs beside it.")
-    # %pip install -q "fgsgd_jax[train]"
+    print("Installing fgsgd_jax and the other packages of this notebook.")
+    # %pip install -q "fgsgd_jax[train] @ git+https://github.com/fgsgd-jax/fgsgd_jax"
 
 # %%
 import jax.numpy as jnp
@@ -66,10 +68,10 @@ train_images, test_images = ((part - mean) / deviation for part in (train_images
 # %% [markdown]
 # ## The model
 #
-# An ordinary Flax NNX network, which knows nothing of manifolds: three convolutions, each with
-# batch normalization and ReLU, and a dense layer. Batch normalization takes the length of each
-# output channel's kernel out of what the network computes, so these kernels can give theirs up.
-# The dense layer has no normalization after it and needs its length.
+# An ordinary Flax NNX network, without anything about manifolds: three convolutions, each followed
+# by batch normalization and ReLU, and a dense layer. Batch normalization cancels the norm of each
+# output channel's kernel, so fixing these norms does not restrict the network. The dense layer has
+# no normalization after it and needs its norm.
 
 
 # %%
@@ -100,10 +102,10 @@ def halve(x):
 # ## Ten lines
 #
 # These put the network on its manifolds. The *spec* cuts each kernel into its 3 × 3 slices, one
-# per input and output channel, deals them out to spheres (norm 1), oblique manifolds (each column
-# of norm 1) and Stiefel manifolds (orthonormal columns), and puts the slices into random groups
-# over both channels (`"PIO"`), each of which shares one step-size normalizer. What the rule does
-# not match stays Euclidean.
+# per input and output channel, assigns the slices at random to spheres (norm 1), oblique manifolds
+# (each column of norm 1) and Stiefel manifolds (orthonormal columns), and puts them into random
+# groups over both channels (`"PIO"`). The slices of a group share one step-size normalizer. Leaves
+# that no rule matches stay Euclidean.
 
 # %%
 model = CNN(nnx.Rngs(SEED))
@@ -121,9 +123,9 @@ tx = fg.fgsgd(learning_rate, spec, momentum=0.9, euclidean=optax.sgd(0.05, momen
 optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
 
 # %% [markdown]
-# From here on everything is as with any other Optax optimizer. After each epoch we note the test
-# error and the *drift*: the largest distance of any component from its manifold's equation, such
-# as |‖x‖ − 1| on a sphere, which `fg.residual` gives for each kernel.
+# From here on everything is as with any other Optax optimizer. After each epoch we record the test
+# error and the *drift*, the largest residual of any component in the equation of its manifold,
+# such as |‖x‖ − 1| on a sphere. `fg.residual` computes it for each kernel.
 
 
 # %%
@@ -159,9 +161,9 @@ def train(model, optimizer):
 
 
 # %% [markdown]
-# Plain SGD sees the same batches. It starts once from the same projected weights, to see whether
-# it would have stayed near the manifolds by itself, and once from the weights as Flax draws them,
-# as one would use it without this library.
+# Plain SGD gets the same batches. It starts once from the same projected weights, to see whether it
+# stays near the manifolds by itself, and once from the weights that Flax draws, as without this
+# library.
 
 # %%
 histories = {"fgsgd": train(model, optimizer)}
@@ -208,9 +210,9 @@ print(f"\nAt its largest, the drift of fgsgd is {largest / precision:.1f} times 
 # ## What to take home
 #
 # Yes to both. With its kernels on manifolds the network learns the digits about as well as with
-# plain SGD from the usual start: one run's test errors are too few to rank the two, and another
-# `SEED` may turn their order around. And the kernels stay: `fgsgd` moves along the manifolds, so
-# the drift remains at the rounding of float32 and does not grow, while SGD, started on the
-# manifolds, has left them after one epoch. The model and the training loop needed no change; what
-# is new is a spec, one projection, and the optimizer. Only the learning rate has another meaning:
-# `fgsgd` normalizes its steps once per group, so its rate has to be chosen anew.
+# plain SGD from the usual start: one run has too few test errors to rank the two, and another
+# `SEED` may reverse their order. And the kernels stay: `fgsgd` moves along the manifolds, so the
+# drift stays at float32 rounding and does not grow, while SGD, started on the manifolds, has left
+# them after one epoch. The model and the training loop did not change; a spec, one projection and
+# the optimizer were added. Only the learning rate means something else: `fgsgd` normalizes its
+# steps once per group, so tune its rate separately.

@@ -13,18 +13,20 @@
 # %% [markdown]
 # # Path-SGD: does an optimizer notice how the units are scaled?
 #
-# Multiply the weights into a hidden ReLU unit by ten, divide those out of it by ten: the network
-# computes the same. SGD, started there, trains another network all the same. Path-SGD does not
-# notice the difference, and here we watch that on handwritten digits.
+# Multiply the weights into a hidden ReLU unit by ten and divide the weights out of it by ten: the
+# network computes the same function. Yet SGD, started from there, learns another function. Path-SGD
+# learns the same one, as we show on handwritten digits.
 #
 # [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgsgd-jax/fgsgd_jax/blob/main/notebooks/02_path_sgd.ipynb)
+#
+# To run it on your own machine: `pip install -e ".[notebooks]"` in a clone of the repository.
 
 # %%
 import sys
 
 if "google.colab" in sys.modules:
-    print("Installing fgsgd_jax and what this notebook needs beside it.")
-    # %pip install -q "fgsgd_jax[train]"
+    print("Installing fgsgd_jax and the other packages of this notebook.")
+    # %pip install -q "fgsgd_jax[train] @ git+https://github.com/fgsgd-jax/fgsgd_jax"
 
 # %%
 import jax
@@ -47,8 +49,8 @@ BATCH_SIZE = 100
 #
 # Two hidden layers on the 64 pixels of scikit-learn's digits. The balanced start has normal weights
 # of standard deviation $1/\sqrt{\text{fan-in}}$. For the unbalanced one, `unbalance` draws a
-# quarter as many units as there are, with replacement, and multiplies the weights into each by
-# $10c$, with log-normal $c$, and divides those out of it by the same.
+# quarter of the units, with replacement, multiplies the weights into each by $10c$, with log-normal
+# $c$, and divides the weights out of it by the same number.
 
 # %%
 pixels, labels = load_digits(return_X_y=True)
@@ -88,17 +90,18 @@ for name, params in (("balanced", balanced), ("unbalanced", unbalanced)):
     print(f"{name:>10}: norm of the weights {norm:6.1f}, path norm {path_norm:.6f}")
 
 # %% [markdown]
-# The norm of the weights, by whose measure SGD takes its steps, sees two networks. The *path norm*
+# The Euclidean norm of the weights, which defines the steps of SGD, differs between the two. The
+# *path norm*
 #
 # $$\varphi_p(w) = \Big(\sum_{\text{paths}} \prod_{e \in \text{path}} |w_e|^p\Big)^{1/p}$$
 #
-# sees one: a path through a rescaled unit goes in and out of it. Path-SGD divides each gradient by
-# what the path norm holds of its weight,
+# does not: a path that enters a rescaled unit also leaves it. Path-SGD divides the gradient of each
+# weight by the part of the path norm that the weight is multiplied with,
 #
 # $$\kappa_e = \Big(\sum_{\text{paths} \ni e} \prod_{e' \neq e} |w_{e'}|^p\Big)^{2/p},$$
 #
-# all of them together in one pass forward and one backward over one example, as many as there are
-# paths.
+# One forward and one backward pass over a single example compute κ for all weights, however many
+# paths there are.
 
 # %%
 paths = 64 * UNITS * UNITS * 10
@@ -110,8 +113,8 @@ print(f"{spread.max() - spread.min():.1f} powers of ten")
 # %% [markdown]
 # ## Ten lines
 #
-# `path_sgd` is an Optax transformation. It is given the network as a function of parameters and a
-# batch, and the shape of one example. For each optimizer and each start we take the best of four
+# `path_sgd` is an Optax transformation. It takes the network as a function of parameters and a
+# batch, and the shape of one example. For each optimizer and each start we choose the best of four
 # rates, all powers of ten, by the training loss after three epochs.
 
 
@@ -179,8 +182,8 @@ axis.grid(alpha=0.25)
 axis.spines[["top", "right"]].set_visible(False)
 _ = axis.legend(frameon=False, fontsize=8)
 # %% [markdown]
-# Path-SGD has one curve, from wherever it starts; the others pay for the unbalanced start. How
-# exact is "one"? The losses at the single steps, and the function learned, agree to rounding:
+# Path-SGD has the same curve from both starts; the others do worse from the unbalanced one. How
+# exact is "the same"? The losses of all steps, and the functions learned, agree to rounding:
 
 # %%
 (_, one, first), (_, other, second) = (
@@ -197,9 +200,9 @@ print(f"test errors: {errors[0]:.2%} and {errors[1]:.2%}")
 # ## To take home
 #
 # * Give `path_sgd` any network of weights, ReLU, pooling and skip connections as a function; Flax
-#   models go through `fgsgd_jax.nnx.path_sgd` and `fgsgd_jax.linen.path_sgd`. What is no such
-#   network is refused by name.
-# * Momentum and decoupled weight decay keep the invariance. Adam behind it, L2 decay or clipping by
+#   models go through `fgsgd_jax.nnx.path_sgd` and `fgsgd_jax.linen.path_sgd`. Other networks are
+#   refused with an error that names the operation.
+# * Momentum and decoupled weight decay keep the invariance. Adam after it, L2 decay, or clipping by
 #   a global norm do not.
-# * It has to be outermost: paths run through all layers.
+# * It must be the outermost transformation: paths run through all layers.
 # * `python -m fgsgd_jax paths --data mnist --data-dir DIR` draws the three figures of the paper.

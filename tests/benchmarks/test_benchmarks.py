@@ -30,6 +30,8 @@ from . import (
 from .__main__ import main
 from .settings import BenchmarkSettings
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def _in_an_empty_folder(tmp_path, monkeypatch):

@@ -9,7 +9,7 @@ nbformat = pytest.importorskip("nbformat")
 nbclient = pytest.importorskip("nbclient")
 pytest.importorskip("ipykernel")
 
-FOLDER = Path(__file__).parents[1] / "notebooks"
+FOLDER = Path(__file__).parents[2] / "notebooks"
 SOURCES = sorted(FOLDER.glob("src/*.py"))
 TIMEOUT = 300  # seconds for one cell; a whole notebook takes under a minute
 
@@ -65,6 +65,7 @@ def test_notebook_has_been_executed(source):
     assert has_image(notebook)
 
 
+@pytest.mark.slow
 @each_source
 def test_notebook_runs(source, tmp_path, monkeypatch):
     # The kernel chooses the backend that shows figures in the notebook; one set here would win.

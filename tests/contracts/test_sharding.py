@@ -23,6 +23,8 @@ from numpy.testing import assert_allclose
 import fgsgd_jax as fg
 from fgsgd_jax import linalg
 
+pytestmark = pytest.mark.slow
+
 PROGRAM = pathlib.Path(__file__).with_name("_sharding_program.py")
 DEVICES = 8
 EIGHT_DEVICES = f"--xla_force_host_platform_device_count={DEVICES}"
@@ -41,6 +43,7 @@ def records() -> dict:
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
+            "PYTHONPATH": f"{PROGRAM.parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}",
         },
         capture_output=True,

@@ -10,6 +10,8 @@ import pytest
 from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments.path_figures import figures_2_and_3, vectors
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):

@@ -17,6 +17,8 @@ from fgsgd_jax.experiments.run_folder import write_rows
 from fgsgd_jax.experiments.train.checkpoints import FOLDER
 from fgsgd_jax.experiments.train.metrics import METRICS, METRICS_FILE, read_metrics
 
+pytestmark = pytest.mark.slow
+
 SMALL = "--train-size 120 --batch-size 40 --channels 3 4".split()
 GROUPS = "--groups 2 --manifolds sp+st --weight-decay 0.001 --learning-rate 0.1 --seed 5".split()
 GROUPS += "--scale geometric --feature-batches 2 --min-std 0.2".split()
