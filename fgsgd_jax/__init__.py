@@ -1,7 +1,11 @@
 """Optimization on weight manifolds, as Optax transformations.
 
-The way through: `collection` decides from paths and shapes which weight is cut how and lives where,
-`project` moves the weights there, `fgsgd` trains them there, `residual` says how well they stay.
+In the order of use: `collection` decides from paths and shapes how each weight is cut into
+components and on which manifolds they lie, `project` moves the weights there, `fgsgd` trains them
+there, and `residual` measures how far they are from their manifolds.
+
+The public names are those below and those of the modules `norms`, `bounds`, `diagnostics`,
+`checks`, `nnx` and `linen`. All other modules are the implementation.
 """
 
 from fgsgd_jax import bounds as bounds

@@ -27,9 +27,9 @@ def check_gradient(
 ) -> Report:
     """Measures whether a function and its Riemannian gradient agree, in the dtype of x.
 
-    The gradient is `manifold.to_tangent` of the Euclidean gradient. It must be tangent, and the
-    error of the linear model, |f(R(x, tv)) − f(x) − t⟨grad, v⟩|, must have slope 2 in t on a
-    log-log plot. ⟨·, ·⟩ is `manifold.inner`.
+    The gradient is `to_tangent` of the `representer` of the Euclidean gradient. It must be tangent,
+    and the error of the linear model, |f(R(x, tv)) − f(x) − t⟨grad, v⟩|, must have slope 2 in t on
+    a log-log plot. ⟨·, ·⟩ is `manifold.inner`.
 
     Args:
         manifold: The manifold.
@@ -56,7 +56,7 @@ def check_gradient(
         True
     """
     selected = LAWS.select("check_gradient", manifold, laws, tolerances)
-    gradient = manifold.to_tangent(x, jax.grad(function)(x))
+    gradient = manifold.to_tangent(x, manifold.representer(x, jax.grad(function)(x)))
     sample = _Sample(manifold, function, x, gradient, _points.unit_tangent(manifold, key, x))
     measured = {name: LAWS[name].measure(sample) for name in selected}
     return LAWS.report(measured, tolerances, jax.tree.leaves(x)[0].dtype.itemsize)

@@ -84,6 +84,9 @@ class Product(Manifold):
     def inner(self, x, u, v, /):
         return sum(self._each("inner", x, u, v))
 
+    def representer(self, x, g, /):
+        return self._each("representer", x, g)
+
     def norm(self, x, v, /):
         return jnp.linalg.norm(jnp.stack(self._each("norm", x, v)), axis=0)
 
@@ -119,7 +122,7 @@ class Product(Manifold):
     def check_component(self, rows, columns):
         return (
             f"{self!r} is a manifold of tuples, but components of {rows} × {columns} are single "
-            f"matrices; list its factors instead, as {self.factors!r}, to deal them out"
+            f"matrices; list its factors instead, as {self.factors!r}, to mix them"
         )
 
     def second_fundamental_form(self, x, u, v, /):

@@ -81,6 +81,20 @@ def test_imports_go_down_the_floors():
             assert FLOORS.index(other) <= FLOORS.index(own), f"{path} imports {imported}"
 
 
+def test_private_files_of_a_room_are_imported_by_that_room_only():
+    for path in modules():
+        own = path.relative_to(PACKAGE).parts[0].removesuffix(".py")
+        for node in ast.walk(ast.parse(path.read_text())):
+            if not isinstance(node, ast.ImportFrom) or not (node.module or "").startswith(
+                "fgsgd_jax."
+            ):
+                continue
+            room, *files = node.module.split(".")[1:]
+            names = [*files, *(alias.name for alias in node.names)] if room != own else []
+            private = [name for name in names if name.startswith("_")]
+            assert not private, f"{path} imports {private} of {room}; use what {room} exports"
+
+
 def test_importing_the_library_imports_no_flax_and_no_extra():
     program = (
         "import sys, fgsgd_jax; "

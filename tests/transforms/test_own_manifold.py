@@ -197,3 +197,27 @@ def test_its_state_restarts_and_is_not_shared_with_the_weights():
     for _ in range(2):
         _, state = step(gradients(0, "float32"), state, params)
     np.testing.assert_array_equal(params["w"], kept)  # not donated with the state
+
+
+def test_it_passes_the_laws():
+    report = fg.checks.check_manifold(Ellipsoid(), jax.random.key(0), shape=(3, 3, 4))
+    assert report.passed, f"\n{report.failures}"
+
+
+@jax.tree_util.register_static
+@dataclasses.dataclass(frozen=True)
+class WithoutRepresenter(Ellipsoid):
+    """A metric of its own, but gradients of the Euclidean one: a mistake."""
+
+    def representer(self, x, g, /):
+        return g
+
+
+@pytest.mark.parametrize(
+    ("manifold", "passes"), [(Ellipsoid(), True), (WithoutRepresenter(), False)]
+)
+def test_the_gradient_check_finds_a_missing_representer(manifold, passes):
+    with jax.enable_x64(True):
+        x = manifold.random(jax.random.key(0), (3, 2), "float64")
+        report = fg.checks.check_gradient(manifold, lambda x: jnp.sum(x**4), x, jax.random.key(1))
+    assert report.passed == passes
