@@ -125,7 +125,7 @@ def _calls(model, call, x) -> list[Call]:
     originals = {cls: cls.__call__ for cls in (nnx.BatchNorm, *FOLDABLE)}
     try:
         for cls, original in originals.items():
-            setattr(cls, "__call__", recording(original))  # noqa: B010 (pyright refuses cls.x = …)
+            setattr(cls, "__call__", recording(original))  # noqa: B010 (for pyright)
         call(model, x)
     finally:
         for cls, original in originals.items():

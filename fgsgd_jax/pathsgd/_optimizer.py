@@ -30,10 +30,9 @@ def scale_by_path(
 ) -> optax.GradientTransformationExtraArgs:
     """Divides the gradient of every weight by its scale κ (see `path_scales`).
 
-    Any transformation may follow that is linear in the step: momentum, a learning rate, decoupled
-    weight decay. Then a step commutes with every rescaling of hidden units (incoming weights and
-    bias times c > 0, outgoing weights divided by c). Adam's scaling, L2 decay and clipping by a
-    global norm depend on the rescaling, and so does a step that uses them.
+    Momentum, a learning rate and decoupled weight decay may follow. Then a step commutes with every
+    rescaling of hidden units (incoming weights and bias times c > 0, outgoing weights divided by
+    c). With Adam's scaling, L2 decay or clipping by a global norm it does not.
 
     A weight with κ = 0 is on no path of nonzero weights, and its update is 0. No small number is
     added to the denominator, which would break the invariance. A gradient of NaN remains NaN. A
