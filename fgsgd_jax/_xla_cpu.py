@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer
+from jax.core import Tracer, eval_jaxpr
 from jax.sharding import AxisType
 
 # Smaller arrays stay in the cache, where computing a number again is cheaper than a separate loop.
@@ -52,30 +52,31 @@ def materialize(function: Callable, like: jax.Array, *, after: jax.Array | None 
         like: An array of the size that the function reads.
         after: A `completion_token`; the function runs after what the token depends on.
     """
-
-    def zeros():
-        return jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), jax.eval_shape(function))
-
-    return materialize_either(True, function, zeros, like, after=after)
+    return materialize_either(True, function, None, like, after=after)
 
 
 def materialize_either(
     condition: Any,
     function: Callable,
-    otherwise: Callable,
+    otherwise: Callable | None,
     like: jax.Array,
     *,
     after: jax.Array | None = None,
 ) -> Any:
     """`function()` if the condition holds, else `otherwise()`, either of them materialized.
 
-    `otherwise` is a cheaper approximation of `function`, and used on the CPU only.
+    `otherwise` is a cheaper approximation of `function`, used on the CPU only; None stands for
+    zeros, where the condition always holds.
     """
     # Outside a compiled function nothing is fused, and what is inside one materialized function
     # needs no second one.
     if _state.inside or not isinstance(like, Tracer) or like.size < MATERIALIZED_SIZE:
         return function()
-    function, otherwise = _marked(function), _marked(otherwise)
+    function, shapes = _traced(function)
+    if otherwise is None:
+        otherwise = lambda: jax.tree.map(lambda a: jnp.zeros(a.shape, a.dtype), shapes)  # noqa: E731
+    else:
+        otherwise, _ = _traced(otherwise)
 
     def on_cpu():
         return lax.cond(jnp.asarray(condition) & _opaque_true(after), function, otherwise)
@@ -83,17 +84,18 @@ def materialize_either(
     return lax.platform_dependent(cpu=on_cpu, default=function)
 
 
-def _marked(function: Callable) -> Callable:
-    """The function, during which `materialize` does nothing."""
+def _traced(function: Callable) -> tuple[Callable, Any]:
+    """The function, traced once for all its uses, and the shapes of its result.
 
-    def marked():
-        outside, _state.inside = _state.inside, True
-        try:
-            return function()
-        finally:
-            _state.inside = outside
-
-    return marked
+    While it is traced, `materialize` does nothing.
+    """
+    outside, _state.inside = _state.inside, True
+    try:
+        closed, shapes = jax.make_jaxpr(function, return_shape=True)()
+    finally:
+        _state.inside = outside
+    structure = jax.tree.structure(shapes)
+    return lambda: structure.unflatten(eval_jaxpr(closed.jaxpr, closed.consts)), shapes
 
 
 def _opaque_true(after: jax.Array | None) -> jax.Array:
