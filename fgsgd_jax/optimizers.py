@@ -37,41 +37,42 @@ def fgsgd(
     euclidean: optax.GradientTransformation | None = None,
     accumulator_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Fine-grained SGD: SGD on products of manifolds, its step normalized once per group.
+    """Fine-grained SGD: SGD on products of manifolds, with a step normalized once per group.
 
-    Algorithm 1 of the paper. Up to rounding, and faster, it is this chain, one line a link::
+    Algorithm 1 of the paper. It equals this chain up to rounding, and is faster::
 
         optax.chain(
             project_to_tangent(spec),  # line 5
             trace_on_manifold(spec, momentum),  # not in the paper; left out without momentum
-            scale_by_fgsgd(spec),  # τ, eq. (5) to (7)
+            scale_by_fgsgd(spec),  # line 6: τ, eq. (5) to (7)
             optax.scale_by_learning_rate(learning_rate),
             retract_updates(spec),  # line 7
         )
 
-    The normalizer sees the momentum, so a step is never longer than 0.42 times the learning rate,
-    whatever the gradients. Where g is large the step is about r/(2 + g), and momentum makes g
-    larger: choose the rate anew when you change the momentum. Euclidean leaves get ordinary SGD
-    with the same rate and momentum, or the transformation given as `euclidean`.
+    The normalizer is applied to the momentum, so a step is never longer than 0.42 times the
+    learning rate, whatever the gradients. Where the norm g of a group is large, its step is about
+    r/(2 + g), and momentum makes g larger: tune the rate again when you change the momentum.
+    Euclidean leaves get ordinary SGD with the same rate and momentum, or the transformation given
+    as `euclidean`.
 
     Args:
         learning_rate: A number or schedule. Larger groups take smaller steps at the same rate, so
-            choose it anew for every scheme.
-        spec: The collection of the parameters.
+            tune it for each scheme separately.
+        spec: The spec of the parameters.
         momentum: The decay of the momentum, or None for none.
         nesterov: Whether to use Nesterov momentum.
-        coordinates: The radius of the manifolds on which steps are taken where the collection has
-            a scale s. "unit", the default: τ and the step are those of the unit weights θ = W/s, so
-            a rate means the same whatever s is. "scaled": those of the weights themselves, the
-            paper's literal reading; where s is small, so is the best rate. Or a number.
+        coordinates: The radius of the manifolds on which steps are taken, if the spec has a scale
+            s. "unit", the default: τ and the step are computed for the unit weights θ = W/s, so a
+            rate means the same for every s. "scaled": for the weights themselves, as in the paper;
+            where s is small, so is the best rate. Or a number.
         rho: ρ of eq. (5), see `scale_by_fgsgd`.
         curvature: c of eq. (5), see `scale_by_fgsgd`.
         weight_decay: L2 weight decay of Euclidean leaves, added to their gradients. Leaves on
             manifolds never decay: where the norm is fixed it would do nothing (a warning says so).
         weight_decay_mask: An Optax mask of the leaves that decay; by default all Euclidean ones.
             Give `spec.euclidean_mask` to say that this is meant, without a warning.
-        euclidean: What Euclidean leaves get instead of SGD, such as `optax.adamw(1e-3)`. Their
-            rate, momentum and weight decay are then its own affair.
+        euclidean: A transformation for Euclidean leaves instead of SGD, such as
+            `optax.adamw(1e-3)`, with a rate, momentum and weight decay of its own.
         accumulator_dtype: The dtype of the momentum; by default that of the parameters.
 
     Returns:
@@ -79,7 +80,7 @@ def fgsgd(
         `optax.apply_updates`.
 
     Raises:
-        TypeError: If the rate, the momentum, the decay or `euclidean` is of another kind.
+        TypeError: If the rate, the momentum, the decay or `euclidean` is of the wrong type.
         ValueError: At `init`, if weights are not on their manifolds: `project` them first.
 
     Example:
@@ -126,14 +127,14 @@ def rsgd(
     euclidean: optax.GradientTransformation | None = None,
     accumulator_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
-    """Riemannian SGD: every component for itself, whatever its group.
+    """Riemannian SGD: every component takes a step of its own, whatever its group.
 
-    The chain of `fgsgd` without its normalizer, or, with `normalize`, with one normalizer per
-    component: then it is Submanifold SGD.
+    It differs from `fgsgd` in its normalizer only: it has none, or, with `normalize`, one per
+    component instead of one per group, which is Submanifold SGD.
 
     Args:
         learning_rate: A number or schedule.
-        spec: The collection of the parameters; its groups are not used.
+        spec: The spec of the parameters; its groups are not used.
         momentum: The decay of the momentum, or None for none.
         nesterov: Whether to use Nesterov momentum.
         normalize: Whether to divide the step of every component by its own τ (eq. 7).
@@ -150,7 +151,7 @@ def rsgd(
         `optax.apply_updates`.
 
     Raises:
-        TypeError: If the rate, the momentum, the decay or `euclidean` is of another kind.
+        TypeError: If the rate, the momentum, the decay or `euclidean` is of the wrong type.
         ValueError: At `init`, if weights are not on their manifolds: `project` them first.
 
     Example:
@@ -161,7 +162,7 @@ def rsgd(
         >>> params = fg.project(params, spec)
         >>> tx = fg.rsgd(0.1, spec)
         >>> updates, state = tx.update(params, tx.init(params), params)
-        >>> bool(jnp.abs(updates["w"]).max() < 1e-5)  # along x itself nothing is tangent
+        >>> bool(jnp.abs(updates["w"]).max() < 1e-5)  # the gradient x has no tangent part
         True
 
     References:

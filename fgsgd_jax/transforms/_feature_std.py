@@ -20,25 +20,25 @@ def set_feature_std(
     """The optimizer state with newly measured feature statistics λ; scales become s = γ/λ.
 
     The next update moves the weights to the re-scaled manifolds, W ← (s_new/s_old)·W, and takes its
-    step there. To be called once per epoch, say, with what `fgsgd_jax.nnx.feature_std` or
-    `fgsgd_jax.linen.feature_std` measured.
+    step there. Call it once per epoch, for instance, with the result of
+    `fgsgd_jax.nnx.feature_std` or `fgsgd_jax.linen.feature_std`.
 
     Args:
-        state: The state of `fgsgd`, `rsgd` or a chain of this library's links, however wrapped by
-            Optax; of a collection with a `scale`.
+        state: The state of `fgsgd`, `rsgd` or a chain of this library's links, with or without
+            wrappers of Optax; its spec must have a `scale`.
         stds: Standard deviations of the features that enter a weight, by path: an array over its
-            input channels, or one number. Weights that are not named keep theirs.
-        min_std: Smaller ones are raised to this; 1 clips λ as the paper wants it. None raises
-            none, and then none may be zero.
+            input channels, or one number. Weights that are not named keep their λ.
+        min_std: Raise smaller values to this one; 1 clips λ as in the paper. With None, no value
+            may be zero.
         pooled: Whether all input channels of a weight get one λ, the root of their mean variance.
-            That multiplies the weight as a whole, which normalization behind it undoes. λ by
-            channel, the paper's, changes what the weight computes.
+            A single λ multiplies the weight as a whole, which a normalization layer after it
+            undoes. λ by channel, as in the paper, changes the function that the weight computes.
 
     Returns:
         The new state.
 
     Raises:
-        ValueError: If the collection had no scale, a path is not on a manifold, there are not as
+        ValueError: If the spec has no scale, a path is not on a manifold, there are not as
             many numbers as input channels, one is NaN, infinite, negative, or zero without a
             `min_std`, or `min_std` is not positive. Inside a jitted function values cannot be
             checked.
@@ -64,7 +64,7 @@ def set_feature_std(
     }
     if not known:
         raise ValueError(
-            "This state has no feature statistics to set: its collection was built without a "
+            "This state has no feature statistics to set: its spec was built without a "
             "scale. Build it with collection(…, scale='geometric') or scale=1.0, and the "
             "optimizer and its state from it."
         )

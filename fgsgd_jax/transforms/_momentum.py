@@ -40,7 +40,7 @@ def trace_on_manifold(
     `nesterov`, the update is v + d·m. Euclidean leaves get `optax.trace` itself.
 
     Args:
-        spec: The collection of the parameters.
+        spec: The spec of the parameters.
         decay: The decay d of the trace.
         nesterov: Whether to look ahead.
         accumulator_dtype: The dtype of the trace; by default that of the parameters.

@@ -27,15 +27,15 @@ ON_MANIFOLD = {2: 5e-2, 4: 1e-3, 8: 1e-3}
 def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> Link:
     """Turns tangent steps into updates that end on the manifolds (Algorithm 1, line 7).
 
-    A tangent step v at the weight x becomes the update R(x, v) − x, R the retraction of the
-    manifold; adding it, as `optax.apply_updates` does, ends on the manifold. So this is the last
-    link of a chain: whatever scales or clips after it would leave the manifold. A component whose
-    step is 0 is not moved at all. Euclidean leaves pass unchanged, in the dtype of the weight.
-    After `set_feature_std` the update ends on the re-scaled manifolds.
+    A tangent step v at the weight x becomes the update R(x, v) − x, where R is the retraction of
+    the manifold; adding it, as `optax.apply_updates` does, ends on the manifold. So this is the
+    last link of a chain: scaling or clipping after it would leave the manifold. A component whose
+    step is 0 does not move. Euclidean leaves pass unchanged, in the dtype of the weight. After
+    `set_feature_std` the update ends on the re-scaled manifolds.
 
     Args:
-        spec: The collection of the parameters.
-        coordinates: On which manifolds steps are taken, as for `fgsgd`; the same in all links.
+        spec: The spec of the parameters.
+        coordinates: As for `fgsgd`; the same in all links of a chain.
 
     Returns:
         A transformation whose `update` needs `params`. Its `init` raises `ValueError` if a weight

@@ -99,7 +99,7 @@ def scale_by_fgsgd(
     inside a group count like any other.)
 
     Args:
-        spec: The collection of the parameters.
+        spec: The spec of the parameters.
         rho: ρ, the distance to a minimum or a bound of it: a number, a schedule, or a function of
             the group marked by `per_group`. 1 gives eq. (7).
         curvature: c, an upper bound of the sectional curvature of the groups, in the same forms.

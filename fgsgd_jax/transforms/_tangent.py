@@ -13,13 +13,13 @@ from fgsgd_jax.transforms._link import Link, SpecState, require_params
 def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -> Link:
     """Projects gradients on the tangent space of the manifolds (Algorithm 1, line 5).
 
-    Component by component, the part of the gradient that would leave the manifold is removed.
-    Euclidean leaves pass unchanged. The first link of a chain: what follows may add, scale and clip
-    tangent vectors as it pleases, and `retract_updates` must come last.
+    From the gradient of each component, the part that is normal to its manifold is removed.
+    Euclidean leaves pass unchanged. The first link of a chain: later links may add, scale and clip
+    tangent vectors freely, and `retract_updates` must come last.
 
     Args:
-        spec: The collection of the parameters.
-        coordinates: On which manifolds steps are taken, as for `fgsgd`; the same in all links.
+        spec: The spec of the parameters.
+        coordinates: As for `fgsgd`; the same in all links of a chain.
 
     Returns:
         A transformation whose `update` needs `params`.
