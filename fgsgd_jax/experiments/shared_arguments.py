@@ -1,5 +1,6 @@
 """Command-line arguments that several commands share."""
 
+import argparse
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +42,17 @@ def add_images(group: Any, fewest: int) -> None:
         metavar="N",
     )
     add_cache_dir(group)
+
+
+def load_images(args: argparse.Namespace) -> data.ImageData:
+    """Loads what the arguments of `add_images` and `add_results` choose."""
+    return data.load(
+        args.data,
+        args.data_dir,
+        train_size=args.train_size,
+        cache_dir=args.cache_dir,
+        quiet=args.quiet,
+    )
 
 
 def add_cache_dir(group: Any) -> None:

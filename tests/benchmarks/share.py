@@ -1,9 +1,9 @@
 """The share of the update in a whole training step.
 
 The network is a ResNet-20 on random images of 32×32, batch 128; the content of the images does not
-change the time. The share is the time of the update alone over that of the whole step that contains
-it, timed in turn. A further line shows what measuring the features of all kernels adds to an epoch
-of CIFAR-10.
+change the time. The share is the time of the update alone over the time of the whole step that
+contains it, timed in turn. A further line shows what measuring the features of all kernels adds to
+an epoch of CIFAR-10.
 """
 
 from collections.abc import Callable

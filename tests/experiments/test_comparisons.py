@@ -101,4 +101,4 @@ def test_a_folder_of_something_else_is_not_touched(folder, tmp_path, capsys):
     assert "other settings or images" in capsys.readouterr().err
     (tmp_path / "file").write_text("mine")
     assert compare("--ablate", "scale", "--run-dir", tmp_path) == 2
-    assert "is no comparison" in capsys.readouterr().err
+    assert "is not the folder of a comparison" in capsys.readouterr().err

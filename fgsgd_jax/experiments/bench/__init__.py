@@ -8,7 +8,7 @@ compilation. What is faster than 2 ms runs several times in a row. On an acceler
 includes what the host needs to start an update. To measure on one core, start the program under
 `taskset -c 0`.
 
-÷ sgd        The median time over the rounds, divided by that of SGD with momentum.
+÷ sgd        The median time over the rounds, divided by the time of SGD with momentum.
 middle half  The ratios of single rounds, without the lowest and the highest quarter. On a busy
              machine the ratio of the medians may lie outside.
 limit        The ratio to SGD with momentum if only memory traffic took time: the arrays of the size

@@ -16,7 +16,7 @@ def table(title: str, columns: Columns, blocks: Mapping[str, Sequence[Row]]) -> 
     """A table of several blocks of rows, each under its name.
 
     Args:
-        title: What the figures are.
+        title: What the figures measure.
         columns: The columns. The first one holds labels, all others figures.
         blocks: The rows by the name of their block; a block with an empty name has no heading.
     """

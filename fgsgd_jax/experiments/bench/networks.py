@@ -128,6 +128,6 @@ def shapes_of(network: str, width: float = 1.0) -> Shapes:
 
 
 def is_kernel(name: str) -> bool:
-    """Whether a weight goes on manifolds: every kernel except that of the last layer."""
+    """Whether a weight goes on manifolds: every kernel except the one of the last layer."""
     *modules, last = name.split("/")
     return last == "kernel" and modules[:1] != ["head"]

@@ -24,7 +24,7 @@ FEWEST_ROUNDS = 3
 
 
 class Ratio(NamedTuple):
-    """The time of a contestant over that of a baseline.
+    """The time of a contestant divided by the time of a baseline.
 
     Attributes:
         ratio: The ratio of the medians over the rounds.

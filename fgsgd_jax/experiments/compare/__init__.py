@@ -6,9 +6,9 @@ SGD, and kernels at unit scale, scaled by geometry, and scaled by measured featu
 the generalization bounds of Table 1 after training.
 
 Half of the training images are held out for validation. For each variant, the rate with the lowest
-mean validation error over the seeds is reported, with its error on the test images. The random
-groups and manifolds are those of one seed throughout. The run folder gets trials.csv, summary.json
-and a figure; an interrupted comparison continues when the same command is given the same --run-dir.
+mean validation error over the seeds is reported, with its error on the test images. All trials
+share the same random groups and manifolds. The run folder gets trials.csv, summary.json and a
+figure; an interrupted comparison continues when the same command is given the same --run-dir.
 """
 
 import argparse

@@ -35,7 +35,9 @@ def open_folder(run_dir: Path, ablate: str, settings: Config, digest: str) -> No
             )
         return
     if is_taken(run_dir):
-        raise UsageError(f"{run_dir} exists and is no comparison; give another --run-dir.")
+        raise UsageError(
+            f"{run_dir} exists and is not the folder of a comparison; give another --run-dir."
+        )
     make_run_dir(run_dir)
     write_json(path, content)
 

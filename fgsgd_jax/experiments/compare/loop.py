@@ -8,7 +8,7 @@ from pathlib import Path
 
 from tqdm import tqdm
 
-from fgsgd_jax.experiments import data
+from fgsgd_jax.experiments import shared_arguments
 from fgsgd_jax.experiments.cli import UsageError, deferred_interrupts
 from fgsgd_jax.experiments.compare import report
 from fgsgd_jax.experiments.compare.folder import TRIALS_FILE, open_folder, read_trials
@@ -67,13 +67,7 @@ def run(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
 
 
 def _load(args: argparse.Namespace) -> ImageData:
-    images = data.load(
-        args.data,
-        args.data_dir,
-        train_size=args.train_size,
-        cache_dir=args.cache_dir,
-        quiet=args.quiet,
-    )
+    images = shared_arguments.load_images(args)
     if args.test_size is None:
         return images
     if args.test_size > len(images.test_labels):

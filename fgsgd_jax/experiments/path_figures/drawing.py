@@ -67,7 +67,7 @@ def _draw_curves(
                 factor * np.mean([row[quantity] for row in chosen if row["epoch"] == epoch])
                 for epoch in epochs
             ]
-            # Both lines stay visible where they coincide, as those of Path-SGD do.
+            # Both lines stay visible where they coincide, as with Path-SGD.
             is_balanced = start == "balanced"
             panel.plot(
                 epochs,

@@ -97,10 +97,10 @@ def _write(plan: Plan, rows: list[Row], steps: list[Row]) -> None:
 def largest_difference(rows: list[Row], optimizer: str) -> float:
     """The largest relative difference of the training loss between the two starts.
 
-    For rows of steps it compares the losses of batches, for rows of epochs those of the training
-    set. In float32 the difference is rounding, amplified at high rates: on digits at rate 1 the
-    curves differ by 5e-4 within 4 epochs. They differ as much (7e-4) if the first layer is larger
-    by one unit of rounding, and not at all if units are rescaled by powers of two.
+    Rows of steps have the losses of batches, rows of epochs the losses of the training set. In
+    float32 the difference is rounding, amplified at high rates: on digits at rate 1 the curves
+    differ by 5e-4 within 4 epochs. They differ as much (7e-4) if the first layer is larger by one
+    unit of rounding, and not at all if units are rescaled by powers of two.
 
     Args:
         rows: Rows of epochs or of steps.

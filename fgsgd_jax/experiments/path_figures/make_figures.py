@@ -11,8 +11,9 @@ import rich.console
 import rich.table
 from tqdm import tqdm
 
-from fgsgd_jax.experiments import data
+from fgsgd_jax.experiments import shared_arguments
 from fgsgd_jax.experiments.cli import deferred_interrupts
+from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.path_figures import figure_1, figures_2_and_3
 from fgsgd_jax.experiments.path_figures.plan import Plan, Tick
 from fgsgd_jax.experiments.path_figures.vectors import vectors
@@ -35,13 +36,7 @@ def run(args: argparse.Namespace, run_dir: Path) -> int:
 
 
 def _run(args: argparse.Namespace, run_dir: Path) -> int:
-    images = data.load(
-        args.data,
-        args.data_dir,
-        train_size=args.train_size,
-        cache_dir=args.cache_dir,
-        quiet=args.quiet,
-    )
+    images = shared_arguments.load_images(args)
     make_run_dir(run_dir)
     plan = Plan(
         args.data,
@@ -84,7 +79,7 @@ def _settings(args: argparse.Namespace) -> dict[str, Any]:
     }
 
 
-def _make(plan: Plan, images: data.ImageData, tick: Tick, summary: dict[str, Any]) -> None:
+def _make(plan: Plan, images: ImageData, tick: Tick, summary: dict[str, Any]) -> None:
     """Makes the figures, and writes the summary after each."""
     if "1" in plan.figures:
         small = vectors(images, plan.precision, small=True)

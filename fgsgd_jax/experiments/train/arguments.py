@@ -31,7 +31,7 @@ def _add(group, flag: str, help: str, **settings) -> None:
     """Adds an argument for the field of `Config` with its name.
 
     Its default is shown in the help but suppressed in the result, so that the result contains only
-    what the user gave: resuming compares only that with the saved configuration.
+    what the user gave: resuming compares only these values with the saved configuration.
     """
     default = getattr(Config, flag.removeprefix("--").replace("-", "_"), None)
     if default is not None:
@@ -165,8 +165,8 @@ def _add_rescaling(group) -> None:
     _add(
         group,
         "--coordinates",
-        "the manifolds on which steps are taken: those of unit components, of scaled components as "
-        "in the paper, or of components of norm R",
+        "the manifolds on which steps are taken: with unit components, with scaled components as "
+        "in the paper, or with components of norm R",
         type=number_or(config.COORDINATES),
         metavar="|".join(config.COORDINATES) + "|R",
     )

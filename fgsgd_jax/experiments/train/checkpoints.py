@@ -19,7 +19,7 @@ FOLDER = "checkpoints"
 
 def open_folder(run_dir: Path) -> ocp.CheckpointManager:
     """Opens the checkpoints of a run. Only the last one is kept."""
-    # Synchronous, so that an epoch whose row is followed by another has its checkpoint on disk.
+    # Synchronous: when `save` returns, the checkpoint is on disk.
     options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
     return ocp.CheckpointManager((run_dir / FOLDER).resolve(), options=options)
 

@@ -105,7 +105,7 @@ def draw_diagnostics(path: Path, rows: Sequence[Row], title: str) -> None:
 
 
 def _draw_series(panel: Axes, rows: Sequence[Row], series: Mapping[str, str]) -> None:
-    """Draws the columns that have a value in every row; those of layers are dashed."""
+    """Draws the columns that have a value in every row; columns of layers are dashed."""
     for (name, column), color in zip(series.items(), SERIES_COLORS, strict=False):
         values = [row[column] for row in rows if row.get(column) is not None]
         if len(values) == len(rows):

@@ -59,9 +59,10 @@ def run(
                 return 0
             config.save(run_dir, settings, images.digest())
             try:
-                for row, state in _epochs(  # noqa: B020 (the argument is evaluated only once)
+                for row, after in _epochs(
                     settings, training, done, state, stop_if_interrupted, quiet
                 ):
+                    state = after
                     rows.append(row)
                     # Before the checkpoint: resuming drops a row without a checkpoint.
                     write_rows(run_dir / METRICS_FILE, rows, METRICS)
@@ -80,7 +81,7 @@ def run(
 def _load(
     settings: Config, run_dir: Path, digest: str | None, cache_dir: Path | None, quiet: bool
 ) -> data.ImageData:
-    """The images of a run; those of a resumed run must be the ones it was trained on."""
+    """The images of a run; a resumed run must get the images it was trained on."""
     images = data.load(
         settings.data,
         Path(settings.data_dir) if settings.data_dir else None,
@@ -186,7 +187,7 @@ def _train_epoch(
         started = time.perf_counter()
         before = state
         state, batch_loss, batch_errors, gradient = training.step(before, pixels, labels)
-        loss += float(batch_loss)  # waits for the result, so the time is that of the whole step
+        loss += float(batch_loss)  # waits for the result, so this is the time of the whole step
         seconds.append(time.perf_counter() - started)
         if not math.isfinite(loss):
             raise UsageError(

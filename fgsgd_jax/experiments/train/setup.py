@@ -19,9 +19,9 @@ from fgsgd_jax.experiments.train import steps
 from fgsgd_jax.experiments.train.steps import TrainState
 
 # The learning rate is learning_rate / (1 + epochs / 6), so it is halved after this many epochs. On
-# a validation set of digits (four to six seeds; 3, 6 and 10 tried) the results equal those of a
-# cosine schedule within noise. Unlike a cosine, it does not depend on the length of the run, so a
-# run that is resumed for more epochs equals one that was longer from the start.
+# a validation set of digits (four to six seeds; 3, 6 and 10 tried) a cosine schedule gives the same
+# results within noise. Unlike a cosine, this schedule does not depend on the length of the run, so
+# a run that is resumed for more epochs equals one that was longer from the start.
 RATE_HALVES_AFTER = 6
 
 
