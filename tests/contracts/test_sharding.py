@@ -21,7 +21,7 @@ from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
 
 import fgsgd_jax as fg
-from fgsgd_jax import linalg
+from fgsgd_jax import _xla_cpu
 
 pytestmark = pytest.mark.slow
 
@@ -153,7 +153,7 @@ def test_one_device_with_explicit_axes_takes_the_steps_of_one_without(manifold, 
     """On a weight that is large enough to be computed in stages."""
     key = jax.random.key(0)
     params = {"w": jax.random.normal(key, (3, 3, 64, 128))}
-    assert params["w"].size >= linalg.STAGED_SIZE
+    assert params["w"].size >= _xla_cpu.MATERIALIZED_SIZE
     spec = fg.collection(params, ("w", fg.pom(scheme, manifold)))
     params = fg.project(params, spec)
     tx = fg.fgsgd(0.1, spec, momentum=0.9)
