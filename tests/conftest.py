@@ -28,6 +28,22 @@ def pytest_configure(config: pytest.Config) -> None:
     jax.config.update("jax_persistent_cache_enable_xla_caches", "none")
 
 
+@pytest.hookimpl(tryfirst=True)  # before `-m` selects
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks the cases of a sweep as slow, all but the few that `sweep(fast=…)` asks for."""
+    cases: dict[str, list[pytest.Item]] = {}
+    for item in items:
+        if item.get_closest_marker("sweep"):
+            cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
+    for sweep in cases.values():
+        count = sweep[0].get_closest_marker("sweep").kwargs["fast"]
+        # Spread evenly, so that they differ in more than the parameter that varies fastest.
+        fast = {(2 * i + 1) * len(sweep) // (2 * count) for i in range(count)}
+        for number, item in enumerate(sweep):
+            if number not in fast:
+                item.add_marker(pytest.mark.slow)
+
+
 def _resident_bytes() -> float:
     """The memory of this process; infinite where the system does not say."""
     try:

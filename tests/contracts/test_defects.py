@@ -58,6 +58,7 @@ def test_exp_on_stiefel_keeps_its_digits_at_great_length():
     np.testing.assert_allclose(found, expected, rtol=0, atol=5e-3)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("shape", "length"), STIEFEL_CASES)
 def test_exp_on_stiefel_is_the_matrix_exponential_formula(shape, length):
@@ -99,6 +100,7 @@ def test_exp_on_stiefel_solves_the_geodesic_equation(shape, length):
 # --- riemannax: dist(X, XQ) = 0 ------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("float64")
 def test_distances_on_stiefel_tell_frames_of_the_same_subspace_apart():
     """riemannax: `dist(X, XQ)` is 0 for distinct points, as if on a Grassmann manifold."""
@@ -174,6 +176,7 @@ def test_distances_near_pi_keep_their_digits(gap):
 # --- riemannian_dog: exp(x, 0) -------------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("verb", ["exp", "retract"])
 @pytest.mark.parametrize("manifold", TYPES, ids=str)
 def test_a_step_of_zero_stays_and_has_the_identity_for_a_derivative(manifold, verb):
@@ -280,6 +283,7 @@ def test_a_matrix_of_low_rank_to_rounding_gets_a_frame_that_is_as_near_as_any():
     assert np.sum(y * x) == pytest.approx(largest, rel=1e-6)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(
     ("manifold", "shape"),
     [
@@ -394,6 +398,7 @@ def test_a_norm_that_is_slightly_off_is_not_kept_as_the_radius(manifold):
     assert float(fg.residual(optax.apply_updates(params, updates), spec)["w"]) < 1e-6
 
 
+@pytest.mark.slow
 def test_bfloat16_weights_stay_at_norm_1_over_many_steps():
     """MuonH: in bfloat16 the radius that is read back drifts with every rounding."""
     params = {"w": jax.random.normal(jax.random.key(0), (3, 3, 2, 3), jnp.bfloat16)}
@@ -518,6 +523,7 @@ EXPERTS = [
 ]
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(
     "request_", EXPERTS, ids=["PI", "PO", "layer", "kernel", "PIO", "a matrix each"]
 )

@@ -247,6 +247,7 @@ def check(
 # --- schemes and manifolds -----------------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=8)
 @pytest.mark.parametrize("scheme", ["PI", "PO", "PIO", "layer", "kernel"])
 @pytest.mark.parametrize(
     "manifolds",
@@ -258,6 +259,7 @@ def test_fgsgd_takes_the_steps_of_algorithm_1(scheme, manifolds):
     check((3, 3, 3, 5), slices, fg.pom(scheme, manifolds, groups=groups))
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("retraction", ["polar", "qr", "cayley"])
 @pytest.mark.parametrize("shape", [(2, 3, 2, 3), (4, 3, 2, 2)], ids=["wide", "tall"])
 def test_all_retractions_of_stiefel_work_on_wide_and_tall_kernels(shape, retraction):
@@ -320,6 +322,7 @@ EXPERT_FILTERS = fg.Component(rows=(1,), outputs=(2,), stack=(0,))
 EXPERT_SLICES = fg.Component(rows=(1,), columns=(2,), inputs=(3,), outputs=(4,), stack=(0,))
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize(
     ("shape", "parts", "request_"),
     [
@@ -353,6 +356,7 @@ def test_filters_and_matrices_are_components_too(shape, parts, request_):
     check(shape, parts, request_)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(
     ("shape", "parts", "request_"),
     [

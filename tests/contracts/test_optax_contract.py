@@ -110,6 +110,7 @@ def assert_trees_close(actual, expected) -> None:
 # --- what Optax asks of every optimizer ---------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=2)
 @every_optimizer
 def test_unexpected_extra_arguments_are_ignored(name):
     params, spec = mixed_problem()
@@ -120,6 +121,7 @@ def test_unexpected_extra_arguments_are_ignored(name):
     assert_trees_equal(with_extra, plain)
 
 
+@pytest.mark.sweep(fast=2)
 @every_optimizer
 def test_the_second_jitted_update_compiles_nothing(name):
     params, spec = mixed_problem()
@@ -210,6 +212,7 @@ def test_mapping_over_the_state_reaches_the_momentum_and_nothing_else():
     assert_trees_equal(optax.tree.set(doubled, trace=momentum), state)
 
 
+@pytest.mark.sweep(fast=2)
 @every_optimizer
 def test_injected_hyperparameters_give_the_same_update(name):
     params, spec = mixed_problem()
@@ -233,6 +236,7 @@ def test_an_injected_hyperparameter_can_be_changed_between_steps():
     np.testing.assert_allclose(updates["bias"], -0.3 * gradients["bias"], rtol=1e-6)
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @every_optimizer
 def test_updates_have_the_dtype_of_the_parameters(name, dtype):
@@ -242,6 +246,7 @@ def test_updates_have_the_dtype_of_the_parameters(name, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
 
 
+@pytest.mark.sweep(fast=2)
 @every_optimizer
 def test_accumulating_steps_move_nothing_and_the_last_one_takes_the_mean(name):
     params, spec = mixed_problem()
@@ -258,6 +263,7 @@ def test_accumulating_steps_move_nothing_and_the_last_one_takes_the_mean(name):
     assert_trees_close(updates, expected)  # a running mean rounds apart from a sum
 
 
+@pytest.mark.sweep(fast=8)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("rate", [0.1, optax.constant_schedule(0.1)], ids=["rate", "schedule"])
 @every_optimizer
@@ -453,6 +459,7 @@ def with_nan(gradients):
     return {**gradients, "conv": gradients["conv"].at[0, 1, 1, 2].set(jnp.nan)}
 
 
+@pytest.mark.sweep(fast=2)
 @every_optimizer
 def test_apply_if_finite_skips_a_step_with_a_nan(name):
     params, spec = mixed_problem()
@@ -469,6 +476,7 @@ def test_apply_if_finite_skips_a_step_with_a_nan(name):
     assert_trees_close(updates, inner.update(gradients, inner.init(params), params)[0])
 
 
+@pytest.mark.sweep(fast=4)
 @every_optimizer
 @pytest.mark.parametrize("path", ZOO)
 def test_a_nan_stays_a_nan_in_its_own_component(path, name):
@@ -503,6 +511,7 @@ def test_euclidean_leaves_can_have_an_optimizer_of_their_own():
 # --- short dtypes -------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("make", [fg.fgsgd, fg.rsgd])
 def test_injected_float32_hyperparameters_leave_short_weights_and_momentum_short(make):
     params, spec = mixed_problem("bfloat16")
@@ -515,6 +524,7 @@ def test_injected_float32_hyperparameters_leave_short_weights_and_momentum_short
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("make", [fg.fgsgd, fg.rsgd])
 def test_a_long_accumulator_gives_short_updates_to_short_weights(make):
     params, spec = mixed_problem("bfloat16")
@@ -584,6 +594,7 @@ def one_weight(shape, pom, seed=0):
     return fg.project(random_like(params, seed), spec), spec
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("side", [3, 4])
 @pytest.mark.parametrize("manifold", MIXTURE, ids=str)
 @pytest.mark.parametrize("scheme", GROUP_AXES)
@@ -616,6 +627,7 @@ def group_numbers(spec, shape) -> np.ndarray:
     return np.asarray(drawn) if drawn is not None else channels[{"PI": 0, "PO": 1}[layer.scheme]]
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize("name", ["fgsgd with momentum", "rsgd"])
 @pytest.mark.parametrize(
     ("side", "manifolds"),
@@ -674,6 +686,7 @@ def reference_problem(dtype):
     return fg.project(random_like(params, seed=3), spec), spec, names, groups
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("nesterov", [False, True], ids=["heavy ball", "nesterov"])
 @pytest.mark.parametrize("optimizer", ["fgsgd", "rsgd", "normalized rsgd"])
@@ -742,6 +755,7 @@ def test_two_momenta_give_different_trajectories():
         assert (np.abs(ends[0][path] - ends[1][path]) > 1e-3).any(), path
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", ["fgsgd with momentum", "rsgd"])
 def test_finds_the_nearest_point_of_every_manifold(name):
     # ½‖x − a‖² has its only minimum within reach at the nearest point to a, known in NumPy. With a
@@ -850,6 +864,7 @@ def after_many_steps(dtype, names=DRIFTING, steps=10_000):
     return params, spec
 
 
+@pytest.mark.slow
 def test_ten_thousand_steps_do_not_leave_the_manifolds():
     params, spec = after_many_steps("float32", tuple(ZOO))
     start, _ = zoo("float32", tuple(ZOO))
@@ -865,6 +880,7 @@ UNIT_COLUMN = {"bfloat16": 2**-8, "float16": 2 * 2**-10}
 UNIT_ROUNDOFF = {"bfloat16": 2**-9, "float16": 2**-11}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", UNIT_COLUMN)
 def test_ten_thousand_steps_in_a_short_dtype_stay_within_its_resolution(dtype):
     params, spec = after_many_steps(dtype)

@@ -132,6 +132,7 @@ def test_the_python_blocks_of_the_readme_run():
     assert "fg" in namespace
 
 
+@pytest.mark.slow
 def test_optimizers_pass_their_own_check():
     import jax
 

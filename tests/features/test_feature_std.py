@@ -144,6 +144,7 @@ class LinenNet(linen.Module):
         return linen.Dense(3, name="head")(twice(linen.relu(twice(x))).mean(1))
 
 
+@pytest.mark.slow
 def test_every_kind_of_layer_of_linen():
     net, x = LinenNet(), images(4, 9, 9, 2)
     variables = net.init(jax.random.key(0), x)
@@ -409,6 +410,7 @@ def test_the_mode_of_a_linen_model_is_the_callers():
     assert not np.allclose(evaluated["grouped/kernel"], 1, rtol=0.1)
 
 
+@pytest.mark.slow
 def test_the_program_s_network():
     model = CNN((4, 6), (8, 8, 1), 10, rngs=nnx.Rngs(0))
     spec = fg.collection(nnx.state(model, nnx.Param))

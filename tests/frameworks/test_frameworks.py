@@ -238,6 +238,7 @@ FRAMEWORKS = {
 }
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_every_framework_follows_the_same_trajectory_bit_for_bit(framework):
     ours, plain = by_path(FRAMEWORKS[framework]()), plain_trajectory()
@@ -353,6 +354,7 @@ def run(params, state, update, steps):
     return params, state
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("schedule", [0.5, fg.robbins_monro(0.5, 10)], ids=["rate", "schedule"])
 def test_training_continues_bit_for_bit_from_a_checkpoint(tmp_path, schedule):
     params, spec = start()

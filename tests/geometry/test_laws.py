@@ -23,6 +23,7 @@ CASES = [
 ]
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(("manifold", "shape", "dtype"), CASES, ids=str)
 def test_the_laws_of_a_manifold_hold(manifold, shape, dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -31,6 +32,7 @@ def test_the_laws_of_a_manifold_hold(manifold, shape, dtype):
     assert report.passed, f"\n{report.failures}"
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("manifold", [Sphere(), Oblique(), Stiefel()], ids=str)
 @pytest.mark.parametrize("shape", [(3, 2), (2, 3), (3, 3)])
 def test_random_points_prefer_no_direction(manifold, shape):
@@ -63,6 +65,7 @@ ORDERS = [
 ]
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(("manifold", "shape", "order"), ORDERS, ids=str)
 def test_retractions_have_the_order_they_claim(manifold, shape, order):
     report = checks.check_retraction(manifold, jax.random.key(2), shape=shape, order=order)
@@ -74,6 +77,7 @@ def test_a_first_order_retraction_is_not_passed_for_one_of_second_order():
     assert not report.passed
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("retraction", ["polar", "qr", "cayley"])
 @pytest.mark.parametrize("shape", [(4, 3, 2), (3, 3, 2), (2, 5, 2), (6, 1, 2), (20, 12)])
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
@@ -90,6 +94,7 @@ def test_no_step_of_any_length_leaves_the_stiefel_manifold(retraction, shape, dt
             assert float(jnp.max(retract(jnp.asarray(length, dtype)))) < allowed, length
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("manifold", [Sphere(), Oblique(), Stiefel()], ids=str)
 def test_gradients_agree_with_the_functions_they_come_from(manifold):
     with jax.enable_x64(True):
@@ -101,6 +106,7 @@ def test_gradients_agree_with_the_functions_they_come_from(manifold):
     assert report.passed, f"\n{report}"
 
 
+@pytest.mark.slow
 def test_a_wrong_manifold_is_found_out():
     """The checks can fail: a retraction that forgets to normalize breaks its laws, no others."""
 
@@ -126,6 +132,7 @@ def test_random_points_in_short_dtypes_are_on_the_manifold_to_their_resolution(m
     assert float(jnp.max(manifold.residual(x))) < 2 * 3**0.5 * jnp.finfo(dtype).eps
 
 
+@pytest.mark.slow
 def test_a_nearly_singular_matrix_has_a_nearest_point_on_stiefel():
     """Among a million random 3×3 slices some have a singular value of the size of rounding."""
     keys = jax.random.split(jax.random.key(7))

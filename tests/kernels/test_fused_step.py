@@ -80,6 +80,7 @@ def compare(shape, dtype, names, scheme, momentum, size=1.0):
         assert_close(one, other, TOLERANCES[dtype])
 
 
+@pytest.mark.sweep(fast=5)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("names", MANIFOLDS)
 def test_every_manifold_and_scheme(names, scheme):
@@ -88,18 +89,21 @@ def test_every_manifold_and_scheme(names, scheme):
     compare((3, 3, 4, 6), "float64", names, scheme, list(MOMENTA)[turn])
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("names", MANIFOLDS)
 def test_every_dtype(names, dtype):
     compare((3, 3, 4, 6), dtype, names, "PO", "heavy ball", size=0.3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", ["stiefel", "four types"])
 def test_points_that_are_not_3x3(names):
     compare((5, 3, 4, 6), "float64", names, "PI", "heavy ball")
     compare((2, 4, 4, 6), "float64", names, "PI", "none")
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("momentum", MOMENTA)
 @pytest.mark.parametrize("names", MANIFOLDS)
 def test_weights_large_enough_to_be_computed_in_stages(names, momentum):
@@ -149,6 +153,7 @@ def test_gradients_along_a_large_weight_multiply_no_rounding():
         assert float(fg.residual(params, spec)["w"]) < 1e-6, turn
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("names", "optimizer"), [("sphere", fg.fgsgd), ("stiefel", fg.rsgd), ("four types", fg.rsgd)]
 )

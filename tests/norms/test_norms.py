@@ -50,6 +50,7 @@ def with_gap(gap: float) -> np.ndarray:
 SHAPES = [(3, 3, 40, 2500), (1, 5, 7), (5, 1, 7), (2, 2, 1000), (3, 700, 4), (40, 30)]
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_norms_of_matrices_agree_with_numpy(dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -175,6 +176,7 @@ def components_by_group(weight: np.ndarray, leaf_spec: fg.LeafSpec) -> list[list
     return [groups[key] for key in sorted(groups)]
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize(("name", "scheme"), PAIRS)
 def test_norms_of_groups_are_those_of_components_side_by_side(name, scheme):
     leaf_spec = placed(name, scheme)["w"]
@@ -242,6 +244,7 @@ def test_remark_1_a_group_is_at_least_the_geometric_mean_of_its_components(pair,
 # --- networks ------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_products_over_a_network_are_sums_of_logarithms():
     params = {
         "conv": RNG.standard_normal((3, 3, 4, 500)).astype(np.float32) * np.float32(1e-20),
@@ -323,6 +326,7 @@ CONVOLUTIONS = {
 }
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_the_norm_of_a_convolution_is_that_of_its_dense_operator(case):
     check_convolution(*CONVOLUTIONS[case], np.float32, rtol=2e-6)

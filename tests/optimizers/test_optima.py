@@ -75,6 +75,7 @@ def test_spheres_find_leading_eigenvectors():
     assert losses[-1] == pytest.approx(-0.5 * 3 * values[0], abs=CLOSE)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("retraction", ["polar", "qr", "cayley"])
 @pytest.mark.parametrize("shape", [(6, 3), (3, 6)], ids=["tall", "wide"])
 def test_stiefel_solves_the_procrustes_problem(shape, retraction):
@@ -122,6 +123,7 @@ OPTIMIZERS = {
 }
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_mixed_product_reaches_the_nearest_point_of_every_component(name):
     # Every component has its own optimum, and the loss adds 100 times the distance from the

@@ -52,6 +52,7 @@ def incoming_norms(layer, p):
     return np.sum(np.abs(np.concatenate(rows)) ** p, 0) ** (1 / p)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3])
 def test_balancing_attains_the_minimum_of_lemma_4_1(p):
     """φ_p is the d-th power of the largest norm after balancing, and at most that elsewhere."""

@@ -97,6 +97,7 @@ def test_apply_if_finite_sees_nan():
     assert int(state.total_notfinite) == 1
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_weights_have_kappa_in_float32(dtype):
     params = start(dtype)

@@ -140,6 +140,7 @@ def counted(name, p):
     return jax.jit(both)(weights)
 
 
+@pytest.mark.sweep(fast=2)
 @every_case
 def test_the_path_norm_is_that_of_all_paths(name, p):
     norm, _ = counted(name, p)
@@ -156,6 +157,7 @@ def test_kappa_is_that_of_all_paths(name, p):
         np.testing.assert_allclose(scales[key], expected[key], rtol=1e-10, err_msg=key)
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("extended_range", [False, True])
 @pytest.mark.parametrize(
     ("name", "p"),
@@ -180,6 +182,7 @@ def test_a_step_divides_by_the_kappa_of_all_paths(name, p, extended_range):
         params = {key: params[key] + updates[key] for key in params}
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("p", [1, 1.5, 2])
 @pytest.mark.parametrize("transposed", [False, True])
 def test_kernels_that_are_summed_block_by_block_have_the_same_kappa(monkeypatch, p, transposed):
@@ -199,6 +202,7 @@ def test_kernels_that_are_summed_block_by_block_have_the_same_kappa(monkeypatch,
         np.testing.assert_allclose(updates[key], params[key] / kappa[key], rtol=1e-10, err_msg=key)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("p", POWERS)
 def test_kappa_is_the_difference_quotient_of_the_path_norm(p):
     """P is linear in each |w|^p of a network without shared weights, so any step will do."""
@@ -215,6 +219,7 @@ def test_kappa_is_the_difference_quotient_of_the_path_norm(p):
         np.testing.assert_allclose(scales[key][index], slope ** (2 / p), rtol=1e-9)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("p", [1, 3])
 def test_the_path_norm_has_a_gradient(p):
     """Against central differences; it is a penalty, so all weights at once."""
@@ -266,6 +271,7 @@ def recurrent_paths(w):
     return list(graph.paths(graph.dense(state, w["out"], "out")))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("second_term", [False, True])
 def test_a_recurrent_cell_collects_its_edges_and_pairs_of_edges(second_term):
     """A loop by the steps it takes, a scan by its κ."""

@@ -116,6 +116,7 @@ INVARIANT = {
 IN_FLOAT32 = ("p = 2", "p = 2, with exponents", "momentum")
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize(
     ("name", "dtype", "tolerance"),
     [(name, "float64", 1e-8) for name in INVARIANT]
@@ -183,6 +184,7 @@ EXTREME = {
 
 
 # A weight of 1e-30 between a unit that is up and one that is down has no square in float32.
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize(
     ("name", "p", "extended_range"),
     [(name, p, wide) for name in EXTREME for p, wide in ((2, None), (2, True), (3, None))],
@@ -292,6 +294,7 @@ def test_dead_units_and_zero_layers_are_no_nan(options):
     assert not np.any(numbers({key: updates[key] for key in "abcde"}))
 
 
+@pytest.mark.slow
 def test_zero_weights_that_are_alive_have_the_kappa_of_their_paths():
     """Against small ones in their place, which change nothing for themselves."""
     params = start("float32")
@@ -329,6 +332,7 @@ def test_nan_stays_nan_and_zero_stays_zero():
         assert np.isnan(one_step(dead, gradient, **options)["a"][0, 0])
 
 
+@pytest.mark.slow
 def test_the_penalty_has_a_finite_gradient_everywhere():
     zeros = jax.tree.map(jnp.zeros_like, start("float32"))
     for p in (1, 2, 3):

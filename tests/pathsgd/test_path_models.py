@@ -59,6 +59,7 @@ def recipe(model, p):
     return jnp.sum(x @ w["head", "kernel"] + w["head", "bias"])
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("p", [1, 2, 3])
 def test_an_nnx_model_has_the_path_norm_of_the_recipe(p):
     model = Net()
@@ -66,6 +67,7 @@ def test_an_nnx_model_has_the_path_norm_of_the_recipe(p):
     assert_allclose(norm, recipe(model, p) ** (1 / p), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_nnx_optimizer_takes_the_step_of_the_functions():
     model = Net()
     params = nnx.state(model, nnx.Param)
@@ -103,6 +105,7 @@ def trained_averages(model):
     return model
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("bias", [True, False])
 def test_folding_batch_normalization_keeps_the_function(bias):
     model = trained_averages(Net(normalized=True, bias=bias))
@@ -169,6 +172,7 @@ class Linen(nn.Module):
         return nn.Dense(2, name="second")(nn.relu(x))
 
 
+@pytest.mark.slow
 def test_a_linen_module_has_the_kappa_of_the_functions():
     module = Linen()
     params = module.init(jax.random.key(0), jnp.ones((1, 3)))["params"]

@@ -308,6 +308,7 @@ def test_project_finds_the_nearest_point_of_every_component(shape):
     np.testing.assert_array_equal(projected["b"], params["b"])
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("shape", [(3, 3, 2, 3), (2, 3, 2, 3)], ids=str)
 def test_project_accepts_mixed_components_that_are_not_zero(shape):
     # Outside of jit, where zeros are refused: lanes of other manifolds must not count as zeros.
@@ -363,6 +364,7 @@ def column_norms(w):
     return np.linalg.norm(w, axis=0)
 
 
+@pytest.mark.slow
 def test_initialize_draws_points_on_the_manifolds():
     with jax.enable_x64(True):
         params = {"w": jnp.zeros((3, 3, 8, 12), jnp.float64), "b": jnp.ones(3)}

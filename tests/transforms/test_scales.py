@@ -130,6 +130,7 @@ def test_a_scale_is_shown_and_that_of_a_pom_goes_first():
     assert "scale" not in str(unscaled)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("name", MANIFOLDS)
 @pytest.mark.parametrize("scale", [0.05, np.arange(1.0, 1 + C)[:, None]], ids=["number", "array"])
 def test_weights_are_projected_drawn_and_judged_at_their_scale(name, scale, float64):
@@ -186,6 +187,7 @@ def test_without_a_scale_unit_and_scaled_coordinates_are_one():
     np.testing.assert_array_equal(one[0]["w"], other[0]["w"])
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("momentum", [None, 0.9])
 @pytest.mark.parametrize("coordinates", ["unit", "scaled", 0.3])
 def test_fast_path_and_chain_agree_while_scales_change(coordinates, momentum, float64):
@@ -264,6 +266,7 @@ class Net(nnx.Module):
 MEASURED = {"conv1/kernel": [0.37], "conv2/kernel": [0.1, 0.3, 2.0, 0.5, 4.0, 1.0]}
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("given", ["measured", "one number"])
 def test_rescaling_a_normalized_network_leaves_its_loss(given):
     """Where a kernel has one λ: batch normalization undoes the multiple of it."""
