@@ -69,8 +69,10 @@ def materialize_either(
     zeros, where the condition always holds.
     """
     # Outside a compiled function nothing is fused, and what is inside one materialized function
-    # needs no second one.
-    if _state.inside or not isinstance(like, Tracer) or like.size < MATERIALIZED_SIZE:
+    # needs no second one. Inside `jax.shard_map` branches of a conditional would have to vary over
+    # the same axes of the mesh, which zeros do not.
+    compiled = isinstance(like, Tracer) and not _in_shard_map()
+    if _state.inside or not compiled or like.size < MATERIALIZED_SIZE:
         return function()
     function, shapes = _traced(function)
     if otherwise is None:
@@ -106,7 +108,11 @@ def _opaque_true(after: jax.Array | None) -> jax.Array:
 def on_single_device() -> bool:
     """Whether arrays cannot be split over devices."""
     explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    return jax.device_count() == 1 and not explicit
+    return jax.device_count() == 1 and not explicit and not _in_shard_map()
+
+
+def _in_shard_map() -> bool:
+    return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
 
 
 def completion_token(*arrays: jax.Array) -> jax.Array | None:
