@@ -55,7 +55,9 @@ def test_a_number_per_point_is_computed_once_per_entry_unless_it_is_materialized
 
     # Nine products of entries for ⟨x, g⟩, and the one with x.
     assert entries_per_loop(optimized(plain, X, G)) == 10
-    assert entries_per_loop(optimized(barrier, X, G)) == 10
+    # From 0.12 on a barrier is enough: when that is the oldest version supported, use barriers.
+    ignored = jax.__version_info__ < (0, 12)
+    assert entries_per_loop(optimized(barrier, X, G)) == (10 if ignored else 1)
     assert entries_per_loop(optimized(materialized, X, G)) == 1
     np.testing.assert_array_equal(jax.jit(plain)(X, G), jax.jit(materialized)(X, G))
 
