@@ -1,13 +1,13 @@
 """What this library knows about XLA's CPU compiler, and nobody else has to.
 
 On GPU and TPU the textbook expressions compile well as they are. XLA's CPU compiler needs help in
-two places, both found with jaxlib 0.10.2 and still needed with 0.12.0; `tests/kernels/test_xla_cpu`
-holds a small program for each, which fails once the help is no longer needed:
+two places, seen with jaxlib 0.9.2 to 0.12.0. `tests/kernels/test_xla_cpu.py` holds a small program
+for each, which fails once the help is no longer needed:
 
     recomputation   It fuses a number per point, such as ⟨x, g⟩, into the loop over the entries that
-                    it multiplies, and so computes it nine times for 3×3 points. It ignores
-                    `lax.optimization_barrier` there. The branch of a conditional it leaves alone:
-                    `materialize`.
+                    it multiplies, and so computes it nine times for 3×3 points. The branch of a
+                    conditional is not fused: `materialize`. (Before jaxlib 0.12 it ignored
+                    `lax.optimization_barrier` there; since then a barrier would do.)
     order           It runs the updates of all weights side by side, each with buffers of its own,
                     and copies a donated weight if it cannot prove that all reads of it come before
                     the write: `completion_token` makes one weight wait for another.
@@ -69,8 +69,10 @@ def materialize_either(
     zeros, where the condition always holds.
     """
     # Outside a compiled function nothing is fused, and what is inside one materialized function
-    # needs no second one.
-    if _state.inside or not isinstance(like, Tracer) or like.size < MATERIALIZED_SIZE:
+    # needs no second one. Inside `jax.shard_map` branches of a conditional would have to vary over
+    # the same axes of the mesh, which zeros do not.
+    compiled = isinstance(like, Tracer) and not _in_shard_map()
+    if _state.inside or not compiled or like.size < MATERIALIZED_SIZE:
         return function()
     function, shapes = _traced(function)
     if otherwise is None:
@@ -106,7 +108,11 @@ def _opaque_true(after: jax.Array | None) -> jax.Array:
 def on_single_device() -> bool:
     """Whether arrays cannot be split over devices."""
     explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    return jax.device_count() == 1 and not explicit
+    return jax.device_count() == 1 and not explicit and not _in_shard_map()
+
+
+def _in_shard_map() -> bool:
+    return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
 
 
 def completion_token(*arrays: jax.Array) -> jax.Array | None:

@@ -111,7 +111,7 @@ def fused_step(
         # The old momentum is carried by projection, which is linear: P(g) + d·P(m) = P(g + d·m).
         return g() if trace is None else g() + numbers.decay * leaf_spec.points(trace)
 
-    v = step.to_tangent(g_with_momentum, after)  # lines 5 and, without a number, momentum
+    v = step.to_tangent(g_with_momentum, after)  # line 5, and momentum
     new_trace = None
     if trace is not None:
         momentum = step.stored(v, after)
@@ -121,7 +121,7 @@ def fused_step(
         if settings.nesterov:
             v = step.to_tangent(lambda: g() + numbers.decay * momentum, after)
     squares = step.materialize(lambda: kernel.squares(step.x(), v.vector(), v.normal), after)
-    t = -step.rate_over_normalizer(v, squares, after)  # line 6
+    t = step.length(v, squares, after)  # line 6
     moved, last_read = step.retract(v, t, squares, after)  # line 7
     token = None if after is None else _xla_cpu.completion_token(*last_read)
     return Result(leaf_spec.update(step.x(), moved, s, s_next, weight.dtype), new_trace, token)
@@ -174,8 +174,8 @@ class _Step:
             return self.materialize(lambda: self.kernel.vector(v.vector()), after)
         return self.kernel.vector(v.vector())
 
-    def rate_over_normalizer(self, v: _Tangent, squares: jax.Array, after) -> jax.Array:
-        """The rate divided by τ and by the radius, a number per point whose move can be squared."""
+    def length(self, v: _Tangent, squares: jax.Array, after) -> jax.Array:
+        """t of the step t·v: minus the rate, divided by τ and by the radius; t·v can be squared."""
         rate, _, rho, curvature = self.numbers
 
         def norms():
@@ -183,24 +183,24 @@ class _Step:
 
         if self.settings.normalization is None:
             rate = rate if self.radius is None else rate / self.radius
-            return squarable(rate, self.materialize(norms, after))
+            return squarable(-rate, self.materialize(norms, after))
         # Divided by τ, no step is longer than the rate.
         rate = jnp.minimum(rate, linalg.SQUARABLE_STEP[squares.dtype.itemsize])
         tau = self.settings.normalizer
         if self.settings.normalization == "component":
-            t = rate / tau(self.materialize(norms, after), rho, curvature)
+            t = -rate / tau(self.materialize(norms, after), rho, curvature)
         else:
             g = group_norms(self.leaf_spec, squares, self.groups)
-            t = per_component(rate / tau(g, rho, curvature), self.groups)
+            t = per_component(-rate / tau(g, rho, curvature), self.groups)
         return t if self.radius is None else t / self.radius
 
     def retract(self, v: _Tangent, t, squares, after) -> tuple[jax.Array, list[jax.Array]]:
         """R(x, t·v) − x, and the arrays whose computation is the last to read the weight."""
         kernel = self.kernel
-        # False for NaN, which must not be taken for a point at rest.
-        at_rest = (t * t * squares == 0) | (t == 0)
 
         def aim(exact: bool):
+            # False for NaN, which must not be taken for a point at rest.
+            at_rest = (t * t * squares == 0) | (t == 0)
             x, vector = self.x(), v.vector()
             return kernel.aim(x, vector, t, v.normal, squares, at_rest, exact=exact)
 

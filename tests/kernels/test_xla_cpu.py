@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax import export, lax
+from jax.sharding import AxisType, PartitionSpec
 
 import fgsgd_jax as fg
 from fgsgd_jax import _xla_cpu
@@ -54,7 +55,9 @@ def test_a_number_per_point_is_computed_once_per_entry_unless_it_is_materialized
 
     # Nine products of entries for ⟨x, g⟩, and the one with x.
     assert entries_per_loop(optimized(plain, X, G)) == 10
-    assert entries_per_loop(optimized(barrier, X, G)) == 10
+    # From 0.12 on a barrier is enough: when that is the oldest version supported, use barriers.
+    ignored = jax.__version_info__ < (0, 12)
+    assert entries_per_loop(optimized(barrier, X, G)) == (10 if ignored else 1)
     assert entries_per_loop(optimized(materialized, X, G)) == 1
     np.testing.assert_array_equal(jax.jit(plain)(X, G), jax.jit(materialized)(X, G))
 
@@ -159,6 +162,33 @@ def test_it_is_differentiable_and_maps_over_batches():
     np.testing.assert_allclose(jax.jit(jax.grad(function))(X), expected, rtol=1e-5)
     both = jax.jit(jax.vmap(function))(jnp.stack([X, 2 * X]))
     np.testing.assert_allclose(both[1], 16 * both[0], rtol=1e-5)
+
+
+@pytest.mark.parametrize("lanes", [(8, 16), (64, 128)])
+def test_a_step_inside_shard_map_is_that_outside(lanes):
+    params = {"w": jax.random.normal(KEYS[0], (3, 3, *lanes))}
+    spec = fg.collection(params, ("w", fg.pom("PO", (fg.Sphere(), fg.Stiefel()))))
+    params = fg.project(params, spec)
+    tx = fg.fgsgd(0.1, spec, momentum=0.9)
+    state = tx.init(params)
+    mesh = jax.make_mesh((1,), ("x",), axis_types=(AxisType.Auto,))
+    split = PartitionSpec(None, None, None, "x")
+
+    def spec_of(leaf):
+        return split if leaf.shape[-2:] == lanes and leaf.ndim == 4 else PartitionSpec()
+
+    # The drawn manifolds, (inputs, outputs), are split with the weights.
+    specs = jax.tree.map(
+        lambda leaf: PartitionSpec(None, "x") if leaf.shape == lanes else spec_of(leaf), state
+    )
+    weights = {"w": split}
+    inside = jax.jit(
+        jax.shard_map(
+            tx.update, mesh=mesh, in_specs=(weights, specs, weights), out_specs=(weights, specs)
+        )
+    )
+    updates, _ = jax.jit(tx.update)(params, state, params)
+    np.testing.assert_allclose(inside(params, state, params)[0]["w"], updates["w"], atol=1e-6)
 
 
 def test_an_array_that_waits_is_unchanged():
