@@ -99,7 +99,7 @@ def groups_of_kernel(kernel, leaf_spec: fg.LeafSpec) -> list[np.ndarray]:
     return [np.hstack(groups[group]) for group in sorted(groups)]
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("scheme", ["PI", "PO", "PIO", "layer", "kernel"])
 def test_table_1_agrees_with_numpy(scheme):
     check_table_1(scheme, np.float32, rtol=1e-5)

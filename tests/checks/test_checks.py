@@ -66,6 +66,7 @@ class Bare(fg.Manifold):
 # --- single laws ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_law_is_measured_alone_as_among_all(everything):
     for name in ("project keeps points", "retract lands at step length 1", "dist is symmetric"):
         report = checks.check_manifold(fg.Sphere(), KEY, shape=(3, 3), laws=name)
@@ -94,6 +95,7 @@ def test_a_single_law_traces_no_verb_that_it_does_not_need():
     assert report.passed
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(
     ("name", "passes"),
     [
@@ -151,6 +153,7 @@ def test_laws_use_the_metric_of_the_manifold():
     assert report.passed, f"\n{report}"
 
 
+@pytest.mark.slow
 def test_single_laws_of_the_other_checks(placed):
     report = checks.check_random(
         fg.Sphere(), KEY, shape=(3, 2), laws="the mean is 0 (standard errors)"
@@ -195,6 +198,7 @@ def test_tolerances_replace_the_default_ones():
     assert generous.passed
 
 
+@pytest.mark.slow
 def test_tolerances_of_the_other_checks(placed):
     name = "the mean is 0 (standard errors)"
     assert not checks.check_random(fg.Sphere(), KEY, laws=name, tolerances={name: 0.0}).passed
@@ -237,6 +241,7 @@ def test_an_unknown_law_is_answered_with_the_known_ones(arguments, everything):
         checks.check_optimizer(optax.sgd(0.1), {"w": jnp.ones(3)}, **arguments)
 
 
+@pytest.mark.slow
 def test_laws_that_do_not_apply_are_left_out_unless_asked_for():
     report = checks.check_manifold(Bare(), KEY, shape=(3, 2))
     assert report.passed, f"\n{report}"

@@ -394,6 +394,7 @@ def test_norms_of_a_weight_of_another_shape_are_refused(norms):
         norms(jnp.ones((3, 3, 2, 5)), SPEC["conv/kernel"])
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("name", ["fgsgd", "rsgd", "retract_updates"])
 def test_weights_off_their_manifold_are_refused_at_init(name):
     params = network()
@@ -442,6 +443,7 @@ USES = {
 }
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize("use", USES)
 def test_weights_of_another_shape_than_the_spec_are_refused(use):
     params = network()
@@ -460,6 +462,7 @@ def test_gradients_and_weights_of_different_shapes_are_refused():
             LINKS["fgsgd"].update(gradients, state, weights)
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize("use", USES)
 def test_a_leaf_the_spec_does_not_know_is_refused(use):
     params = network()

@@ -247,7 +247,7 @@ def check(
 # --- schemes and manifolds -----------------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=8)
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("scheme", ["PI", "PO", "PIO", "layer", "kernel"])
 @pytest.mark.parametrize(
     "manifolds",
@@ -259,7 +259,7 @@ def test_fgsgd_takes_the_steps_of_algorithm_1(scheme, manifolds):
     check((3, 3, 3, 5), slices, fg.pom(scheme, manifolds, groups=groups))
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("retraction", ["polar", "qr", "cayley"])
 @pytest.mark.parametrize("shape", [(2, 3, 2, 3), (4, 3, 2, 2)], ids=["wide", "tall"])
 def test_all_retractions_of_stiefel_work_on_wide_and_tall_kernels(shape, retraction):
@@ -273,6 +273,7 @@ def test_wide_kernels_can_be_mixed():
 # --- momentum ------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("nesterov", [False, True], ids=["heavy ball", "Nesterov"])
 @pytest.mark.parametrize("scheme", ["PI", "PIO"])
 def test_the_normalizer_sees_momentum_carried_to_the_present_weights(scheme, nesterov):
@@ -287,6 +288,7 @@ def test_the_normalizer_sees_momentum_carried_to_the_present_weights(scheme, nes
 NORMAL_SIZES = {1e-3: 100.0, 1.0: 0.5}
 
 
+@pytest.mark.slow
 def test_rsgd_steps_without_a_normalizer():
     momentum = {"momentum": 0.5, "nesterov": True}
     check(
@@ -356,7 +358,7 @@ def test_filters_and_matrices_are_components_too(shape, parts, request_):
     check(shape, parts, request_)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("shape", "parts", "request_"),
     [
@@ -450,6 +452,7 @@ def test_equation_7_is_equation_5_with_rho_1_in_the_reference():
 # --- whole trees ---------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_leaves_of_a_network_do_not_see_each_other():
     rng = np.random.default_rng(7)
     shapes = {"conv": (3, 3, 2, 4), "heads": (6, 3, 2), "bias": (4,)}

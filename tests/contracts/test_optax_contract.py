@@ -110,7 +110,7 @@ def assert_trees_close(actual, expected) -> None:
 # --- what Optax asks of every optimizer ---------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @every_optimizer
 def test_unexpected_extra_arguments_are_ignored(name):
     params, spec = mixed_problem()
@@ -121,7 +121,7 @@ def test_unexpected_extra_arguments_are_ignored(name):
     assert_trees_equal(with_extra, plain)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @every_optimizer
 def test_the_second_jitted_update_compiles_nothing(name):
     params, spec = mixed_problem()
@@ -192,6 +192,7 @@ def test_descends_to_the_minima_of_the_plain_problems(name):
         np.testing.assert_allclose(leaf, target, atol=5e-3)  # the 1e-3 above, with a margin
 
 
+@pytest.mark.sweep(fast=2)
 @every_optimizer
 def test_mapping_the_identity_over_the_state_changes_nothing(name):
     params, spec = mixed_problem()
@@ -212,7 +213,7 @@ def test_mapping_over_the_state_reaches_the_momentum_and_nothing_else():
     assert_trees_equal(optax.tree.set(doubled, trace=momentum), state)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @every_optimizer
 def test_injected_hyperparameters_give_the_same_update(name):
     params, spec = mixed_problem()
@@ -236,7 +237,7 @@ def test_an_injected_hyperparameter_can_be_changed_between_steps():
     np.testing.assert_allclose(updates["bias"], -0.3 * gradients["bias"], rtol=1e-6)
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @every_optimizer
 def test_updates_have_the_dtype_of_the_parameters(name, dtype):
@@ -246,7 +247,7 @@ def test_updates_have_the_dtype_of_the_parameters(name, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @every_optimizer
 def test_accumulating_steps_move_nothing_and_the_last_one_takes_the_mean(name):
     params, spec = mixed_problem()
@@ -360,6 +361,7 @@ def test_update_without_parameters_says_what_is_missing():
 # --- inside other transformations ---------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("momentum", [None, 0.9])
 def test_whole_numbers_as_gradients_are_those_numbers(momentum):
     params = {"w": jnp.eye(3).reshape(3, 3, 1, 1), "bias": jnp.ones(4)}
@@ -459,7 +461,7 @@ def with_nan(gradients):
     return {**gradients, "conv": gradients["conv"].at[0, 1, 1, 2].set(jnp.nan)}
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @every_optimizer
 def test_apply_if_finite_skips_a_step_with_a_nan(name):
     params, spec = mixed_problem()
@@ -476,7 +478,7 @@ def test_apply_if_finite_skips_a_step_with_a_nan(name):
     assert_trees_close(updates, inner.update(gradients, inner.init(params), params)[0])
 
 
-@pytest.mark.sweep(fast=4)
+@pytest.mark.sweep(fast=2)
 @every_optimizer
 @pytest.mark.parametrize("path", ZOO)
 def test_a_nan_stays_a_nan_in_its_own_component(path, name):
@@ -511,7 +513,7 @@ def test_euclidean_leaves_can_have_an_optimizer_of_their_own():
 # --- short dtypes -------------------------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [fg.fgsgd, fg.rsgd])
 def test_injected_float32_hyperparameters_leave_short_weights_and_momentum_short(make):
     params, spec = mixed_problem("bfloat16")
@@ -554,6 +556,7 @@ def test_hyperparameters_keep_the_precision_of_float32_under_short_weights():
 # --- laws of descent on manifolds ---------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("problem", [zoo, lambda: mixed_problem("bfloat16")], ids=["f32", "bf16"])
 @every_optimizer
 def test_zero_gradient_moves_nothing(name, problem):
@@ -594,7 +597,7 @@ def one_weight(shape, pom, seed=0):
     return fg.project(random_like(params, seed), spec), spec
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("side", [3, 4])
 @pytest.mark.parametrize("manifold", MIXTURE, ids=str)
 @pytest.mark.parametrize("scheme", GROUP_AXES)
@@ -627,7 +630,7 @@ def group_numbers(spec, shape) -> np.ndarray:
     return np.asarray(drawn) if drawn is not None else channels[{"PI": 0, "PO": 1}[layer.scheme]]
 
 
-@pytest.mark.sweep(fast=4)
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("name", ["fgsgd with momentum", "rsgd"])
 @pytest.mark.parametrize(
     ("side", "manifolds"),
@@ -755,7 +758,7 @@ def test_two_momenta_give_different_trajectories():
         assert (np.abs(ends[0][path] - ends[1][path]) > 1e-3).any(), path
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fgsgd with momentum", "rsgd"])
 def test_finds_the_nearest_point_of_every_manifold(name):
     # ½‖x − a‖² has its only minimum within reach at the nearest point to a, known in NumPy. With a

@@ -147,6 +147,7 @@ def test_optimizers_pass_their_own_check():
         assert report.passed, f"\n{report.failures}"
 
 
+@pytest.mark.slow
 def test_the_optimizer_check_finds_a_link_after_the_retraction():
     import jax
     import optax

@@ -32,6 +32,7 @@ def step():
     return params, spec, gradients, updates, state
 
 
+@pytest.mark.slow
 def test_a_diagnosis_is_what_the_formulas_say(step):
     params, spec, gradients, updates, _ = step
     found = diagnostics.diagnose(params, spec, gradients=gradients, updates=updates)

@@ -63,6 +63,7 @@ def test_a_ratio_is_of_medians_and_its_spread_of_rounds():
     assert timing.ratio_of(seconds, yardstick) == (4.0, 2.5, 3.5)
 
 
+@pytest.mark.slow
 def test_an_update_takes_over_the_memory_of_weights_and_state():
     params, gradient = (normal({"conv/kernel": (3, 3, 4, 8)}, seed) for seed in (0, 1))
     block = updates.contestants([("sphere", "oblique")], ["PIO"], "none")["sphere+oblique"]
@@ -135,6 +136,7 @@ def test_momentum_is_for_none_one_or_all_of_the_schemes(momentum, schemes, with_
 # --- runs ----------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_small_run_prints_a_table_and_writes_json(capsys, tmp_path):
     words = (
         "bench --sections updates --networks resnet18-3x3 resnet18-3x3 --width 0.0625 --rounds 2 "
@@ -175,6 +177,7 @@ def test_a_small_run_prints_a_table_and_writes_json(capsys, tmp_path):
     assert {row["ratio_to_adamw"] for row in rows if row["label"] == updates.ADAMW.label} == {1.0}
 
 
+@pytest.mark.slow
 def test_a_whole_network_has_its_kernels_on_manifolds_and_its_other_leaves_beside_them():
     shapes = {"a/kernel": (3, 3, 2, 4), "b/kernel": (8, 6), "a/bias": (4,), "head/kernel": (6, 9)}
     params = normal(shapes, 0)

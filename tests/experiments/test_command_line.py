@@ -86,6 +86,7 @@ def test_a_mistake_gets_one_line_and_exit_code_2(capsys, argv, said):
     assert said in mistake(capsys, *argv.split())
 
 
+@pytest.mark.slow
 def test_more_groups_than_components_is_told_in_the_words_of_the_library(capsys, tmp_path):
     line = mistake(capsys, *"train --channels 3 4 --groups 4 --run-dir r".split())
     assert "conv1/kernel" in line

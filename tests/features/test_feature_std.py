@@ -400,6 +400,7 @@ def test_nothing_of_an_nnx_model_changes():
     assert values(model) != before  # or there was no test
 
 
+@pytest.mark.slow
 def test_the_mode_of_a_linen_model_is_the_callers():
     net, x = LinenNet(), images(4, 9, 9, 2)
     variables = net.init(jax.random.key(0), x)

@@ -249,6 +249,7 @@ def test_every_framework_follows_the_same_trajectory_bit_for_bit(framework):
         np.testing.assert_array_equal(ours[path], weight, err_msg=path)
 
 
+@pytest.mark.slow
 def test_a_training_step_compiled_by_nnx_follows_it_to_rounding():
     model = nnx_model()
     spec = fg.collection(nnx.state(model, nnx.Param), *RULES, default=None)
@@ -284,6 +285,7 @@ ATTENTION_RULES = (
 )
 
 
+@pytest.mark.slow
 def test_both_spellings_of_a_path_name_one_leaf():
     state = nnx.state(Attention(nnx.Rngs(0)), nnx.Param)
     pure = nnx.as_pure(state)
@@ -379,6 +381,7 @@ def test_training_continues_bit_for_bit_from_a_checkpoint(tmp_path, schedule):
     assert_trees_equal(run(*restored, jax.jit(tx.update), range(3, 6)), expected)
 
 
+@pytest.mark.slow
 def test_draws_are_the_same_after_a_restart_with_other_hashes():
     # Python's own hashes differ between processes; a draw that used one would not survive.
     here = digests_of_draws(seed=3)

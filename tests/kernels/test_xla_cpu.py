@@ -62,6 +62,7 @@ def test_a_number_per_point_is_computed_once_per_entry_unless_it_is_materialized
     np.testing.assert_array_equal(jax.jit(plain)(X, G), jax.jit(materialized)(X, G))
 
 
+@pytest.mark.slow
 def test_updates_of_several_weights_need_memory_for_all_of_them_unless_they_are_ordered():
     weights = {str(i): jnp.copy(X) for i in range(6)}
     spec = fg.collection(weights, ("*", fg.pom("PO", fg.Stiefel())))
@@ -120,6 +121,7 @@ def exported(manifold, platforms, momentum=0.9) -> str:
     return export.export(jax.jit(tx.update), platforms=platforms)(*arguments).mlir_module()
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize("manifold", MANIFOLDS)
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
 def test_a_program_exported_for_an_accelerator_has_none_of_it(platform, manifold):

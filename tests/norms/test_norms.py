@@ -50,7 +50,7 @@ def with_gap(gap: float) -> np.ndarray:
 SHAPES = [(3, 3, 40, 2500), (1, 5, 7), (5, 1, 7), (2, 2, 1000), (3, 700, 4), (40, 30)]
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", TOLERANCE)
 def test_norms_of_matrices_agree_with_numpy(dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -108,6 +108,7 @@ def test_low_precision_is_computed_in_float32():
 # --- Table 2 -------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_table_2_of_unit_components():
     """Rows 1 and 2 of Table 2: spectral σ, 1, σ and Frobenius 1, √B, √B on Sp, St, Ob."""
     field = (5, 3)
@@ -176,7 +177,7 @@ def components_by_group(weight: np.ndarray, leaf_spec: fg.LeafSpec) -> list[list
     return [groups[key] for key in sorted(groups)]
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(("name", "scheme"), PAIRS)
 def test_norms_of_groups_are_those_of_components_side_by_side(name, scheme):
     leaf_spec = placed(name, scheme)["w"]
@@ -200,6 +201,7 @@ def test_components_keep_their_places():
     np.testing.assert_allclose(got, expected, rtol=2e-6)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("name", CASES)
 def test_norms_of_layers_are_those_of_outputs_by_inputs(name):
     leaf_spec = placed(name, CASES[name][2][0])["w"]
@@ -222,6 +224,7 @@ def test_a_weight_without_a_layer_is_one_matrix():
         np.testing.assert_allclose(np.stack(of(weight, None)), expected, rtol=2e-6)
 
 
+@pytest.mark.slow
 @hypothesis.given(
     pair=st.sampled_from(PAIRS), seed=st.integers(0, 2**32 - 1), spread=st.floats(0, 8)
 )
@@ -326,12 +329,13 @@ CONVOLUTIONS = {
 }
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("case", CONVOLUTIONS)
 def test_the_norm_of_a_convolution_is_that_of_its_dense_operator(case):
     check_convolution(*CONVOLUTIONS[case], np.float32, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_the_norm_of_a_convolution_in_float64():
     with jax.enable_x64(True):
         check_convolution(*CONVOLUTIONS["strided"], np.float64, rtol=1e-12)
@@ -376,6 +380,7 @@ def test_a_transposed_convolution_has_the_norm_of_its_jacobian():
     np.testing.assert_allclose(got, expected, rtol=2e-6)
 
 
+@pytest.mark.slow
 def test_a_large_circular_convolution_agrees_with_its_fourier_transform():
     kernel = RNG.standard_normal((3, 3, 16, 16)).astype(np.float32)
     symbols = np.fft.fft2(kernel, (32, 32), axes=(0, 1))

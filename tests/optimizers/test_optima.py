@@ -75,7 +75,7 @@ def test_spheres_find_leading_eigenvectors():
     assert losses[-1] == pytest.approx(-0.5 * 3 * values[0], abs=CLOSE)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("retraction", ["polar", "qr", "cayley"])
 @pytest.mark.parametrize("shape", [(6, 3), (3, 6)], ids=["tall", "wide"])
 def test_stiefel_solves_the_procrustes_problem(shape, retraction):
@@ -123,7 +123,7 @@ OPTIMIZERS = {
 }
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", OPTIMIZERS)
 def test_a_mixed_product_reaches_the_nearest_point_of_every_component(name):
     # Every component has its own optimum, and the loss adds 100 times the distance from the
@@ -173,6 +173,7 @@ def near_a_minimum(distance, lanes=(8, 8), seed=0):
     return a, {"w": jnp.asarray(distance * a + math.sqrt(1 - distance**2) * b)}
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("scheme", ["layer", "PIO"])
 def test_one_tau_per_group_descends_where_steps_without_it_diverge(scheme):
     # f = ¼(Σᵢ⟨aᵢ, xᵢ⟩)⁴ over 64 spheres: a minimum (0) lies close to the start (¼), but all

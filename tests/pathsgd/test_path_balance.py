@@ -52,7 +52,7 @@ def incoming_norms(layer, p):
     return np.sum(np.abs(np.concatenate(rows)) ** p, 0) ** (1 / p)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 1.5, 2, 3])
 def test_balancing_attains_the_minimum_of_lemma_4_1(p):
     """φ_p is the d-th power of the largest norm after balancing, and at most that elsewhere."""
@@ -101,6 +101,7 @@ def test_a_negative_number_of_draws_is_refused():
         fg.unbalance(jax.random.key(0), params, draws=-1)
 
 
+@pytest.mark.slow
 def test_unbalancing_draws_as_the_paper_does():
     """20,000 draws of 4,000 units: logarithms add up, means and variances are those of the law."""
     params = [jnp.ones((1, 4000)), jnp.ones((4000, 1))]
@@ -128,6 +129,7 @@ def test_layers_are_found_in_order_or_as_named():
         assert_allclose(by_number[one], named[other], rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_dead_units_stay_and_half_precision_keeps_its_dtype():
     params = layers(3, 4, 1, biases=True)
     params[0]["kernel"] = params[0]["kernel"].at[:, 1].set(0)

@@ -60,6 +60,7 @@ def test_jit_and_unexpected_arguments_change_nothing():
     trees_equal(plain, extra)
 
 
+@pytest.mark.slow
 def test_a_schedule_and_an_injected_rate():
     params = start()
     plain = fg.path_sgd(0.1, network, SHAPE)
@@ -97,7 +98,7 @@ def test_apply_if_finite_sees_nan():
     assert int(state.total_notfinite) == 1
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_weights_have_kappa_in_float32(dtype):
     params = start(dtype)
@@ -184,6 +185,7 @@ def test_leaves_that_are_no_floats_pass():
     assert updates["nothing"] is None
 
 
+@pytest.mark.slow
 def test_other_scales_can_be_given():
     """The hook for data-dependent κ: here, that of a batch of extra arguments."""
     params = start()

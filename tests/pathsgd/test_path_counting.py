@@ -148,6 +148,7 @@ def test_the_path_norm_is_that_of_all_paths(name, p):
     np.testing.assert_allclose(norm, enumerate_norm(problem(name)[3], p), rtol=1e-10)
 
 
+@pytest.mark.sweep(fast=1)
 @every_case
 def test_kappa_is_that_of_all_paths(name, p):
     _, _, weights, paths = problem(name)
@@ -157,7 +158,7 @@ def test_kappa_is_that_of_all_paths(name, p):
         np.testing.assert_allclose(scales[key], expected[key], rtol=1e-10, err_msg=key)
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("extended_range", [False, True])
 @pytest.mark.parametrize(
     ("name", "p"),
@@ -202,7 +203,7 @@ def test_kernels_that_are_summed_block_by_block_have_the_same_kappa(monkeypatch,
         np.testing.assert_allclose(updates[key], params[key] / kappa[key], rtol=1e-10, err_msg=key)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("p", POWERS)
 def test_kappa_is_the_difference_quotient_of_the_path_norm(p):
     """P is linear in each |w|^p of a network without shared weights, so any step will do."""
@@ -219,7 +220,7 @@ def test_kappa_is_the_difference_quotient_of_the_path_norm(p):
         np.testing.assert_allclose(scales[key][index], slope ** (2 / p), rtol=1e-9)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 3])
 def test_the_path_norm_has_a_gradient(p):
     """Against central differences; it is a penalty, so all weights at once."""

@@ -59,7 +59,7 @@ def recipe(model, p):
     return jnp.sum(x @ w["head", "kernel"] + w["head", "bias"])
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("p", [1, 2, 3])
 def test_an_nnx_model_has_the_path_norm_of_the_recipe(p):
     model = Net()
@@ -88,6 +88,7 @@ def test_nnx_optimizer_takes_the_step_of_the_functions():
         link.init({"kernel": jnp.ones((3, 3))})
 
 
+@pytest.mark.slow
 def test_a_penalty_on_an_nnx_model_has_a_gradient():
     gradient = nnx.grad(lambda model: fg.nnx.path_norm(model, SHAPE))(Net())
     for layer in ("conv1", "conv2", "head"):
@@ -105,7 +106,7 @@ def trained_averages(model):
     return model
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("bias", [True, False])
 def test_folding_batch_normalization_keeps_the_function(bias):
     model = trained_averages(Net(normalized=True, bias=bias))
@@ -194,6 +195,7 @@ def test_a_linen_module_has_the_kappa_of_the_functions():
     jax.tree.map(assert_allclose, *updates)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("kind", [nn.BatchNorm, nn.LayerNorm])
 def test_a_linen_normalization_is_refused_by_name(kind):
     module = Linen(kind)

@@ -288,6 +288,7 @@ def nearest(manifold, x):
     return x
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("shape", [(3, 3, 4, 5), (2, 3, 4, 5), (4, 2, 4, 5)], ids=str)
 def test_project_finds_the_nearest_point_of_every_component(shape):
     rng = np.random.default_rng(0)
@@ -308,7 +309,7 @@ def test_project_finds_the_nearest_point_of_every_component(shape):
     np.testing.assert_array_equal(projected["b"], params["b"])
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 3, 2, 3), (2, 3, 2, 3)], ids=str)
 def test_project_accepts_mixed_components_that_are_not_zero(shape):
     # Outside of jit, where zeros are refused: lanes of other manifolds must not count as zeros.
@@ -318,6 +319,7 @@ def test_project_accepts_mixed_components_that_are_not_zero(shape):
     assert float(fg.residual(fg.project(params, spec), spec)["w"]) < 1e-5
 
 
+@pytest.mark.slow
 def test_project_keeps_dtypes_and_structure():
     rng = np.random.default_rng(0)
     weight = rng.normal(size=(3, 3, 2, 4))
@@ -384,6 +386,7 @@ def test_initialize_draws_points_on_the_manifolds():
             assert np.max(np.abs(point.T @ point - np.eye(3))) < 1e-13
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("manifold", "variance"),
     # The mean square of an entry: the squared norm of a point, shared by its entries evenly.

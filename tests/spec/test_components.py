@@ -60,6 +60,7 @@ def cuts(draw):
     return Component(**named), shape
 
 
+@pytest.mark.slow
 @given(cuts())
 @settings(max_examples=60, deadline=None, database=None)
 def test_named_axes_are_cut_and_put_back(cut):

@@ -322,6 +322,7 @@ print(json.dumps([part.tolist() for part in spec["w"].draw()]))
 """
 
 
+@pytest.mark.slow
 def test_a_draw_is_the_same_after_a_restart():
     environment = {**os.environ, "PYTHONHASHSEED": "123", "JAX_PLATFORMS": "cpu"}
     done = subprocess.run(

@@ -106,6 +106,7 @@ def rotation(x, y, v):
     return v - np.sum(w * y * v) / (1 + np.sum(w * x * y)) * (x + y)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("manifold", "transport"), [(Ellipsoid(), projection), (Rotated(), rotation)]
 )
@@ -147,6 +148,7 @@ def test_it_reaches_the_minimum_of_a_linear_function(optimizer):
         np.testing.assert_allclose(params["w"], lowest, atol=1e-8)
 
 
+@pytest.mark.slow
 def test_defaults_follow_from_the_verbs_it_has():
     manifold, key = Ellipsoid(), jax.random.key(0)
     x = manifold.random(key, (3, 2, 5))
@@ -170,6 +172,7 @@ def test_its_dimension_is_not_counted_for_large_points():
         Ellipsoid().dimension((3, 1000))
 
 
+@pytest.mark.slow
 def test_mixed_with_other_manifolds_every_component_keeps_its_own_metric():
     with jax.enable_x64(True):
         params, spec = start((fg.Stiefel(), Rotated(), fg.Sphere()))
@@ -181,6 +184,7 @@ def test_mixed_with_other_manifolds_every_component_keeps_its_own_metric():
         assert float(fg.residual(params, spec)["w"]) < 1e-12
 
 
+@pytest.mark.slow
 def test_without_params_the_normalizer_says_why_it_needs_them():
     params, spec = start(Ellipsoid(), dtype="float32")
     link = fg.scale_by_fgsgd(spec)
@@ -199,6 +203,7 @@ def test_its_state_restarts_and_is_not_shared_with_the_weights():
     np.testing.assert_array_equal(params["w"], kept)  # not donated with the state
 
 
+@pytest.mark.slow
 def test_it_passes_the_laws():
     report = fg.checks.check_manifold(Ellipsoid(), jax.random.key(0), shape=(3, 3, 4))
     assert report.passed, f"\n{report.failures}"
@@ -213,6 +218,7 @@ class WithoutRepresenter(Ellipsoid):
         return g
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("manifold", "passes"), [(Ellipsoid(), True), (WithoutRepresenter(), False)]
 )

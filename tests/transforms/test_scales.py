@@ -130,7 +130,7 @@ def test_a_scale_is_shown_and_that_of_a_pom_goes_first():
     assert "scale" not in str(unscaled)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", MANIFOLDS)
 @pytest.mark.parametrize("scale", [0.05, np.arange(1.0, 1 + C)[:, None]], ids=["number", "array"])
 def test_weights_are_projected_drawn_and_judged_at_their_scale(name, scale, float64):
@@ -152,6 +152,7 @@ def test_weights_are_projected_drawn_and_judged_at_their_scale(name, scale, floa
 # --- the step -------------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("size", [0.01, 3.0], ids=["τ = 1", "τ > 1"])
 @pytest.mark.parametrize("name", MANIFOLDS)
 def test_scaled_coordinates_are_the_literal_reading(name, size, float64):
@@ -163,6 +164,7 @@ def test_scaled_coordinates_are_the_literal_reading(name, size, float64):
     np.testing.assert_allclose(params["w"] + updates["w"], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize("name", MANIFOLDS)
 @pytest.mark.parametrize("radius", ["unit", 0.3])
 def test_a_step_of_given_radius_is_that_of_weights_of_this_length(name, radius, float64):
@@ -177,6 +179,7 @@ def test_a_step_of_given_radius_is_that_of_weights_of_this_length(name, radius, 
     np.testing.assert_allclose(params["w"] + updates["w"], expected, rtol=0, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_without_a_scale_unit_and_scaled_coordinates_are_one():
     params, spec = placed("stiefel", None)
     gradient = {"w": jnp.asarray(kernel(1), jnp.float32)}
@@ -187,7 +190,7 @@ def test_without_a_scale_unit_and_scaled_coordinates_are_one():
     np.testing.assert_array_equal(one[0]["w"], other[0]["w"])
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("momentum", [None, 0.9])
 @pytest.mark.parametrize("coordinates", ["unit", "scaled", 0.3])
 def test_fast_path_and_chain_agree_while_scales_change(coordinates, momentum, float64):
@@ -221,6 +224,7 @@ def test_fast_path_and_chain_agree_while_scales_change(coordinates, momentum, fl
 # --- re-scaling in mid-training ---------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 def test_rescaling_changes_no_direction(dtype):
     params = {"w": jnp.asarray(kernel(0), dtype)}
@@ -266,7 +270,7 @@ class Net(nnx.Module):
 MEASURED = {"conv1/kernel": [0.37], "conv2/kernel": [0.1, 0.3, 2.0, 0.5, 4.0, 1.0]}
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("given", ["measured", "one number"])
 def test_rescaling_a_normalized_network_leaves_its_loss(given):
     """Where a kernel has one λ: batch normalization undoes the multiple of it."""
@@ -300,6 +304,7 @@ def test_rescaling_a_normalized_network_leaves_its_loss(given):
     assert fg.get_feature_std(optimizer.opt_state)["conv2/kernel"].shape == (6,)
 
 
+@pytest.mark.slow
 def test_measured_features_go_straight_into_the_state():
     model = Net()
     x = jax.random.normal(jax.random.key(1), (16, 6, 6, 1))
@@ -343,6 +348,7 @@ WRAPPERS = {
 }
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_statistics_reach_the_state_through_wrappers(wrapper):
     params = {"w": jnp.asarray(kernel(0), jnp.float32), "bias": jnp.ones(2)}
