@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from fgsgd_jax import linalg
 from fgsgd_jax.norms import group_matrices
-from fgsgd_jax.spec import Coordinates, LeafSpec, step_radius
+from fgsgd_jax.spec import Coordinates, LeafSpec, step_radius, times
 from fgsgd_jax.transforms import PerGroup, group_of, normalizer, value_at
 
 
@@ -46,16 +46,14 @@ def gradient_numbers(
         numbers: ρ and c.
     """
     s = leaf_spec.scale(std, weight.dtype)
-    points = leaf_spec.component.to_points(gradient)
-    points = points.astype(linalg.working_dtype(points.dtype))
     _, factor = step_radius(coordinates, s)
-    points = points if factor is None else points * factor
-    gradient = leaf_spec.component.from_points(points, leaf_spec.shape)
+    points = times(leaf_spec.points(gradient), factor)
+    gradient = leaf_spec.to_weight(points, points.dtype)
     tangent = leaf_spec.to_tangent(weight, gradient, manifold_ids, s, coordinates="scaled")
     length = jnp.linalg.norm(jnp.ravel(gradient))
     normal = jnp.linalg.norm(jnp.ravel(gradient - tangent)) / jnp.where(length == 0, 1, length)
     g = linalg.norm(group_matrices(tangent if trace is None else trace, leaf_spec))
-    return normal, g, normalizer(g, *(number.astype(g.dtype) for number in numbers))
+    return normal, g, normalizer(g, *numbers)
 
 
 @functools.partial(jax.jit, static_argnums=0)

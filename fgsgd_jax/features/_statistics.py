@@ -39,7 +39,7 @@ class Moments(NamedTuple):
 
 def moments(x: jax.Array) -> Moments:
     """The moments over the first axis: `(positions, *channels)` → `(*channels)` each."""
-    x = x.astype(linalg.working_dtype(x.dtype))
+    x = linalg.in_working_dtype(x)
     shift = jnp.mean(x, axis=0)
     deviation = x - shift  # its relative error is one rounding, however large the mean
     mean = jnp.mean(deviation, axis=0)

@@ -2,7 +2,6 @@
 
 from fgsgd_jax.geometry._euclidean import Euclidean as Euclidean
 from fgsgd_jax.geometry._manifold import Manifold as Manifold
-from fgsgd_jax.geometry._manifold import in_working_dtype as in_working_dtype
 from fgsgd_jax.geometry._manifold import overrides as overrides
 from fgsgd_jax.geometry._oblique import Oblique as Oblique
 from fgsgd_jax.geometry._product import Product as Product

@@ -91,7 +91,7 @@ class Manifold(abc.ABC):
         return linalg.norm(x - self.project(x))
 
     def random(self, key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
-        """Random points; by default the projections of Gaussian matrices."""
+        """Random points; by default projected Gaussian matrices, uniform on spheres."""
         require_points(self, shape)
         normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
         return self.project(normal).astype(dtype)
@@ -180,8 +180,3 @@ def require_nonzero(manifold: Manifold, lengths: jax.Array, what: str) -> None:
             f"{math.prod(lengths.shape)} are zero. Initialize the weight at random "
             "(`fgsgd_jax.initialize`) or leave it Euclidean."
         )
-
-
-def in_working_dtype(x: jax.Array) -> jax.Array:
-    """x in the dtype in which geometry is computed: bfloat16 and float16 become float32."""
-    return x.astype(linalg.working_dtype(x.dtype))

@@ -10,7 +10,6 @@ import jax.numpy as jnp
 from fgsgd_jax import linalg
 from fgsgd_jax.geometry._manifold import (
     Manifold,
-    in_working_dtype,
     require_nonzero,
     require_points,
 )
@@ -75,12 +74,7 @@ class Oblique(Manifold):
 
     def residual(self, x, /):
         require_points(self, x)
-        return jnp.max(jnp.abs(linalg.column_norm(in_working_dtype(x)) - 1), axis=0)
-
-    def random(self, key, shape, dtype=jnp.float32):
-        require_points(self, shape)
-        normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
-        return self.project(normal).astype(dtype)
+        return jnp.max(jnp.abs(linalg.column_norm(linalg.in_working_dtype(x)) - 1), axis=0)
 
     def dimension(self, shape):
         return math.prod(shape[:2]) - shape[1]

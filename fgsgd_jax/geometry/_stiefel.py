@@ -10,7 +10,6 @@ from jax import lax
 from fgsgd_jax import linalg
 from fgsgd_jax.geometry._manifold import (
     Manifold,
-    in_working_dtype,
     require_nonzero,
     require_points,
 )
@@ -111,7 +110,9 @@ class Stiefel(Manifold):
 
     def residual(self, x, /):
         require_points(self, x)
-        return _tall(lambda x: linalg.norm(linalg.gram_error(x)), in_working_dtype(x), point=False)
+        return _tall(
+            lambda x: linalg.norm(linalg.gram_error(x)), linalg.in_working_dtype(x), point=False
+        )
 
     def random(self, key, shape, dtype=jnp.float32):
         """Uniform (Haar) points: the Q of a Gaussian matrix, its sign fixed by a positive R."""
@@ -138,7 +139,7 @@ class Stiefel(Manifold):
 
     def _project(self, x):
         # Once, before training: the only singular value decomposition of the library.
-        last = jnp.moveaxis(in_working_dtype(x), (0, 1), (-2, -1))
+        last = jnp.moveaxis(linalg.in_working_dtype(x), (0, 1), (-2, -1))
         u, values, vt = jnp.linalg.svd(last, full_matrices=False)
         # A singular value of zero leaves its direction, and with it the nearest point, undefined.
         # One of the size of rounding does not: among a million random 3×3 there are always some,

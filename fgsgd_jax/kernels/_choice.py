@@ -10,7 +10,7 @@ from fgsgd_jax.kernels._kernel import Kernel, VerbsKernel
 from fgsgd_jax.kernels._mixture import MixtureKernel
 from fgsgd_jax.kernels._sphere import ObliqueKernel, SphereKernel
 from fgsgd_jax.kernels._stiefel import RotationKernel
-from fgsgd_jax.spec import Collection, LeafSpec, Mixture
+from fgsgd_jax.spec import Collection, LeafSpec
 
 
 def _stiefel(manifold: Stiefel, size: tuple[int, int]) -> Kernel:
@@ -43,4 +43,4 @@ def kernel_for(leaf_spec: LeafSpec, manifold_ids: jax.Array | None) -> Kernel:
     kernels = [KERNELS[type(manifold)](manifold, size) for manifold in leaf_spec.manifolds]
     if manifold_ids is None:
         return kernels[0]
-    return MixtureKernel(Mixture(leaf_spec.manifolds, manifold_ids), kernels)
+    return MixtureKernel(manifold_ids, kernels)

@@ -6,7 +6,7 @@ from typing import Any
 import jax
 
 from fgsgd_jax.kernels._kernel import Kernel
-from fgsgd_jax.spec import Mixture, select
+from fgsgd_jax.spec import select
 
 
 class MixtureKernel(Kernel):
@@ -17,8 +17,8 @@ class MixtureKernel(Kernel):
     lanes of that manifold only.
     """
 
-    def __init__(self, mixture: Mixture, kernels: Sequence[Kernel]):
-        self.mixture, self.kernels = mixture, kernels
+    def __init__(self, manifold_ids: jax.Array, kernels: Sequence[Kernel]):
+        self.manifold_ids, self.kernels = manifold_ids, kernels
         self.recomputes_tangent = all(kernel.recomputes_tangent for kernel in kernels)
         self.mixes_entries = any(kernel.mixes_entries for kernel in kernels)
 
@@ -29,7 +29,7 @@ class MixtureKernel(Kernel):
         return tuple(k.tangent(x, g, n) for k, n in zip(self.kernels, normal, strict=True))
 
     def vector(self, v):
-        return select(self.mixture.manifold_ids, v)
+        return select(self.manifold_ids, v)
 
     def parts(self, vector):
         return (vector,) * len(self.kernels)
@@ -57,5 +57,5 @@ class MixtureKernel(Kernel):
         ]
         if len(shares) < 2:
             return tuple(numbers)
-        shared = select(self.mixture.manifold_ids, [numbers[i] for i in shares], shares)
+        shared = select(self.manifold_ids, [numbers[i] for i in shares], shares)
         return tuple(shared if i in shares else own for i, own in enumerate(numbers))

@@ -7,7 +7,17 @@ from fgsgd_jax import linalg
 from fgsgd_jax.kernels._kernel import Kernel
 
 
-class SphereKernel(Kernel):
+class _RescalingKernel(Kernel):
+    """A step that adds t·v and multiplies by a factor f per point or column: f(x + tv) − x."""
+
+    def tangent(self, x, g, normal):
+        return g - normal * x
+
+    def move(self, x, v, t, aimed, *, exact):
+        return (aimed - 1) * x + (aimed * t) * v
+
+
+class SphereKernel(_RescalingKernel):
     """A step of `Sphere`: with n = ⟨x, g⟩, v = g − n·x and f = 1/‖x + tv‖, it is f(x + tv) − x.
 
     Measuring ‖x + tv‖ takes a pass over the weights. As v is tangent it is (1 + t²‖v‖²)^½, up to
@@ -19,9 +29,6 @@ class SphereKernel(Kernel):
     def normal(self, x, g):
         return linalg.inner(x, g)
 
-    def tangent(self, x, g, normal):
-        return g - normal * x
-
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         length = _norm_of_step(x, v, t) if exact else jnp.sqrt(1 + t * t * squares)
         return jnp.where(at_rest, 1, 1 / length)
@@ -32,24 +39,15 @@ class SphereKernel(Kernel):
         largest = jnp.max(jnp.abs(t)) * jnp.max(jnp.abs(normal))
         return ~(largest <= 1 / 32)  # True for NaN
 
-    def move(self, x, v, t, aimed, *, exact):
-        return (aimed - 1) * x + (aimed * t) * v
 
-
-class ObliqueKernel(Kernel):
+class ObliqueKernel(_RescalingKernel):
     """A step of `Oblique`: the same for every column."""
 
     def normal(self, x, g):
         return linalg.column_inner(x, g)
 
-    def tangent(self, x, g, normal):
-        return g - normal * x
-
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         return jnp.where(at_rest, 1, 1 / _column_norm_of_step(x, v, t))
-
-    def move(self, x, v, t, aimed, *, exact):
-        return (aimed - 1) * x + (aimed * t) * v
 
 
 # x + t·v is summed entry by entry where points are small, so that it is nowhere stored.
@@ -58,8 +56,8 @@ class ObliqueKernel(Kernel):
 def _norm_of_step(x, v, t) -> jax.Array:
     """‖x + t·v‖ at a unit x and a tangent t·v whose square is finite."""
     if linalg.is_small(x):
-        places = [(i, j) for i in range(x.shape[0]) for j in range(x.shape[1])]
-        return jnp.sqrt(linalg.total((x[at] + t * v[at]) ** 2 for at in places))
+        pairs = zip(linalg.entries(x), linalg.entries(v), strict=True)
+        return jnp.sqrt(linalg.total((a + t * b) ** 2 for a, b in pairs))
     return jnp.sqrt(linalg.inner(x + t * v, x + t * v))
 
 

@@ -22,8 +22,10 @@ from fgsgd_jax.linalg._orthonormal import polar_step as polar_step
 from fgsgd_jax.linalg._orthonormal import polish as polish
 from fgsgd_jax.linalg._products import UNROLLED_SIZE as UNROLLED_SIZE
 from fgsgd_jax.linalg._products import column_inner as column_inner
+from fgsgd_jax.linalg._products import entries as entries
 from fgsgd_jax.linalg._products import gram as gram
 from fgsgd_jax.linalg._products import identity as identity
+from fgsgd_jax.linalg._products import in_working_dtype as in_working_dtype
 from fgsgd_jax.linalg._products import inner as inner
 from fgsgd_jax.linalg._products import is_small as is_small
 from fgsgd_jax.linalg._products import matmul as matmul

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fgsgd_jax import _xla_cpu
-from fgsgd_jax.linalg._products import is_small, total
+from fgsgd_jax.linalg._products import entries, is_small, total
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
@@ -20,9 +20,7 @@ def norm(x: jax.Array) -> jax.Array:
     """‖x‖ (Frobenius) of every matrix. `(rows, columns, *lanes)` → `(*lanes)`."""
 
     def measured():
-        if is_small(x):
-            return _norm_of_entries([x[i, j] for i in range(x.shape[0]) for j in range(x.shape[1])])
-        return _norm_over_axes(x, (0, 1))
+        return _norm_of_entries(entries(x)) if is_small(x) else _norm_over_axes(x, (0, 1))
 
     return _xla_cpu.materialize(measured, x)
 
@@ -43,10 +41,7 @@ def magnitude(x: jax.Array) -> jax.Array:
     """
 
     def largest():
-        if not is_small(x):
-            return jnp.max(jnp.abs(x), axis=(0, 1))
-        places = [(i, j) for i in range(x.shape[0]) for j in range(x.shape[1])]
-        return functools.reduce(jnp.maximum, (jnp.abs(x[at]) for at in places))
+        return _largest(entries(x)) if is_small(x) else jnp.max(jnp.abs(x), axis=(0, 1))
 
     return _xla_cpu.materialize(lambda: _divisor(largest()), x)
 
@@ -61,10 +56,15 @@ def _divisor(largest: jax.Array) -> jax.Array:
     return lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
 
 
-def _norm_of_entries(entries: list[jax.Array]) -> jax.Array:
+def _largest(parts: list[jax.Array]) -> jax.Array:
+    """maxᵢ |eᵢ|, entry by entry of the arrays."""
+    return functools.reduce(jnp.maximum, map(jnp.abs, parts))
+
+
+def _norm_of_entries(parts: list[jax.Array]) -> jax.Array:
     """(Σ eᵢ²)^½, entry by entry of the arrays."""
-    scale = _divisor(functools.reduce(jnp.maximum, map(jnp.abs, entries)))
-    return scale * safe_sqrt(total((entry / scale) ** 2 for entry in entries))
+    scale = _divisor(_largest(parts))
+    return scale * safe_sqrt(total((part / scale) ** 2 for part in parts))
 
 
 def _norm_over_axes(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:

@@ -31,6 +31,17 @@ def working_dtype(dtype) -> jnp.dtype:
     return jnp.promote_types(dtype, jnp.float32)
 
 
+def in_working_dtype(x: jax.Array) -> jax.Array:
+    """x in the dtype in which geometry is computed: bfloat16 and float16 become float32."""
+    x = jnp.asarray(x)
+    return x.astype(working_dtype(x.dtype))
+
+
+def entries(x: jax.Array) -> list[jax.Array]:
+    """The entries of every matrix, row by row, `(*lanes)` each."""
+    return [x[i, j] for i in range(x.shape[0]) for j in range(x.shape[1])]
+
+
 def is_small(x: jax.Array) -> bool:
     """Whether the matrices of x are worked entry by entry."""
     few = x.size < _xla_cpu.MATERIALIZED_SIZE
@@ -46,8 +57,7 @@ def inner(x: jax.Array, y: jax.Array) -> jax.Array:
     """⟨x, y⟩ of every matrix. `(rows, columns, *lanes)` → `(*lanes)`."""
     if is_small(x):
         # XLA's CPU reductions over leading axes are 8 times slower than the sum written out.
-        places = [(i, j) for i in range(x.shape[0]) for j in range(x.shape[1])]
-        return _xla_cpu.materialize(lambda: total(x[at] * y[at] for at in places), x)
+        return _xla_cpu.materialize(lambda: total(map(operator.mul, entries(x), entries(y))), x)
     return _xla_cpu.materialize(lambda: jnp.sum(x * y, axis=(0, 1)), x)
 
 

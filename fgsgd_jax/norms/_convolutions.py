@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fgsgd_jax import linalg
-from fgsgd_jax.norms._matrices import spectral, working
+from fgsgd_jax.norms._matrices import spectral
 
 
 @functools.partial(jax.jit, static_argnames=(
@@ -72,7 +72,7 @@ def convolution_norm(
     def each(value) -> tuple[int, ...]:
         return (value,) * spatial if isinstance(value, int) else tuple(value)
 
-    kernel = working(kernel)
+    kernel = linalg.in_working_dtype(kernel)
     largest = jnp.max(jnp.abs(kernel))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
     unit, dilation = kernel / scale, each(kernel_dilation)

@@ -31,7 +31,7 @@ def frobenius(x: jax.Array, /) -> jax.Array:
         >>> frobenius(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
         Array(5., dtype=float32)
     """
-    return linalg.norm(working(x))
+    return linalg.norm(linalg.in_working_dtype(x))
 
 
 def two_to_one(x: jax.Array, /) -> jax.Array:
@@ -42,7 +42,7 @@ def two_to_one(x: jax.Array, /) -> jax.Array:
         >>> two_to_one(jnp.array([[3.0, 4.0], [0.0, 2.0]]))
         Array(7., dtype=float32)
     """
-    return jnp.sum(linalg.column_norm(linalg.transpose(working(x))), axis=0)
+    return jnp.sum(linalg.column_norm(linalg.transpose(linalg.in_working_dtype(x))), axis=0)
 
 
 @jax.jit
@@ -58,7 +58,7 @@ def spectral(x: jax.Array, /) -> jax.Array:
         >>> spectral(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
         Array(4., dtype=float32)
     """
-    x = working(x)
+    x = linalg.in_working_dtype(x)
     if x.shape[0] < x.shape[1]:
         x = linalg.transpose(x)
     if x.shape[1] == 1:
@@ -115,9 +115,3 @@ def norms_of(x: jax.Array, /) -> Norms:
         Array(7., dtype=float32)
     """
     return Norms(frobenius(x), spectral(x), two_to_one(x))
-
-
-def working(x: jax.Array) -> jax.Array:
-    """Returns x in the dtype of the computation: bfloat16 and float16 become float32."""
-    x = jnp.asarray(x)
-    return x.astype(linalg.working_dtype(x.dtype))

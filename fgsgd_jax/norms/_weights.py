@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.norms._matrices import Norms, norms_of, working
+from fgsgd_jax.norms._matrices import Norms, norms_of
 from fgsgd_jax.spec import Collection, LeafSpec, require_collection, summed_axes
 
 
@@ -208,7 +208,7 @@ def group_matrices(weight: jax.Array, leaf_spec: LeafSpec) -> jax.Array:
         `(rows, columns · components in a group, groups)`. Groups of unequal size are filled up with
         zeros, which change none of the norms.
     """
-    points = working(leaf_spec.component.to_points(weight))
+    points = leaf_spec.points(weight)
     rows, columns, *lanes = points.shape
     if leaf_spec.scheme == "PIO":
         members = _members(leaf_spec)

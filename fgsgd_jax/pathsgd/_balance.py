@@ -51,7 +51,7 @@ def balance(params: Any, p: float = 2, *, layers: Layers | None = None) -> Any:
     if not 1 <= p < np.inf:
         raise ValueError(f"balance needs a finite p of at least 1, not {p!r}.")
     leaves, structure, chain = chain_of(params, layers)
-    arrays = [_in_working_dtype(leaf) for leaf in leaves]
+    arrays = [linalg.in_working_dtype(leaf) for leaf in leaves]
     target = 1.0
     for _ in range(MAX_ROUNDS):
         for index in range(len(chain) - 1):
@@ -106,7 +106,7 @@ def unbalance(
         Neyshabur, Salakhutdinov & Srebro, 2015, section 5 (2000 draws, factor 10, log-normal c).
     """
     leaves, structure, chain = chain_of(params, layers)
-    arrays = [_in_working_dtype(leaf) for leaf in leaves]
+    arrays = [linalg.in_working_dtype(leaf) for leaf in leaves]
     widths = [arrays[affine.kernel].shape[-1] for affine in chain[:-1]]
     hidden = sum(widths)
     draws = hidden // 4 if draws is None else draws
@@ -125,11 +125,6 @@ def unbalance(
 
 
 # --- one rescaling -------------------------------------------------------------------------------
-
-
-def _in_working_dtype(leaf) -> jax.Array:
-    array = jnp.asarray(leaf)
-    return array.astype(linalg.working_dtype(array.dtype))
 
 
 def _in_own_dtypes(arrays: list, leaves: list, structure) -> Any:

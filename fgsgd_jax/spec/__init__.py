@@ -18,7 +18,6 @@ from fgsgd_jax.spec._feature_std import checked_feature_stds as checked_feature_
 from fgsgd_jax.spec._groups import group_norms as group_norms
 from fgsgd_jax.spec._groups import per_component as per_component
 from fgsgd_jax.spec._leaf import times as times
-from fgsgd_jax.spec._mixture import Mixture as Mixture
 from fgsgd_jax.spec._mixture import select as select
 from fgsgd_jax.spec._scales import Coordinates as Coordinates
 from fgsgd_jax.spec._scales import checked_coordinates as checked_coordinates

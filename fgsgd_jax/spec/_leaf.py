@@ -197,6 +197,7 @@ class LeafSpec:
         return self.update(x, moved, s, s_next, weight.dtype)
 
     @jitted("normalizer", "single_components")
+    @keeps_sharding
     def divide_by_normalizer(
         self,
         vector: jax.Array,
@@ -220,19 +221,14 @@ class LeafSpec:
             normalizer: Called as `normalizer(g, *numbers)`, with g the norm of a group.
             single_components: Whether every component is its own group.
         """
-        operands = (vector, weight, manifold_ids, groups, s, *numbers)
-
-        def divided(vector, weight, manifold_ids, groups, s, *numbers):
-            manifold, v = self.manifold(manifold_ids), self.points(vector)
-            x: Any = None if weight is None else self.unit_points(weight, s)
-            if single_components:
-                tau = normalizer(manifold.norm(x, v), *numbers)
-            else:
-                g = group_norms(self, manifold.inner(x, v, v), groups)
-                tau = per_component(normalizer(g, *numbers), groups)
-            return self.to_weight(v / tau, vector.dtype)
-
-        return on_automatic_axes(divided, *operands)
+        manifold, v = self.manifold(manifold_ids), self.points(vector)
+        x: Any = None if weight is None else self.unit_points(weight, s)
+        if single_components:
+            tau = normalizer(manifold.norm(x, v), *numbers)
+        else:
+            g = group_norms(self, manifold.inner(x, v, v), groups)
+            tau = per_component(normalizer(g, *numbers), groups)
+        return self.to_weight(v / tau, vector.dtype)
 
     def residual(self, weight: jax.Array, manifold_ids, s=None) -> jax.Array:
         """The largest distance of a unit component from its manifold, a scalar."""
@@ -255,7 +251,7 @@ class LeafSpec:
 
     def points(self, weight: jax.Array) -> jax.Array:
         """The components of a weight, `(rows, columns, *lanes)`, in the working dtype."""
-        return self.component.to_points(weight).astype(linalg.working_dtype(weight.dtype))
+        return linalg.in_working_dtype(self.component.to_points(weight))
 
     def unit_points(self, weight: jax.Array, s) -> jax.Array:
         """The components at unit scale."""

@@ -36,8 +36,8 @@ def trace_on_manifold(
 
     `optax.trace`, m ← d·m + v, on manifolds: before it is used, the old trace is transported to the
     tangent space of the present weight, by the `transport` of its manifold (by default a
-    projection), so that the sum is tangent there. With
-    `nesterov`, the update is v + d·m. Euclidean leaves get `optax.trace` itself.
+    projection), so that the sum is tangent there. With `nesterov`, the update is v + d·m.
+    Euclidean leaves get `optax.trace` itself.
 
     Args:
         spec: The spec of the parameters.
