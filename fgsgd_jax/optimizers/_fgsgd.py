@@ -1,15 +1,11 @@
-"""Optimizers on manifolds, as chains of links, and a schedule with a convergence guarantee."""
+"""`fgsgd` and `rsgd`: SGD on manifolds, as chains of links."""
 
-import warnings
-from collections.abc import Hashable
 from typing import Any
 
-import jax
-import jax.numpy as jnp
-import numpy as np
 import optax
 
-from fgsgd_jax._trees import leaves_with_paths
+from fgsgd_jax.optimizers._arguments import is_number, require_number_or_schedule
+from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.spec import Collection, Coordinates
 from fgsgd_jax.transforms import (
     Link,
@@ -109,7 +105,7 @@ def fgsgd(
         _rate(learning_rate),
         retract_updates(spec, coordinates=coordinates),  # line 7
     )
-    return _with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
+    return with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
 
 
 def rsgd(
@@ -178,116 +174,17 @@ def rsgd(
         _rate(learning_rate),
         retract_updates(spec, coordinates=coordinates),
     )
-    return _with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
+    return with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
 
 
 def _momentum(spec: Collection, momentum, nesterov, accumulator_dtype) -> Link | None:
     if momentum is None:
         return None
-    if not _is_number(momentum):
+    if not is_number(momentum):
         raise TypeError(f"momentum must be a number, or None for none, got {momentum!r}.")
     return trace_on_manifold(spec, momentum, nesterov, accumulator_dtype)
 
 
 def _rate(learning_rate) -> Link:
-    _require_number_or_schedule("learning_rate", learning_rate)
+    require_number_or_schedule("learning_rate", learning_rate)
     return scale_by_learning_rate(learning_rate)
-
-
-def _with_euclidean(
-    links, spec: Collection, euclidean, weight_decay, weight_decay_mask
-) -> optax.GradientTransformationExtraArgs:
-    """The links, with weight decay of Euclidean leaves, or with their own transformation."""
-    _require_number_or_schedule("weight_decay", weight_decay)
-    known_zero = isinstance(weight_decay, (int, float)) and weight_decay == 0
-    if not known_zero:
-        # The warning points to the caller of the optimizer.
-        decay = _decay_of_euclidean_leaves(spec, weight_decay, weight_decay_mask, stacklevel=5)
-        links = optax.with_extra_args_support(optax.chain(decay, links))
-    if euclidean is None:
-        return links
-    if not (hasattr(euclidean, "init") and hasattr(euclidean, "update")):
-        raise TypeError(
-            f"euclidean must be a transformation, such as optax.adamw(1e-3), got {euclidean!r}."
-        )
-    transforms: dict[Hashable, Any] = {"manifold": links, "euclidean": euclidean}
-    return optax.with_extra_args_support(optax.partition(transforms, spec.labels))
-
-
-def _decay_of_euclidean_leaves(spec: Collection, weight_decay, mask, stacklevel: int):
-    """Weight decay of the Euclidean leaves of a mask; warns about the other leaves it covers."""
-    fixed = [path for path, leaf_spec in spec.on_manifolds() if leaf_spec.fixes_norm]
-
-    def warn(paths, stacklevel):
-        some = ", ".join(map(repr, paths[:3])) + (", …" if len(paths) > 3 else "")
-        warnings.warn(
-            f"weight_decay does nothing where the norm of a weight is fixed, as it is for "
-            f"{len(paths)} weight{'s'[: len(paths) > 1]} ({some}); only Euclidean leaves decay. "
-            "Give weight_decay_mask=spec.euclidean_mask to say that this is meant.",
-            stacklevel=stacklevel,
-        )
-
-    if mask is None:
-        # An injected hyper-parameter is a traced array, which may be 0.
-        if fixed and not isinstance(weight_decay, jax.Array):
-            warn(fixed, stacklevel)
-        return optax.add_decayed_weights(weight_decay, mask=spec.euclidean_mask)
-
-    def euclidean_part(tree):
-        asked = mask(tree) if callable(mask) else mask
-        covered = [path for path, chosen in leaves_with_paths(asked) if chosen and path in fixed]
-        if covered:
-            warn(covered, 2)
-        return jax.tree.map(
-            lambda chosen, euclidean: bool(chosen) and euclidean, asked, spec.euclidean_mask(tree)
-        )
-
-    return optax.add_decayed_weights(weight_decay, mask=euclidean_part)
-
-
-def _is_number(number) -> bool:
-    """Whether something is a number, traced or not."""
-    return isinstance(number, (int, float, np.number, np.ndarray, jax.Array))
-
-
-def _require_number_or_schedule(name: str, number) -> None:
-    if not (_is_number(number) or callable(number)):
-        raise TypeError(f"{name} must be a number or a schedule, got {number!r}.")
-
-
-def robbins_monro(init_value: float, transition_steps: float, power: float = 1.0) -> optax.Schedule:
-    """The learning rate r₀/(1 + t/T)^α, under which the convergence theorems hold.
-
-    For ½ < α ≤ 1 it satisfies Σ r_t = ∞ and Σ r_t² < ∞ (eq. 4).
-
-    Args:
-        init_value: r₀, the rate at step 0.
-        transition_steps: T, the number of steps after which the rate is r₀/2^α.
-        power: α.
-
-    Returns:
-        A schedule: a function from the step count to the rate.
-
-    Raises:
-        ValueError: If α or T is outside its range.
-
-    Example:
-        >>> schedule = robbins_monro(0.5, transition_steps=100, power=1.0)
-        >>> float(schedule(0)), float(schedule(100))
-        (0.5, 0.25)
-
-    References:
-        Robbins & Monro, *A stochastic approximation method*, 1951; Ozay, 2019, eq. (4).
-    """
-    if not 0.5 < power <= 1:
-        raise ValueError(
-            "robbins_monro needs a power in (1/2, 1], so that its sum diverges and the sum of its "
-            f"squares converges, not {power}."
-        )
-    if not transition_steps > 0:
-        raise ValueError(f"robbins_monro needs transition_steps above 0, not {transition_steps}.")
-
-    def schedule(count):
-        return init_value / (1 + jnp.asarray(count) / transition_steps) ** power
-
-    return schedule

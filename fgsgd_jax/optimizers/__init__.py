@@ -1,0 +1,5 @@
+"""Optimizers on manifolds, as chains of links, and a schedule with a convergence guarantee."""
+
+from fgsgd_jax.optimizers._fgsgd import fgsgd as fgsgd
+from fgsgd_jax.optimizers._fgsgd import rsgd as rsgd
+from fgsgd_jax.optimizers._schedules import robbins_monro as robbins_monro

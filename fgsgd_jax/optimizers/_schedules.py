@@ -1,0 +1,42 @@
+"""`robbins_monro`: a learning rate schedule with a convergence guarantee."""
+
+import jax.numpy as jnp
+import optax
+
+
+def robbins_monro(init_value: float, transition_steps: float, power: float = 1.0) -> optax.Schedule:
+    """The learning rate r₀/(1 + t/T)^α, under which the convergence theorems hold.
+
+    For ½ < α ≤ 1 it satisfies Σ r_t = ∞ and Σ r_t² < ∞ (eq. 4).
+
+    Args:
+        init_value: r₀, the rate at step 0.
+        transition_steps: T, the number of steps after which the rate is r₀/2^α.
+        power: α.
+
+    Returns:
+        A schedule: a function from the step count to the rate.
+
+    Raises:
+        ValueError: If α or T is outside its range.
+
+    Example:
+        >>> schedule = robbins_monro(0.5, transition_steps=100, power=1.0)
+        >>> float(schedule(0)), float(schedule(100))
+        (0.5, 0.25)
+
+    References:
+        Robbins & Monro, *A stochastic approximation method*, 1951; Ozay, 2019, eq. (4).
+    """
+    if not 0.5 < power <= 1:
+        raise ValueError(
+            "robbins_monro needs a power in (1/2, 1], so that its sum diverges and the sum of its "
+            f"squares converges, not {power}."
+        )
+    if not transition_steps > 0:
+        raise ValueError(f"robbins_monro needs transition_steps above 0, not {transition_steps}.")
+
+    def schedule(count):
+        return init_value / (1 + jnp.asarray(count) / transition_steps) ** power
+
+    return schedule
