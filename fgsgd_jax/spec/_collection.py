@@ -26,10 +26,13 @@ class Collection:
     Attributes:
         layers: Pairs (path, leaf spec), in the order of the tree; None for a Euclidean leaf.
         shapes: The shape of every leaf, in the same order.
+        reasons: Why a leaf is Euclidean, in the same order; "" where it is on manifolds. Two
+            collections that differ in their reasons only are equal.
     """
 
     layers: tuple[tuple[str, LeafSpec | None], ...]
     shapes: tuple[tuple[int, ...], ...]
+    reasons: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
 
     @functools.cached_property
     def _by_path(self) -> dict[str, LeafSpec | None]:

@@ -80,32 +80,38 @@ def collection(
     _check_every_rule_decides(rules, paths)
     map_sizes = _checked_map_sizes(feature_map_sizes, paths)
 
-    def leaf_spec_of(path: str, leaf) -> LeafSpec | None:
+    def placed(path: str, leaf) -> tuple[LeafSpec | None, str]:
         request = _request_for(path, leaf, rules, default)
-        if request is None:
-            return None
+        if isinstance(request, str):
+            return None, request
         if request.scale is None:
             request = dataclasses.replace(request, scale=default_scale)
-        return _leaf_spec(path, leaf, request, map_sizes.get(path), int(seed))
+        return _leaf_spec(path, leaf, request, map_sizes.get(path), int(seed)), ""
 
+    leaf_specs, reasons = zip(*(placed(path, leaf) for path, leaf in leaves), strict=True)
     return Collection(
-        layers=tuple((path, leaf_spec_of(path, leaf)) for path, leaf in leaves),
+        layers=tuple(zip(paths, leaf_specs, strict=True)),
         shapes=tuple(tuple(leaf.shape) for _, leaf in leaves),
+        reasons=reasons,
     )
 
 
-def _request_for(path: str, leaf, rules, default: Pom | str | None) -> Pom | None:
-    """What the first matching rule, or else the default, asks for a leaf; None for Euclidean."""
+def _request_for(path: str, leaf, rules, default: Pom | str | None) -> Pom | str:
+    """What the first matching rule, or else the default, asks for a leaf; or why it is Euclidean."""
     for glob, request in rules:
         if fnmatch.fnmatchcase(path, glob):
-            return request
-    if not jnp.issubdtype(leaf.dtype, jnp.floating) or math.prod(leaf.shape) == 0:
-        return None
+            return "a rule says so" if request is None else request
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return f"dtype {leaf.dtype}"
+    if math.prod(leaf.shape) == 0:
+        return "no entries"
+    if default is None:
+        return "default=None"
     if isinstance(default, Pom):
-        return default if len(leaf.shape) >= 2 else None
+        return default if len(leaf.shape) >= 2 else "fewer than two axes"
     # Kernels with one row or column cannot be on oblique and Stiefel manifolds.
     is_kernel = len(leaf.shape) == 4 and min(leaf.shape[:2]) > 1
-    return BY_SHAPE if default == "by shape" and is_kernel else None
+    return BY_SHAPE if is_kernel else "no convolution by its shape"
 
 
 def _leaf_spec(path: str, leaf, request: Pom, map_size: int | None, seed: int) -> LeafSpec:
