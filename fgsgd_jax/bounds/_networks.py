@@ -101,5 +101,6 @@ def _bounds_on(
 def _outputs(leaf_spec: LeafSpec | None, shape: tuple[int, ...]) -> int:
     if leaf_spec is None:
         return shape[-1]
-    axes = leaf_spec.component.outputs or leaf_spec.component.columns
-    return math.prod(shape[axis] for axis in axes)
+    component = leaf_spec.component
+    sizes = component.split_shape(shape)
+    return math.prod(sizes[axis] for axis in component.outputs or component.columns)

@@ -122,6 +122,7 @@ def layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None = None, /) -> Norm
         _require_shape(weight, leaf_spec)
         component = leaf_spec.component
         outputs, stack = component.outputs or component.columns, component.stack
+        weight = weight.reshape(component.split_shape(weight.shape))
     inputs = tuple(axis for axis in range(weight.ndim) if axis not in outputs + stack)
     sizes = [math.prod(weight.shape[axis] for axis in axes) for axes in (outputs, inputs, stack)]
     return norms_of(jnp.transpose(weight, outputs + inputs + stack).reshape(sizes))

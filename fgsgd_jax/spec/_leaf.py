@@ -101,8 +101,8 @@ class LeafSpec:
     @property
     def feature_channels(self) -> tuple[int, ...]:
         """The shape of λ: `(input channels,)`, or `()` where a component holds several of them."""
-        inputs = self.component.inputs
-        return (math.prod(self.shape[axis] for axis in inputs),) if inputs else ()
+        inputs, sizes = self.component.inputs, self.component.split_shape(self.shape)
+        return (math.prod(sizes[axis] for axis in inputs),) if inputs else ()
 
     def scale(self, feature_std: jax.Array | None, dtype) -> jax.Array | None:
         """The scale γ/λ in the working dtype of a weight, against `(*lanes)`; None for 1.
@@ -120,9 +120,9 @@ class LeafSpec:
             return gamma
         feature_std = feature_std.astype(dtype)
         if feature_std.ndim:
-            component = self.component
+            component, sizes = self.component, self.component.split_shape(self.shape)
             feature_std = feature_std.reshape(
-                [self.shape[axis] if axis in component.inputs else 1 for axis in component.lanes]
+                [sizes[axis] if axis in component.inputs else 1 for axis in component.lanes]
             )
         return gamma / feature_std
 

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from fgsgd_jax.geometry import Manifold
-from fgsgd_jax.spec._components import Component, ComponentName, check_component_name
+from fgsgd_jax.spec._components import Component
+from fgsgd_jax.spec._layouts import ComponentName, check_component_name, check_layout
 from fgsgd_jax.spec._scales import ScaleRequest, checked_scale
 from fgsgd_jax.spec._schemes import SCHEMES, Scheme
 
@@ -20,15 +21,17 @@ class Pom:
     component: Component | ComponentName | None
     groups: int | None
     scale: ScaleRequest
+    layout: str | None = None
 
 
 def pom(
     scheme: Scheme,
     manifolds: tuple[Manifold, ...] | Manifold,
     *,
-    component: Component | ComponentName | None = None,
+    component: Component | str | None = None,
     groups: int | None = None,
     scale: Any = None,
+    layout: str | None = None,
 ) -> Pom:
     """A request: how to cut a weight, group its components, and on which manifolds to put them.
 
@@ -37,15 +40,18 @@ def pom(
             of an input channel), `"PO"` (of an output channel), `"PIO"` (random groups over both
             channel axes), `"layer"` (all), `"kernel"` (each alone: Submanifold SGD).
         manifolds: One manifold, or several that are assigned at random within every group.
-        component: `"slice"` (an A×B matrix per input and output channel, as in the paper),
-            `"filter"` (a vector per output channel), `"matrix"` (the whole kernel), or a
-            `Component` that names every axis. By default kernels larger than 1×1 are cut into
-            slices; 1×1 and dense kernels are one matrix on manifolds that constrain columns, and
-            are cut into filters on all others.
+        component: `"slice"` (a matrix per input and output channel, as in the paper), `"filter"`
+            (a vector per output channel), `"matrix"` (the whole kernel), `"row"` (a vector per row
+            of an embedding), the axes as text with one word for each, such as
+            `"in:rows heads:stack out:columns"`, or a `Component`. By default kernels larger than
+            1×1 are cut into slices; 1×1 and dense kernels are one matrix on manifolds that
+            constrain columns, and are cut into filters on all others.
         groups: The number of groups, for PIO only; by default the size of the smaller channel axis.
-        scale: γ of the scale s = γ/λ: "geometric", a positive number, or an array that broadcasts
-            against the components, such as `(inputs, outputs)` for slices. By default the `scale`
-            given to `collection`.
+        scale: γ of the scale s = γ/λ: "geometric", "variance", ("variance", gain), "initial", a
+            positive number, or an array that broadcasts against the components, such as
+            `(inputs, outputs)` for slices. By default the `scale` given to `collection`.
+        layout: The axes of the weight, one letter each, such as "HWIO" (Flax), "OIHW" (Equinox) or
+            "SHWIO" (stacked layers). By default the `layout` given to `collection`.
 
     Returns:
         A request for `collection`, which can be used for any number of weights.
@@ -61,11 +67,15 @@ def pom(
     References:
         Ozay, 2019, section 2.
     """
-    if scheme not in SCHEMES:
-        raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}; got {scheme!r}.")
+    if not isinstance(scheme, str) or scheme not in SCHEMES:
+        swapped = isinstance(manifolds, str) and manifolds in SCHEMES
+        hint = f" The scheme comes first: pom({manifolds!r}, {scheme!r})." if swapped else ""
+        raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}; got {scheme!r}.{hint}")
     manifolds = _checked_manifolds(manifolds)
-    check_component_name(component)
-    return Pom(scheme, manifolds, component, _checked_groups(groups, scheme), checked_scale(scale))
+    component = check_component_name(component)
+    check_layout(layout)
+    groups = _checked_groups(groups, scheme)
+    return Pom(scheme, manifolds, component, groups, checked_scale(scale), layout)
 
 
 def _checked_manifolds(manifolds: Any) -> tuple[Manifold, ...]:

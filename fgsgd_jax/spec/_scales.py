@@ -2,8 +2,9 @@
 
 Points on manifolds are at unit scale; a weight is W = s·θ, where θ is such a point and
 
-    γ   is fixed when the spec is built: a number, an array, or from the shape of the weight
-        ("geometric"), γ = (b + b̂)^−½ with the fan-in b = A·B·C and the fan-out b̂;
+    γ   is fixed when the spec is built: a number, an array, from the shape of the weight
+        ("geometric"), γ = (b + b̂)^−½ with the fan-in b = A·B·C and the fan-out b̂, or as
+        `_kept_scales.py` computes it;
     λ   is the standard deviation of the features that a component multiplies, one for each input
         channel: 1 until it is measured, then the last measurement.
 
@@ -42,26 +43,45 @@ class Numbers:
         return np.frombuffer(self.content, np.float64).reshape(self.shape)
 
 
+@dataclasses.dataclass(frozen=True)
+class Variance:
+    """A request for the γ at which the weights of an output channel have ‖w‖ = gain."""
+
+    gain: float
+
+
 Gamma = float | Numbers | None
-ScaleRequest = Literal["geometric"] | float | Numbers | None
+ScaleRequest = Literal["geometric", "initial"] | Variance | float | Numbers | None
+
+RELU_GAIN = math.sqrt(2)  # a ReLU halves the mean square of its input
 
 
 def checked_scale(scale: Any) -> ScaleRequest:
     """The `scale` argument of `pom` and `collection` in a hashable form.
 
     Raises:
-        ValueError: If it is not None, "geometric", or made of positive numbers.
+        ValueError: If it is none of the values that `pom` lists.
     """
-    if scale is None or (isinstance(scale, str) and scale == "geometric"):
-        return scale
+    if scale is None or (isinstance(scale, str) and scale in ("geometric", "initial")):
+        return scale  # pyright: ignore[reportReturnType]
+    if isinstance(scale, str) and scale == "variance":
+        return Variance(RELU_GAIN)
+    if isinstance(scale, tuple) and len(scale) == 2 and scale[0] == "variance":
+        if not is_positive(scale[1]):
+            raise ValueError(
+                f"The gain of scale=('variance', gain) is a positive number, got {scale[1]!r}; "
+                "2**0.5 suits ReLU, 1 a layer without an activation."
+            )
+        return Variance(float(scale[1]))
     try:
         array = np.asarray(scale, np.float64)
     except (TypeError, ValueError):
         array = np.array(math.nan)
     if isinstance(scale, (str, bool)) or not np.all(np.isfinite(array) & (array > 0)):
         raise ValueError(
-            "A scale is None (for 1), 'geometric', a positive number, or an array of positive "
-            f"numbers that broadcasts against the components; got {scale!r}."
+            "A scale is None (for 1), 'geometric', 'variance', ('variance', gain), 'initial', a "
+            "positive number, or an array of positive numbers that broadcasts against the "
+            f"components; got {scale!r}."
         )
     return float(array) if array.ndim == 0 else Numbers.of(array)
 
@@ -70,6 +90,8 @@ def gamma(
     request: ScaleRequest, component: Component, shape: tuple[int, ...], map_size: int | None
 ) -> Gamma:
     """γ of a weight; None for a weight that stays at unit scale, so that λ does not apply to it.
+
+    "variance" and "initial" depend on the manifolds as well; `kept_gamma` computes them.
 
     Args:
         request: The scale asked for, from `checked_scale`.
@@ -97,7 +119,7 @@ def gamma(
                 f"does not broadcast; give a number, or an array of shape {lanes}, where axes may "
                 "have length 1"
             )
-    return request
+    return None if isinstance(request, (str, Variance)) else request
 
 
 def fans(component: Component, shape: tuple[int, ...]) -> tuple[int, int, int]:
@@ -107,9 +129,10 @@ def fans(component: Component, shape: tuple[int, ...]) -> tuple[int, int, int]:
     channels are the axes named `inputs`, or the last remaining axis if there are none, such as C of
     (A, B, C, D).
     """
+    sizes = component.split_shape(shape)
 
     def size(axes):
-        return math.prod(shape[axis] for axis in axes)
+        return math.prod(sizes[axis] for axis in axes)
 
     outputs = component.outputs or component.columns
     remaining = [axis for axis in component.rows + component.columns if axis not in outputs]

@@ -47,9 +47,10 @@ class Draw(NamedTuple):
 
 def channel_counts(component: Component, shape: tuple[int, ...]) -> tuple[int, int, int]:
     """The sizes of the lane axes: input channels, output channels, stacked layers; 1 for none."""
+    sizes = component.split_shape(shape)
 
     def count(axes):
-        return math.prod(shape[axis] for axis in axes)
+        return math.prod(sizes[axis] for axis in axes)
 
     return count(component.inputs), count(component.outputs), count(component.stack)
 
@@ -113,6 +114,7 @@ def draw(
         seed: From 0 to 2⁶⁴ − 1. The same seed and shape give the same draw.
     """
     inputs, outputs, stacked = channel_counts(component, shape)
+    sizes = component.split_shape(shape)
     stream = np.random.Philox(key=np.array([seed, 0], np.uint64))
     # Both are arrays (stacked layers, inputs · outputs).
     group = _groups_in_layer(scheme, groups, inputs, outputs, stacked, stream)
@@ -122,7 +124,7 @@ def draw(
 
     def to_lanes(flat: np.ndarray) -> np.ndarray:
         axes = component.stack + component.inputs + component.outputs
-        unflattened = flat.reshape([shape[axis] for axis in axes])
+        unflattened = flat.reshape([sizes[axis] for axis in axes])
         return np.transpose(unflattened, np.argsort(axes, kind="stable"))
 
     # A group never spans stacked layers: the numbers of each layer follow those of the one before.

@@ -107,7 +107,7 @@ def test_a_component_names_every_axis_once(axes, named):
         Component(**axes)
 
 
-@pytest.mark.parametrize("rows", [0, [0], (0.0,), ("height",)])
+@pytest.mark.parametrize("rows", [True, 0.0, [0], (0.0,), ("height",)])
 def test_a_component_takes_tuples_of_axis_numbers(rows):
     with pytest.raises(TypeError, match=says("rows", "tuple of axis numbers", "(0,)", repr(rows))):
         Component(rows=rows)

@@ -69,10 +69,11 @@ def test_a_rule_of_none_keeps_a_kernel_euclidean_against_the_default():
 # --- defaults ------------------------------------------------------------------------------------
 
 
-def test_by_default_kernels_of_at_least_2x2_are_mixed_and_all_else_is_euclidean():
+def test_by_default_square_kernels_are_mixed_and_all_else_is_euclidean():
     params = {
         "3x3": leaf(3, 3, 4, 8),
-        "5x2": leaf(5, 2, 4, 8),
+        "conv": leaf(4, 4, 4, 8),
+        "5x2": leaf(5, 2, 4, 8),  # two stacked axes of a 5-layer ensemble, for all we know
         "1x1": leaf(1, 1, 4, 8),
         "dense": leaf(4, 8),
         "heads": leaf(4, 2, 8),
@@ -84,7 +85,7 @@ def test_by_default_kernels_of_at_least_2x2_are_mixed_and_all_else_is_euclidean(
     }
     spec = fg.collection(params)
     placed = dict(spec.on_manifolds())
-    assert set(placed) == {"3x3", "5x2", "half"}
+    assert set(placed) == {"3x3", "conv", "half"}
     for leaf_spec in placed.values():
         assert (leaf_spec.scheme, leaf_spec.manifolds, leaf_spec.groups) == ("PIO", MANIFOLDS, 4)
         assert str(leaf_spec.component) == "slice"

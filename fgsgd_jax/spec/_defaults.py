@@ -1,0 +1,85 @@
+"""Defaults: what applies to leaves that no rule matches, and why some of them stay Euclidean.
+
+A default may only do what nobody can misread. "by shape" takes a leaf for a convolution where path
+and shape agree; a pom passes over the leaves that need their length or mean something else.
+"""
+
+import math
+
+import jax.numpy as jnp
+
+from fgsgd_jax.geometry import Oblique, Sphere, Stiefel
+from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
+from fgsgd_jax.spec._request import Pom, pom
+
+# The best setting of the paper: three manifolds in every group, groups over both channel axes.
+BY_SHAPE = pom("PIO", (Sphere(), Oblique(), Stiefel()))
+
+# Biases and normalization scales have at most three axes: heads, their size, stacked layers.
+LARGEST_BIAS = 3
+
+
+def by_default(path: str, leaf, default: Pom | str | None, layout: str | None) -> Pom | str:
+    """What the default asks for a leaf, or why it leaves it Euclidean.
+
+    Args:
+        path: The path of the leaf.
+        leaf: Anything with a shape and a dtype.
+        default: A pom, "by shape" or None.
+        layout: The layout given to `collection`, or None.
+    """
+    shape = tuple(leaf.shape)
+    unsuitable = without_geometry(leaf.dtype) or ("no entries" if math.prod(shape) == 0 else "")
+    if default is None or unsuitable:
+        return unsuitable or "default=None"
+    why = passed_over(path, shape)
+    if isinstance(default, Pom) and (kind := kind_of(path)) in ("embedding", "router"):
+        why = why or f"{kind} by its path"
+    if why or isinstance(default, Pom):
+        return why or default
+    return why_no_convolution(path, shape, layout) or BY_SHAPE
+
+
+def without_geometry(dtype) -> str:
+    """Why leaves of this dtype cannot be on manifolds; "" if they can."""
+    if not jnp.issubdtype(dtype, jnp.floating):
+        return f"dtype {dtype} is not real floating-point"
+    return f"dtype {dtype} is too coarse" if jnp.finfo(dtype).bits < 16 else ""
+
+
+def passed_over(path: str, shape: tuple[int, ...]) -> str:
+    """Why a rule that also matches other leaves passes over this one; "" if it does not."""
+    if len(shape) < 2:
+        return "fewer than two axes"
+    kind = kind_of(path)
+    small = kind in ("bias", "normalization") and len(shape) <= LARGEST_BIAS
+    return f"{kind} by its path" if small else ""
+
+
+def why_no_convolution(path: str, shape: tuple[int, ...], layout: str | None) -> str:
+    """Why a leaf is not taken for a convolution cut into slices; "" if it is."""
+    kind = kind_of(path)
+    if kind not in ("convolution", "bias", "normalization", ""):
+        return f"{'attention' if kind == 'query' else kind} by its path"
+    if layout is None and keys_of(path)[-1] == "weight":
+        return "called 'weight', and no layout is given"
+    if layout is None and len(shape) == 5:
+        return "5 axes: give layout='SHWIO' or 'DHWIO'"
+    letters = letters_for(layout or DEFAULT, len(shape))
+    sizes = [shape[letters.index(letter)] for letter in spatial(letters)] if letters else []
+    if letters is None or math.prod(sizes) == 1:
+        return "no convolution by its shape"
+    square = len(set(sizes)) == 1
+    if kind != "convolution" and not (square and len(sizes) == 2 and sizes[0] % 2 == 1):
+        return "no convolution by its path"
+    if layout is None and not square:
+        return "not square, perhaps stacked: give layout='HWIO'"
+    if contradiction(letters, shape):
+        return f"its shape speaks against {letters}"
+    rows, columns, *lanes = cut("slice", letters).points_shape(shape)  # pyright: ignore
+    if min(rows, columns) == 1:
+        return "slices of one column"
+    if math.prod(lanes) < len(BY_SHAPE.manifolds):
+        return "too few slices for three manifolds"
+    return ""

@@ -1,0 +1,69 @@
+"""Kinds: what a leaf is for, by its path alone.
+
+The last key tells biases and normalization scales, which have few names in all frameworks; for
+other leaves the key nearest to the leaf that names a kind of layer decides.
+"""
+
+import re
+from typing import Literal
+
+Kind = Literal[
+    "bias", "normalization", "embedding", "router", "expert", "convolution", "recurrent", "query",
+    "head", "attention", "dense", "",
+]  # fmt: skip
+"""What a leaf is for; "" where its path does not say. "query" stands for keys and values as well,
+"attention" for the output of an attention layer."""
+
+_BIASES = frozenset({"bias", "b", "biases"})
+_NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var"})
+
+# In the order in which they are tried: parts of a key, and whole words of it.
+_NAMES: tuple[tuple[Kind, str, str], ...] = (
+    ("normalization", "norm", "bn ln"),
+    ("embedding", "embed", "wte wpe vocab vocabulary"),
+    ("router", "router", ""),
+    ("convolution", "conv", ""),
+    ("expert", "expert", "moe"),
+    ("query", "", "q k v query key value qkv kv"),
+    ("recurrent", "lstm gru rnn recurrent", ""),
+    ("attention", "attn attention", "mha heads"),
+    ("head", "classifier logits", "head lmhead"),
+    ("dense", "dense linear mlp gating", "ffn ff fc proj up down"),
+)
+
+
+def keys_of(path: str) -> list[str]:
+    """The keys of a path; the boxes of Flax's partitioned leaves, `kernel/value`, do not count."""
+    keys = path.split("/")
+    boxed = len(keys) > 1 and keys[-1] == "value" and _is_leaf_name(keys[-2])
+    return keys[:-1] if boxed else keys
+
+
+def kind_of(path: str) -> Kind:
+    """What a leaf is for.
+
+    Example:
+        >>> kind_of("encoder/Conv_0/kernel"), kind_of("attn/q_einsum/w"), kind_of("conv/bias")
+        ('convolution', 'query', 'bias')
+    """
+    *_, last = keys = keys_of(path)
+    if last in _BIASES or last.startswith("bias_"):
+        return "bias"
+    if last in _NORMALIZATIONS:
+        return "normalization"
+    for key in reversed(keys):
+        lower, words = key.lower(), set(words_of(key))
+        for kind, parts, whole in _NAMES:
+            if any(part in lower for part in parts.split()) or words & set(whole.split()):
+                return kind
+    return ""
+
+
+def words_of(key: str) -> list[str]:
+    """The words of a key in lower case, without numbers: `DenseGeneral_0` is dense, general."""
+    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", key)]
+
+
+def _is_leaf_name(key: str) -> bool:
+    names = {"kernel", "w", "weight", "embedding"}
+    return key in names | _BIASES | _NORMALIZATIONS

@@ -1,0 +1,221 @@
+"""Presets: which weights of the usual networks go where, as data.
+
+A preset is a list of placements. Each names a kind of leaf and asks for a cut, a manifold and a
+scale; leaves of other kinds stay Euclidean. What a leaf is follows from its path and its number of
+axes, and that layers are stacked from the layout alone.
+"""
+
+import difflib
+import math
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+from fgsgd_jax._trees import listed
+from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
+from fgsgd_jax.spec._defaults import passed_over, without_geometry
+from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for, spatial
+from fgsgd_jax.spec._request import Pom, pom
+from fgsgd_jax.spec._schemes import Scheme
+
+# Keeps the variance of features where the network has no normalization, and is 1 where it has.
+UNLESS_NORMALIZED = "variance, 1 with normalization"
+
+
+class Placement(NamedTuple):
+    """Where one kind of weight goes.
+
+    Attributes:
+        weight: The kind of weight, as in the table of `spec/README.md`.
+        cuts: Its cut, a name or its axes, by number of axes without the stacked ones.
+        scheme: The scheme of the groups.
+        manifold: The manifold.
+        scale: As `pom` takes it, or `UNLESS_NORMALIZED`.
+    """
+
+    weight: str
+    cuts: dict[int, str]
+    scheme: Scheme
+    manifold: Manifold
+    scale: Any
+
+
+class Preset(NamedTuple):
+    """The placements of a preset, and a learning rate of `fgsgd` to start from."""
+
+    placements: tuple[Placement, ...]
+    rate: float
+
+
+_MATRIX, _CONVOLUTION = {2: "matrix"}, {3: "slice", 4: "slice", 5: "slice"}
+_HEADS = {2: "matrix", 3: "in:rows heads:stack out:columns"}
+_HEADS_FIRST = {
+    3: "heads:stack in:rows out:columns",
+    4: "qkv:stack heads:stack in:rows out:columns",
+}
+_OUTPUT = {2: "matrix", 3: "heads:rows in:rows out:columns"}
+_GATED = {2: "matrix", 3: "gates:stack in:rows out:columns"}
+_LINEAR = ("variance", 1.0)
+
+PRESETS: dict[str, Preset] = {
+    "resnet": Preset(
+        (
+            Placement("convolution", _CONVOLUTION, "PO", Sphere(), UNLESS_NORMALIZED),
+            Placement("1×1 convolution", {4: "filter"}, "PO", Sphere(), UNLESS_NORMALIZED),
+        ),
+        rate=0.1,
+    ),
+    "transformer": Preset(
+        (
+            Placement("query, key, value", _HEADS, "layer", Stiefel(), _LINEAR),
+            Placement("query, key, value, heads first", _HEADS_FIRST, "layer", Stiefel(), _LINEAR),
+            Placement("attention output", _OUTPUT, "layer", Stiefel(), _LINEAR),
+            Placement("dense", _GATED, "layer", Oblique(), "variance"),
+        ),
+        rate=0.1,
+    ),
+    "mlp": Preset(
+        (Placement("hidden dense", _MATRIX, "layer", Stiefel(), UNLESS_NORMALIZED),), rate=0.1
+    ),
+    "rnn": Preset((Placement("recurrent", _MATRIX, "layer", Stiefel(), None),), rate=0.1),
+}
+
+# The recurrent matrices of the cells of Flax (linen and NNX), Haiku and Equinox.
+_RECURRENT = frozenset("hi hf hg ho hr hz hn h dense_h weight_hh w_h hidden_to_hidden".split())
+
+
+def checked_preset(preset: Any, default: Any) -> None:
+    """Raises unless `preset` is None or a name, given without a default.
+
+    Raises:
+        ValueError: If there is no such preset, or a default besides.
+    """
+    if preset is None:
+        return
+    if preset not in PRESETS:
+        near = difflib.get_close_matches(str(preset), PRESETS, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"`preset` must be one of {', '.join(map(repr, PRESETS))}; got {preset!r}.{hint}"
+        )
+    if default != "by shape":
+        raise ValueError(
+            f"preset={preset!r} stands in place of a default; leave out default={default!r}, or "
+            "write it as a last rule ('*', …)."
+        )
+
+
+def by_preset(
+    preset: str,
+    leaves: Sequence[tuple[str, Any]],
+    layout: str | None,
+    ruled: Mapping[str, Pom | str | None],
+) -> list[Pom | str]:
+    """What is asked for every leaf, or why it is Euclidean: by a rule, or else by a preset.
+
+    Args:
+        preset: The name of the preset.
+        leaves: The pairs (path, leaf).
+        layout: The layout given to `collection`, or None.
+        ruled: By path, what a rule asks for a leaf; None for leaves that match no rule.
+
+    Raises:
+        ValueError: If there is nothing to put on a manifold, or the preset has no cut for a weight.
+    """
+    normalized = any(kind_of(path) == "normalization" for path, _ in leaves)
+    placements = {placement.weight: placement for placement in PRESETS[preset].placements}
+
+    def asked(path: str, leaf) -> Pom | str:
+        weight = _weight_of(preset, path, leaf, leaves, layout)
+        if weight not in placements:
+            return weight
+        return _request(placements[weight], path, tuple(leaf.shape), layout, normalized)
+
+    requests = [ruled[path] or asked(path, leaf) for path, leaf in leaves]
+    if not any(isinstance(request, Pom) for request in requests):
+        raise ValueError(
+            f"preset={preset!r} finds no {' and no '.join(placements)} among the leaves "
+            f"{listed(path for path, _ in leaves)}. Name the weights in rules, or choose another "
+            "preset."
+        )
+    return requests
+
+
+def _weight_of(preset: str, path: str, leaf, leaves, layout: str | None) -> str:
+    """The weight of the preset that a leaf is, or why it is none."""
+    shape, kind = _without_stack(tuple(leaf.shape), layout), kind_of(path)
+    why = without_geometry(leaf.dtype) or passed_over(path, shape)
+    if why or math.prod(shape) == 0:
+        return why or "no entries"
+    if preset == "resnet" and kind == "convolution":
+        letters = letters_for(layout or DEFAULT, len(leaf.shape))
+        sizes = [leaf.shape[letters.index(x)] for x in spatial(letters)] if letters else []
+        return "1×1 convolution" if math.prod(sizes) == 1 else "convolution"
+    if preset == "transformer":
+        if kind == "query":
+            einsum = "einsum" in path and len(shape) > 2
+            return "query, key, value, heads first" if einsum else "query, key, value"
+        if kind in ("attention", "dense"):
+            return "attention output" if kind == "attention" else "dense"
+    if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
+        return "hidden dense" if path != _last_dense(leaves) else "the last dense layer"
+    if preset == "rnn" and _RECURRENT & set(keys_of(path)[-2:]):
+        small, large = sorted(shape[-2:])
+        return "recurrent" if large % small == 0 and large // small <= 4 else "not square"
+    name = "attention" if kind == "query" else kind
+    return f"{name} by its path" if name else f"not in the preset {preset!r}"
+
+
+def _request(
+    placement: Placement, path: str, shape: tuple[int, ...], layout: str | None, normalized: bool
+) -> Pom:
+    """The pom of a placement for a leaf."""
+    scale, inner = placement.scale, _without_stack(shape, layout)
+    if scale == UNLESS_NORMALIZED:
+        scale = None if normalized else "variance"
+    cut = placement.cuts.get(len(inner))
+    if cut is None:
+        raise ValueError(
+            f"{path!r} has shape {shape}, but the preset cuts weights called "
+            f"{placement.weight!r} by {' or '.join(map(str, placement.cuts))} axes only. Give a "
+            "rule for it that names its axes, or layout='S…' if layers are stacked."
+        )
+    if placement.weight == "recurrent" and inner[0] != inner[1]:
+        gates = max(inner) // min(inner)
+        blocks = f"(gates={gates}:stack out:columns)"
+        cut = f"in:rows {blocks}" if inner[0] < inner[1] else f"{blocks} in:rows"
+    if ":" in cut:
+        cut = _stacked(cut, layout)
+    return pom(placement.scheme, placement.manifold, component=cut, scale=scale)
+
+
+def _stacked(cut: str, layout: str | None) -> str:
+    """Axes as text, with those that the layout stacks before and behind them."""
+    first, last = re.fullmatch(r"(S*)[^S]*(S*)", layout or "").groups()  # pyright: ignore
+    return " ".join(["stack"] * len(first) + [cut] + ["stack"] * len(last))
+
+
+def _without_stack(shape: tuple[int, ...], layout: str | None) -> tuple[int, ...]:
+    """A shape without the axes that the layout stacks."""
+    match = re.fullmatch(r"(S*)[^S]*(S*)", layout or "")
+    if match is None:
+        raise ValueError(
+            f"A preset takes stacked layers on the first or the last axes, but the layout is "
+            f"{layout!r}; give rules in place of the preset."
+        )
+    return shape[len(match[1]) : len(shape) - len(match[2])]
+
+
+def _last_dense(leaves) -> str:
+    """The path of the head: the dense leaf called so, or else the last in natural order."""
+    dense = [
+        path for path, leaf in leaves if kind_of(path) in ("dense", "") and len(leaf.shape) > 1
+    ]
+    if any(kind_of(path) == "head" for path, _ in leaves) or not dense:
+        return ""
+
+    def natural(path):
+        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
+
+    return max(dense, key=natural)

@@ -1,0 +1,80 @@
+"""Axes written as text: `"in:rows heads:stack out:columns"` is a `Component`.
+
+One word for each axis of the weight, in its order:
+
+    name:role       the role is rows, columns, inputs, outputs or stack; the name is up to you
+    role            a role alone
+    name            heads, experts and layers need no role: they are stacked
+    (a=3:role b:role)
+                    one axis of the weight that holds several, the last varying fastest, as in
+                    einops; the size of one of them may be left out
+"""
+
+import difflib
+import re
+
+from fgsgd_jax.spec._components import ROLES, Component
+
+STACKED = ("heads", "experts", "layers")
+_WORD = re.compile(r"(?:(?P<name>\w+)(?:=(?P<size>\d+))?:)?(?P<role>\w+)(?:=(?P<own_size>\d+))?")
+
+
+def spelled(text: str) -> Component:
+    """The component that a text spells.
+
+    Raises:
+        ValueError: If a word has no role, or the parentheses do not match.
+
+    Example:
+        >>> spelled("in:rows heads out:columns").points_shape((64, 8, 16))
+        (64, 16, 8)
+        >>> spelled("in:rows (qkv=3:stack out:columns)").points_shape((64, 192))
+        (64, 64, 3)
+    """
+    axes: dict[str, tuple[int, ...]] = dict.fromkeys(ROLES, ())
+    split, parts, weight_axis, inside = [], [], 0, False
+    for word in re.findall(r"[()]|[^\s()]+", text):
+        if word in "()":
+            if inside == (word == "(") or (word == ")" and not parts):
+                raise ValueError(
+                    f"The parentheses in component={text!r} do not match, or are empty or nested; "
+                    'write "in:rows (qkv=3:stack out:columns)" for an axis that holds two.'
+                )
+            inside = word == "("
+        else:
+            role, size = _role_and_size(word, text)
+            axes[role] += (sum(map(len, axes.values())),)
+            parts.append(size)
+        if not inside:
+            if parts != [-1]:
+                split.append((weight_axis, tuple(parts)))
+            weight_axis, parts = weight_axis + 1, []
+    if inside:
+        raise ValueError(f"component={text!r} lacks a closing parenthesis; add it.")
+    if any(sizes.count(-1) > 1 for _, sizes in split):
+        raise ValueError(
+            f"In component={text!r} one axis holds several of unknown size; give all sizes but "
+            'one, as in "(qkv=3:stack out:columns)".'
+        )
+    return Component(**axes, split=tuple(split), name=" ".join(text.split()))  # pyright: ignore
+
+
+def is_spelled(text: str) -> bool:
+    """Whether a text is meant as axes rather than as the name of a cut."""
+    return bool(re.search(r"[\s:()=]", text)) or text in ROLES
+
+
+def _role_and_size(word: str, text: str) -> tuple[str, int]:
+    """The role of an axis, and its size or -1."""
+    match = _WORD.fullmatch(word)
+    role = match["role"] if match else word
+    if match and not match["name"] and role in STACKED:
+        role = "stack"
+    if not match or role not in ROLES:
+        near = difflib.get_close_matches(role, ROLES, 1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise ValueError(
+            f"{word!r} in component={text!r} has no role; write one word for each axis, "
+            f"name:role, where the role is one of {', '.join(ROLES)}.{hint}"
+        )
+    return role, int(match["size"] or match["own_size"] or -1)
