@@ -95,9 +95,7 @@ def collection(
     map_sizes = checked_map_sizes(feature_map_sizes, paths)
     ruled = {path: _by_rule(path, leaf, rules, leaves) for path, leaf in leaves}
     if preset is None:
-        requests = [
-            ruled[path] or by_default(path, leaf, default, layout) for path, leaf in leaves
-        ]
+        requests = [ruled[path] or by_default(path, leaf, default, layout) for path, leaf in leaves]
     else:
         requests = by_preset(preset, leaves, layout, ruled)
 
