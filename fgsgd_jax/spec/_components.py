@@ -97,7 +97,12 @@ class Component:
                 f"A component names every axis of a weight once, counting from 0, but {self} "
                 f"names the axes {sorted(self.axes)}."
             )
-        _check_split(self.split, self.weight_axes)
+        _check_split(self.split)
+        if not all(0 <= axis < self.weight_axes for axis, _ in self.split):
+            raise ValueError(
+                f"Component(split=…) splits the axes 0 to {self.weight_axes - 1} of a weight, got "
+                f"{self.split!r}; correct the axis numbers."
+            )
 
     def __str__(self) -> str:
         if self.name:
@@ -179,10 +184,10 @@ def _axes(role: str, given: object) -> tuple[int, ...]:
     return tuple(int(axis) for axis in axes)  # pyright: ignore[reportArgumentType]
 
 
-def _check_split(split: object, weight_axes: int) -> None:
+def _check_split(split: object) -> None:
     try:
         valid = all(
-            0 <= axis < weight_axes
+            isinstance(axis, int)
             and isinstance(sizes, tuple)
             and sum(size == -1 for size in sizes) <= 1
             and all(isinstance(size, int) and (size > 0 or size == -1) for size in sizes)

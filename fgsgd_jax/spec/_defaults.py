@@ -16,7 +16,8 @@ from fgsgd_jax.spec._request import Pom, pom
 # The best setting of the paper: three manifolds in every group, groups over both channel axes.
 BY_SHAPE = pom("PIO", (Sphere(), Oblique(), Stiefel()))
 
-# Biases and normalization scales have at most three axes: heads, their size, stacked layers.
+# Biases and normalization scales have at most three axes: heads, their size, stacked layers. Axes of
+# size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
 LARGEST_BIAS = 3
 
 
@@ -44,8 +45,8 @@ def by_default(path: str, leaf, default: Pom | str | None, layout: str | None) -
 def without_geometry(dtype) -> str:
     """Why leaves of this dtype cannot be on manifolds; "" if they can."""
     if not jnp.issubdtype(dtype, jnp.floating):
-        return f"dtype {dtype} is not real floating-point"
-    return f"dtype {dtype} is too coarse" if jnp.finfo(dtype).bits < 16 else ""
+        return f"dtype {dtype}, which has no gradient"
+    return f"dtype {dtype}, too coarse for manifolds" if jnp.finfo(dtype).bits < 16 else ""
 
 
 def passed_over(path: str, shape: tuple[int, ...]) -> str:
@@ -53,7 +54,8 @@ def passed_over(path: str, shape: tuple[int, ...]) -> str:
     if len(shape) < 2:
         return "fewer than two axes"
     kind = kind_of(path)
-    small = kind in ("bias", "normalization") and len(shape) <= LARGEST_BIAS
+    axes = sum(size > 1 for size in shape)
+    small = kind in ("bias", "normalization") and axes <= LARGEST_BIAS
     return f"{kind} by its path" if small else ""
 
 

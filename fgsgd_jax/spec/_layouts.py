@@ -113,6 +113,12 @@ def contradiction(letters: str, shape: tuple[int, ...]) -> str | None:
     return None
 
 
+def _as_text(letters: str) -> str:
+    """The axes of the slices of a layout as text, such as "H:rows W:columns I:inputs O:outputs"."""
+    roles = {"I": "inputs", "O": "outputs", "S": "stack", spatial(letters)[-1]: "columns"}
+    return " ".join(f"{letter}:{roles.get(letter, 'rows')}" for letter in letters)
+
+
 def _is_kernel_size(sizes: list[int]) -> bool:
     return len(set(sizes)) == 1 and (sizes[0] in (2, 4) or sizes[0] in (3, 5, 7, 9, 11))
 
@@ -188,7 +194,8 @@ def resolve_component(
             f"has shape {shape}, which as {letters!r} is a kernel of {inside}, larger than its "
             f"channels. If it is {against!r}, as in "
             f"{'Equinox and PyTorch' if against[-1] != 'O' else 'Flax and Haiku'}, write "
-            f"layout={against!r}; if not, name its axes, as in component='H:rows W:columns …'"
+            f"layout={against!r}; if it is {letters!r}, name its axes: "
+            f"component={_as_text(letters)!r}"
         )
     if component is None:
         sizes = [shape[letters.index(letter)] for letter in spatial(letters)]

@@ -145,8 +145,8 @@ def _leaf_spec(path: str, leaf, request: Pom, map_size: int | None, seed: int) -
     unsuitable = without_geometry(leaf.dtype)
     if unsuitable:
         raise ValueError(
-            f"{path!r} has {unsuitable}: a weight on manifolds needs a gradient, and at least 16 "
-            "bits. Convert it, or leave it Euclidean (None)."
+            f"{path!r} has {unsuitable}. A weight on manifolds is real floating-point, of 16 bits "
+            "or more: convert it, or leave it Euclidean (None)."
         )
     if math.prod(shape) == 0:
         raise ValueError(
