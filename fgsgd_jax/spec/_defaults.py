@@ -16,8 +16,8 @@ from fgsgd_jax.spec._request import Pom, pom
 # The best setting of the paper: three manifolds in every group, groups over both channel axes.
 BY_SHAPE = pom("PIO", (Sphere(), Oblique(), Stiefel()))
 
-# Biases and normalization scales have at most three axes: heads, their size, stacked layers. Axes of
-# size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
+# Biases and normalization scales have at most three axes: heads, their size, stacked layers. Axes
+# of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
 LARGEST_BIAS = 3
 
 

@@ -78,7 +78,7 @@ PRESETS: dict[str, Preset] = {
     "mlp": Preset(
         (Placement("hidden dense", _MATRIX, "layer", Stiefel(), UNLESS_NORMALIZED),), rate=0.1
     ),
-    "rnn": Preset((Placement("recurrent", _MATRIX, "layer", Stiefel(), None),), rate=0.1),
+    "rnn": Preset((Placement("recurrent matrix", _MATRIX, "layer", Stiefel(), None),), rate=0.1),
 }
 
 # The recurrent matrices of the cells of Flax (linen and NNX), Haiku and Equinox.
@@ -156,13 +156,14 @@ def _weight_of(preset: str, path: str, leaf, leaves, layout: str | None) -> str:
         if kind == "query":
             einsum = "einsum" in path and len(shape) > 2
             return "query, key, value, heads first" if einsum else "query, key, value"
+        within = {kind, *map(kind_of, keys_of(path)[-3:-1])}
         if kind in ("attention", "dense"):
-            return "attention output" if kind == "attention" else "dense"
+            return "attention output" if "attention" in within else "dense"
     if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
         return "hidden dense" if path != _last_dense(leaves) else "the last dense layer"
     if preset == "rnn" and _RECURRENT & set(keys_of(path)[-2:]):
         small, large = sorted(shape[-2:])
-        return "recurrent" if large % small == 0 and large // small <= 4 else "not square"
+        return "recurrent matrix" if large % small == 0 and large // small <= 4 else "not square"
     name = "attention" if kind == "query" else kind
     return f"{name} by its path" if name else f"not in the preset {preset!r}"
 
@@ -181,7 +182,7 @@ def _request(
             f"{placement.weight!r} by {' or '.join(map(str, placement.cuts))} axes only. Give a "
             "rule for it that names its axes, or layout='S…' if layers are stacked."
         )
-    if placement.weight == "recurrent" and inner[0] != inner[1]:
+    if placement.weight == "recurrent matrix" and inner[0] != inner[1]:
         gates = max(inner) // min(inner)
         blocks = f"(gates={gates}:stack out:columns)"
         cut = f"in:rows {blocks}" if inner[0] < inner[1] else f"{blocks} in:rows"

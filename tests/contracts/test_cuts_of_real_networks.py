@@ -1,6 +1,7 @@
 """What rules, defaults and presets do to the parameters of real libraries, by shapes alone."""
 
 import inspect
+import pathlib
 import re
 
 import equinox as eqx
@@ -14,6 +15,7 @@ from flax.training.train_state import TrainState
 
 import fgsgd_jax as fg
 from fgsgd_jax import Oblique, Sphere, Stiefel
+from fgsgd_jax.spec._presets import PRESETS
 
 K = jax.random.key(0)
 
@@ -377,6 +379,32 @@ def test_the_rnn_preset_finds_the_recurrent_matrices_of_linen_and_equinox():
     assert placed(spec) == {"cell/weight_hh": ("Stiefel()", (8, 8, 4))}
 
 
+HAIKU = {  # as Haiku 0.0.17 names and shapes the weights of these layers
+    "resnet": (
+        {"net/~/conv2_d": {"w": leaf(3, 3, 2, 8), "b": leaf(8)}, "net/~/logits": {"w": leaf(8, 3)}},
+        {"net/~/conv2_d/w": ("Sphere()", (3, 3, 2, 8))},
+    ),
+    "transformer": (
+        {f"multi_head_attention/{name}": {"w": leaf(32, 32)} for name in ("query", "linear")},
+        {f"multi_head_attention/{name}/w": ("Stiefel()", (32, 32)) for name in ("query", "linear")},
+    ),
+    "rnn": (
+        {"gru": {"b": leaf(24), "w_h": leaf(8, 24), "w_i": leaf(6, 24)}},
+        {"gru/w_h": ("Stiefel()", (8, 8, 3))},
+    ),
+    "mlp": (
+        {"mlp/~/linear_0": {"w": leaf(4, 8)}, "mlp/~/linear_1": {"w": leaf(8, 3), "b": leaf(3)}},
+        {"mlp/~/linear_0/w": ("Stiefel()", (4, 8))},
+    ),
+}
+
+
+@pytest.mark.parametrize("preset", HAIKU)
+def test_presets_read_the_spelling_of_haiku(preset):
+    params, expected = HAIKU[preset]
+    assert placed(fg.collection(params, preset=preset)) == dict(sorted(expected.items()))
+
+
 def test_the_mlp_preset_leaves_the_last_layer_euclidean():
     class MLP(linen.Module):
         @linen.compact
@@ -403,6 +431,22 @@ def test_rules_stand_on_top_of_a_preset():
     spec = fg.collection(params, *rules, preset="resnet")
     assert set(placed(spec)) == {"Conv_1/kernel", "Dense_0/kernel"}
     assert reason(spec, "Conv_0/kernel") == "a rule says so"
+
+
+def test_the_table_of_presets_says_what_they_do():
+    def cell(placement):
+        scale = placement.scale
+        gain = f"variance, gain {scale[1]:g}" if isinstance(scale, tuple) else str(scale or 1)
+        cuts = ", ".join(f"{axes}: `{cut}`" for axes, cut in placement.cuts.items())
+        return f"{placement.weight} | {cuts} | {placement.manifold} | {placement.scheme} | {gain}"
+
+    readme = (pathlib.Path(fg.__file__).parent / "spec" / "README.md").read_text()
+    rows = [row for row in readme.splitlines() if re.match(r'\| "(resnet|transf|mlp|rnn)', row)]
+    assert rows == [
+        f'| "{name}" | {cell(placement)} | {preset.rate} |'
+        for name, preset in PRESETS.items()
+        for placement in preset.placements
+    ]
 
 
 @pytest.mark.parametrize("preset", ["resnt", "Transformer", 3, True])
