@@ -26,6 +26,7 @@ from fgsgd_jax.spec._spelling import is_spelled, spelled
 ComponentName = Literal["slice", "filter", "matrix", "row"]
 NAMES: tuple[ComponentName, ...] = get_args(ComponentName)
 DEFAULT = "HWIO"
+LARGEST_KERNEL = 11
 _SPATIAL_ORDER = "DHW"  # other letters come before these
 
 
@@ -107,7 +108,8 @@ def contradiction(letters: str, shape: tuple[int, ...]) -> str | None:
             return [sizes[layout.index(letter)] for letter in of]
 
         mine, theirs = sizes_of(inside, own), sizes_of(inside, other)
-        larger = max(mine) > max(sizes_of("IO", own))
+        # Kernels of 2×2 and 4×4 prove less than odd ones: they may be two channels or four.
+        larger = max(mine) > (max(theirs) if theirs[0] % 2 else LARGEST_KERNEL)
         if not _is_kernel_size(mine) and _is_kernel_size(theirs) and larger:
             return stack + other
     return None
@@ -120,7 +122,8 @@ def _as_text(letters: str) -> str:
 
 
 def _is_kernel_size(sizes: list[int]) -> bool:
-    return len(set(sizes)) == 1 and (sizes[0] in (2, 4) or sizes[0] in (3, 5, 7, 9, 11))
+    size = sizes[0]
+    return len(set(sizes)) == 1 and (size in (2, 4) or (size % 2 == 1 < size <= LARGEST_KERNEL))
 
 
 def check_component_name(component: object) -> Component | ComponentName | None:

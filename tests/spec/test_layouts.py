@@ -128,7 +128,15 @@ def test_permuting_the_axes_and_naming_them_so_permutes_the_result_and_nothing_e
 
 
 @pytest.mark.parametrize(
-    "shape", [(32, 16, 3, 3), (16, 16, 3, 3), (64, 3, 7, 7), (8, 1, 5, 5), (32, 16, 3, 3, 3)]
+    "shape",
+    [
+        (32, 16, 3, 3),
+        (16, 16, 3, 3),
+        (64, 3, 7, 7),
+        (8, 1, 5, 5),
+        (32, 16, 2, 2),
+        (32, 16, 3, 3, 3),
+    ],
 )
 def test_channels_that_stand_where_the_kernel_should_be_are_refused(shape):
     layout = "DHWIO" if len(shape) == 5 else None
@@ -147,6 +155,11 @@ def test_the_other_layout_is_refused_for_kernels_in_front(shape):
     if shape[0] == shape[1] and max(shape[2:]) > 11:
         with pytest.raises(ValueError, match=r"OIHW.*layout='HWIO'"):
             leaf_spec(shape, layout="OIHW")
+
+
+@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (2, 3, 3, 3), (1, 7, 192, 192), (9, 9, 3, 3)])
+def test_kernels_that_may_be_what_they_seem_are_taken_as_such(shape):
+    assert leaf_spec(shape).points_shape == shape
 
 
 @pytest.mark.parametrize("path", ["conv/weight", "layers/0/weight", "linear/weight"])
