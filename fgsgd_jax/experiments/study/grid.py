@@ -63,9 +63,7 @@ class Study:
 
         A trial that diverged has a score of infinity, and so have its settings.
         """
-        rows = [
-            row for row in self.rows_of(rows, case, method) if row["seed"] < self.tuning_seeds
-        ]
+        rows = [row for row in self.rows_of(rows, case, method) if row["seed"] < self.tuning_seeds]
 
         def mean_score(settings: Settings) -> float:
             scores = [row[self.score] for row in rows if contains(row, settings)]
@@ -86,7 +84,9 @@ def contains(row: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
     return all(row.get(name) == value for name, value in part.items())
 
 
-def run(study: Study, path: Path, stop_if_interrupted: Callable[[], None], quiet: bool) -> list[Row]:
+def run(
+    study: Study, path: Path, stop_if_interrupted: Callable[[], None], quiet: bool
+) -> list[Row]:
     """Runs the trials that are not done yet.
 
     Args:
