@@ -187,7 +187,7 @@ def _draw(rows: list[Row], path: Path) -> None:
 
 def _curve(rows: list[Row]) -> Mapping[float, float]:
     """By learning rate, the lowest mean error among the values of the second hyperparameter."""
-    errors: dict[tuple[float, ...], list[float]] = {}
+    errors: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
         others = tuple(row.get(name) for name in ("momentum", "clip", "decay"))
         errors.setdefault((row["learning_rate"], *others), []).append(row["validation_error"])

@@ -240,7 +240,7 @@ def _optimizer(method: str, params, rate, momentum, decay) -> optax.GradientTran
 
 
 def _draw(rows: list[Row], path: Path, *, radii: Sequence[float]) -> None:
-    """Every trial as a point, clean accuracy against certified accuracy; a panel for each radius."""
+    """Every trial as a point, certified over clean accuracy; a panel for each radius."""
     figure = Figure(figsize=(4 * len(radii), 3.6), layout="constrained")
     panels = figure.subplots(1, len(radii), sharex=True, sharey=True, squeeze=False)[0]
     methods = list(dict.fromkeys(row["method"] for row in rows))

@@ -16,28 +16,43 @@ def markdown(study: Study, rows: list[Row]) -> str:
     The last column is the probability of a paired t-test (two-sided, over the seeds) that the first
     result of a method has the same mean as the first result of the first method.
     """
-    first, *_ = study.results
-    reference, *_ = study.methods
-    header = [*_names(study), "method", "settings", *study.results.values(), f"p ({first})"]
+    tuned = len(next(iter(study.methods.values()))) > 1
+    header = [*study.cases[0], "method", *["settings"] * tuned, *study.results.values()]
+    reference, *others = study.methods
+    if others:
+        header.append(f"p of {next(iter(study.results.values()))}")
     lines = [header, ["---"] * len(header)]
     for case in study.cases:
-        baseline = study.chosen(rows, case, reference)
         for method in study.methods:
-            chosen = study.chosen(rows, case, method)
-            p = "" if method == reference else _p_value(baseline, chosen, first)
-            settings = _spelled(study.best(rows, case, method))
-            values = [_mean_and_deviation([row[name] for row in chosen]) for name in study.results]
-            lines.append([*map(str, case.values()), method, settings, *values, p])
+            lines.append(_line(study, rows, case, method, reference, tuned=tuned))
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
+    return f"{study.title}. {_how_chosen(study)}\n\n{table}\n"
+
+
+def _line(
+    study: Study, rows: list[Row], case: Mapping[str, Any], method: str, reference: str, *, tuned
+) -> list[str]:
+    chosen = study.chosen(rows, case, method)
+    values = [_mean_and_deviation([row[name] for row in chosen]) for name in study.results]
+    line = [*map(str, case.values()), method, *values]
+    if tuned:
+        line.insert(-len(values), _spelled(study.best(rows, case, method)))
+    if len(study.methods) > 1:
+        baseline = study.chosen(rows, case, reference)
+        line.append(
+            "" if method == reference else _p_value(baseline, chosen, next(iter(study.results)))
+        )
+    return line
+
+
+def _how_chosen(study: Study) -> str:
     tried = len(next(iter(study.methods.values())))
+    if tried == 1:
+        return f"Mean ± deviation over {study.seeds} seeds."
     return (
-        f"{study.title}. Mean ± deviation over {study.seeds} seeds, with the best of {tried} "
-        f"settings of each method by {study.score} (mean of {study.tuning_seeds} seeds).\n\n{table}\n"
+        f"Mean ± deviation over {study.seeds} seeds, with the best of {tried} settings of each "
+        f"method by {study.score.replace('_', ' ')} (mean of {study.tuning_seeds} seeds)."
     )
-
-
-def _names(study: Study) -> list[str]:
-    return list(study.cases[0])
 
 
 def _spelled(settings: Mapping[str, Any]) -> str:

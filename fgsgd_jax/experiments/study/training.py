@@ -1,6 +1,5 @@
 """Training a small network in one compiled program, for studies with hundreds of runs."""
 
-import functools
 from collections.abc import Callable
 from typing import Any
 
@@ -54,13 +53,6 @@ def fit(
     return params
 
 
-def to_zero(rate: jax.Array, steps: int) -> optax.Schedule:
+def to_zero(rate: Any, steps: int) -> optax.Schedule:
     """The learning rate of all methods: constant for a half of the steps, then linearly to 0."""
-    return optax.join_schedules(
-        [optax.constant_schedule(rate), functools.partial(_falling, rate, steps // 2)],
-        [steps - steps // 2],
-    )
-
-
-def _falling(rate: jax.Array, steps: int, count: jax.Array) -> jax.Array:
-    return rate * jnp.maximum(1 - count / steps, 0)
+    return lambda count: rate * jnp.clip(2 - 2 * count / steps, 0, 1)
