@@ -32,7 +32,7 @@ from fgsgd_jax.experiments.study.training import fit, to_zero
 
 SCALE = 5.0  # of the logits in the loss; without it, a margin of at most 1 is punished as unsure
 RADII = {"digits": (0.1, 0.25, 0.5), "mnist": (0.5, 1.0, 1.58)}
-EPOCHS = {"digits": 40, "mnist": 20}
+EPOCHS = {"digits": 40, "mnist": 10}
 BATCH = 50
 ATTACK_STEPS = 40
 POWER_ITERATIONS = 20
@@ -40,7 +40,7 @@ POWER_ITERATIONS = 20
 
 def study(images: ImageData, *, smoke: bool) -> Study:
     """The study on these images; `smoke` makes it small enough for a test."""
-    sizes = (8,) if smoke else (128, 128, 128) if images.name == "digits" else (256, 256, 256)
+    sizes = (8,) if smoke else (128, 128, 128)
     problem = _Problem(images, sizes, epochs=1 if smoke else EPOCHS[images.name])
     return Study(
         name="robustness",

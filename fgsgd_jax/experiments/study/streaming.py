@@ -80,10 +80,10 @@ def _run(key: jax.Array, rate: jax.Array, samples: int) -> dict[str, jax.Array]:
         return 1 - jnp.sum(cosines**2) / COMPONENTS
 
     start = params, tx.init(params)
-    state: Any
-    (params, state), _ = jax.lax.scan(step, start, jax.random.split(keys[2], samples))
-    averages = [fg.get_average(part, params) for part in state[1:]]
-    results = (params, *averages)
+    end: Any
+    end, _ = jax.lax.scan(step, start, jax.random.split(keys[2], samples))
+    params, (_, *averages) = end
+    results = (params, *(fg.get_average(state, params) for state in averages))
     return {name: error(of["w"]) for name, of in zip(LABELS, results, strict=True)}
 
 
