@@ -103,9 +103,8 @@ def number_or(names: Iterable[str]) -> Parameter:
     )
 
 
-_FULL_NAMES = {
-    **{name: name for name in MANIFOLDS},
-    **{end: name for name, end in MANIFOLDS.items()},
+_FULL_NAMES = {name: name for name in MANIFOLDS} | {
+    short: name for name, short in MANIFOLDS.items()
 }
 
 
@@ -149,7 +148,8 @@ class Images:
     """the folder with the data, in a format that `train` reads; nothing is downloaded"""
 
     train_size: Annotated[int | None, whole(1), Parameter(group=DATA)] = None
-    """use only this many of the training images, including those held out for validation (default: all)"""
+    """use only this many of the training images, including those held out for validation (default:
+    all)"""
 
     cache_dir: Annotated[Path | None, Parameter(group=DATA)] = None
     """cache decoded pictures here for later runs (default: decode every time)"""

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import rich.console
 
+from fgsgd_jax.experiments.bench import sections
 from fgsgd_jax.experiments.cli import UsageError
 from fgsgd_jax.experiments.files import write_text
 

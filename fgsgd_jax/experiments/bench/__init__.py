@@ -16,7 +16,8 @@ includes what the host needs to start an update. To measure on one core, start t
 - memory: temporary memory of the compiled update, over the size of the largest weight.
 - copied: results that do not reuse the donated memory of the old weights and state.
 
-Benchmarks of single parts and of other libraries are in the repository: `python -m tests.benchmarks`.
+Benchmarks of single parts and of other libraries are in the repository:
+`python -m tests.benchmarks`.
 """
 
 from fgsgd_jax.experiments.bench.config import Bench, require_writable

@@ -33,7 +33,8 @@ class Comparison(Images):
     """what to vary"""
 
     train_size: Annotated[int | None, whole(20), Parameter(group=DATA)] = None
-    """use only this many of the training images, including those held out for validation (default: all)"""
+    """use only this many of the training images, including those held out for validation (default:
+    all)"""
 
     test_size: Annotated[int | None, whole(1), Parameter(group=DATA)] = None
     """use only this many test images, the first ones (default: all)"""

@@ -20,8 +20,8 @@ def require_size(size: int, source: Path) -> None:
     """Raises `UsageError` if a file unpacks to more bytes than a data set of small images has."""
     if size > MOST_BYTES:
         raise UsageError(
-            f"{source} unpacks to {size:,} bytes or more; a data set of at most {MOST_BYTES:,} bytes is "
-            "needed: the file is damaged, or not a data set of small images."
+            f"{source} unpacks to {size:,} bytes or more; a data set of at most {MOST_BYTES:,} "
+            "bytes is needed: the file is damaged, or not a data set of small images."
         )
 
 

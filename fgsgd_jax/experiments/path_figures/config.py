@@ -17,7 +17,8 @@ class PathFigures(Images):
     """The figures to make, and their size. The text under each field is its help."""
 
     train_size: Annotated[int | None, whole(12), Parameter(group=DATA)] = None
-    """use only this many of the training images, including those held out for validation (default: all)"""
+    """use only this many of the training images, including those held out for validation (default:
+    all)"""
 
     figures: Annotated[tuple[Annotated[Literal["1", "2", "3"], one_of("123")], ...], _run] = (
         "1",

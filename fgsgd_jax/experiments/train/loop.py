@@ -116,8 +116,8 @@ def _is_complete(run_dir: Path, done: int, settings: Config) -> bool:
     """
     if done > settings.epochs:
         raise UsageError(
-            f"{run_dir} has {done} epochs already, more than --epochs {settings.epochs}; give a larger "
-            "number, or omit --epochs."
+            f"{run_dir} has {done} epochs already, more than --epochs {settings.epochs}; give a "
+            "larger number, or omit --epochs."
         )
     if done < settings.epochs or not report.is_whole(run_dir, settings):
         return False

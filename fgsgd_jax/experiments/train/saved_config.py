@@ -67,7 +67,7 @@ def load(run_dir: Path) -> Saved:
     data_digest, versions = content.pop("data_digest"), content.pop("versions")
     if set(content) != set(FIELDS):
         raise UsageError(f"{path} is of another version of this program; start a new run.")
-    fields = {
+    fields: dict[str, Any] = {
         name: tuple(value) if isinstance(value, list) else value for name, value in content.items()
     }
     return Saved(Config(**fields), data_digest, versions)
