@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+import fgsgd_jax
 from fgsgd_jax.__main__ import main
+from fgsgd_jax.experiments.train import loop
 
 
 def mistake(capsys, *argv):
@@ -41,7 +43,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --manifolds sphere+obligue", "Did you mean 'sphere+oblique'?"),
         (
             "train --manifolds sphere+",
-            "'sphere+' was given, one name or several joined by +, out of sphere (sp)",
+            "'sphere+' was given, one name or several joined by +",
         ),
         ("train --manifolds stifel", "Did you mean 'stiefel'?"),
         ("train --epochs 0", "--epochs: '0' was given, a whole number of at least 1 is needed."),
@@ -55,16 +57,19 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --min-std 0", "--min-std: '0' was given, a finite number above 0 is needed."),
         ("train --learning-rate 1e400", "'1e400' was given, a finite number of at least 0"),
         ("train --scale geometri", "a finite number above 0 or one of none, geometric, literal is"),
-        ("compare --learning-rates 0 0.1", "--learning-rates: '0' was given, a finite number"),
+        (
+            "compare --ablate scale --learning-rates 0 0.1",
+            "--learning-rates: '0' was given, a finite number",
+        ),
         ("train --groups 0", "--groups: '0' was given, a whole number of at least 1"),
         (
             "train --learning-rate -0.1",
-            "'-0.1' was given, a finite number of at least 0 is needed.",
+            "'-0.1' was given, a finite number of at least 0",
         ),
-        ("train --learning-rate nan", "'nan' was given, a finite number of at least 0 is needed."),
+        ("train --learning-rate nan", "'nan' was given, a finite number of at least 0"),
         (
             "train --learning-rate fast",
-            "'fast' was given, a finite number of at least 0 is needed.",
+            "'fast' was given, a finite number of at least 0",
         ),
         ("train --weight-decay inf", "'inf' was given, a finite number of at least 0 is"),
         ("train --momentum 1", "'1' was given, a number of at least 0 and below 1 is needed."),
@@ -80,8 +85,17 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --scale geometrc", "Did you mean 'geometric'?"),
         (
             "train --coordinates -1",
-            "'-1' was given, a finite number above 0 or one of unit, scaled",
+            "'-1' was given, a finite number above 0 or one of unit",
         ),
+        ("train --lr 0.1", "'--lr' is not an argument. Did you mean '--learning-rate'?"),
+        ("train --elr 0.1", "Did you mean '--euclidean-learning-rate'?"),
+        ("train --bs 9", "Did you mean '--batch-size'?"),
+        ("train --rate 1", "Did you mean '--learning-rate'?"),
+        ("train --manifolds sphere,stifel", "Did you mean 'sphere+stiefel'?"),
+        ("train --epochs 1 --epochs 2", "--epochs was given twice; give it once."),
+        ("train --channels 8 --channels 9", "--channels was given twice; give it once."),
+        ("train --channels", "--channels needs a value."),
+        ("train --foo", "'--foo' is not an argument. See python -m fgsgd_jax train --help."),
         ("compare", "--ablate needs a value, one of coordinates, scale."),
         ("compare --ablate scales", "Did you mean 'scale'?"),
         ("compare --ablate scale --data mnist", "--data mnist needs --data-dir"),
@@ -171,3 +185,31 @@ def test_help_does_not_wait_for_flax():
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("word", ["sphere,stiefel", "sphere+stiefel", "SP, st"])
+def test_manifolds_are_joined_by_a_plus_or_a_comma(monkeypatch, word):
+    seen = []
+    monkeypatch.setattr(loop, "run", lambda config, *args, **kwargs: seen.append(config))
+    assert main(["train", "--manifolds", word]) == 0
+    assert seen[0].manifolds == ("sphere", "stiefel")
+    assert seen[0].learning_rate == 1.0
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["train", "--version"]])
+def test_the_version_is_that_of_the_library(capsys, argv):
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"fgsgd_jax {fgsgd_jax.__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["train"], ["bench", "--help"]])
+def test_without_the_library_of_the_command_line_one_sentence_says_what_to_install(argv):
+    """In a process of its own: here, the commands are imported already."""
+    code = (
+        "import sys; sys.modules['cyclopts'] = None\n"
+        "from fgsgd_jax.__main__ import main\n"
+        f"sys.exit(main({argv}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == 'error: cyclopts is not installed: pip install "fgsgd_jax[train]"\n'

@@ -126,8 +126,8 @@ def draw_margins(path: Path, margins: np.ndarray, title: str) -> None:
         low, high = float(finite.min()), float(finite.max())
         width = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-30)
         middle = low / 2 + high / 2
-        edges = np.linspace(middle - width / 2, middle + width / 2, 41)
-        panel.hist(finite, edges, density=True, color=LIGHT_BLUE)
+        around = (middle - width / 2, middle + width / 2)
+        panel.hist(finite, bins=40, range=around, density=True, color=LIGHT_BLUE)
     if len(finite) < len(margins):  # of images that vanish when they are normalized
         panel.set_title(f"without {len(margins) - len(finite)} that are not finite", fontsize=8)
     panel.axvline(0, color="0.4", linewidth=1)

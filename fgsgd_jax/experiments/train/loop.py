@@ -3,6 +3,7 @@
 import math
 import shlex
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -51,6 +52,12 @@ def run(
         Interrupted: If Ctrl-C ended the run.
         UsageError: If the run cannot be made or continued.
     """
+    if saved and (changed := saved_config.changed_versions(saved)):
+        print(
+            f"note: {run_dir} was begun with {', '.join(changed)}; it may end differently than "
+            "without an interruption.",
+            file=sys.stderr,
+        )
     images = _load(settings, run_dir, saved, cache_dir, quiet)
     training = setup.prepare(settings, images)
     if training.spec is not None and not quiet:
