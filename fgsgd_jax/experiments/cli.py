@@ -6,7 +6,7 @@ import os
 import signal
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, NoReturn, get_args
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 if TYPE_CHECKING:  # a package of the `train` extra: without it, the program says what is missing
     from cyclopts import App, CycloptsError
@@ -100,8 +100,9 @@ def _sentence(app: "App", error: "CycloptsError") -> str:
     if isinstance(error, cyclopts.RepeatArgumentError):
         return f"{error.token.keyword} was given twice; give it once."
     if isinstance(error, (cyclopts.MissingArgumentError, cyclopts.ConsumeMultipleError)):
-        choices = ", ".join(map(str, get_args(error.argument.hint))) if error.argument else ""
-        return f"{name} needs a value" + (f", one of {choices}." if choices else ".")
+        hint = error.argument.hint if error.argument else None
+        choices = f", one of {', '.join(get_args(hint))}" if get_origin(hint) is Literal else ""
+        return f"{name} needs a value{choices}."
     return " ".join(str(error).split())
 
 

@@ -59,7 +59,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --scale geometri", "a finite number above 0 or one of none, geometric, literal is"),
         (
             "compare --ablate scale --learning-rates 0 0.1",
-            "--learning-rates: '0' was given, a finite number",
+            "--learning-rates: '0' was given, a",
         ),
         ("train --groups 0", "--groups: '0' was given, a whole number of at least 1"),
         (
