@@ -165,8 +165,15 @@ def exit_code(program: Callable[[], int]) -> int:
         )
         return 2
     except KeyboardInterrupt as stop:
+        if signal.getsignal(signal.SIGINT) is _leave:  # the process ends here, with one line
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
         print(str(stop) or "Interrupted.", file=sys.stderr)
         return 130
+
+
+def _leave(signum: int, frame: Any) -> NoReturn:
+    os.write(2, b"Interrupted.\n")  # `print` may be interrupted itself
+    os._exit(130)
 
 
 def exit_after(program: Callable[[], int]) -> NoReturn:
@@ -175,12 +182,7 @@ def exit_after(program: Callable[[], int]) -> NoReturn:
     Ctrl-C leaves at once, without unwinding: JAX may be compiling in another thread, and Python
     crashes if it ends meanwhile. Every file is complete under its name at any moment.
     """
-
-    def leave(signum: int, frame: Any) -> NoReturn:
-        os.write(2, b"Interrupted.\n")  # `print` may be interrupted itself
-        os._exit(130)
-
-    signal.signal(signal.SIGINT, leave)
+    signal.signal(signal.SIGINT, _leave)
     code = program()
     if code == 130:
         sys.stdout.flush()
