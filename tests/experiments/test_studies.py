@@ -1,6 +1,5 @@
 """Studies: the grid, its file, the table; and every study at a small size."""
 
-import dataclasses
 import itertools
 import json
 import statistics
@@ -11,8 +10,10 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from fgsgd_jax.experiments import data
-from fgsgd_jax.experiments.study import depth, grid, report, robustness, streaming, table
+from fgsgd_jax.__main__ import main
+from fgsgd_jax.experiments.cli import Interrupted, UsageError
+from fgsgd_jax.experiments.study import grid, report, robustness, table
+from fgsgd_jax.experiments.study.config import STUDIES
 
 RATES = [{"rate": 0.1}, {"rate": 1.0}]
 
@@ -88,12 +89,28 @@ def test_a_line_cut_off_while_it_was_written_is_run_again(tmp_path):
     assert path.read_text() == whole
 
 
-def test_ctrl_c_leaves_a_sentence_and_exit_code_130(tmp_path, capsys):
+def test_ctrl_c_says_that_the_trials_are_kept(tmp_path):
     def interrupted(trial):
         raise KeyboardInterrupt
 
-    assert report.run(study(interrupted), tmp_path, quiet=True) == 130
-    assert "The same command continues" in capsys.readouterr().err
+    with pytest.raises(Interrupted, match="The same command continues"):
+        report.run(study(interrupted), tmp_path / "new", quiet=True)
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path):
+    report.run(study(error), tmp_path / "mine", quiet=True)
+    with pytest.raises(UsageError, match="holds another study"):
+        report.run(study(error, title="Another"), tmp_path / "mine", quiet=True)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UsageError, match="is not the folder of a study"):
+        report.run(study(error), tmp_path, quiet=True)
+
+
+def test_the_program_names_the_studies(capsys):
+    assert main(["study", "robustnes"]) == 2
+    assert "Did you mean 'robustness'?" in capsys.readouterr().err
+    assert main(["study", "depth", "--data", "mnist"]) == 2
+    assert "--data-dir" in capsys.readouterr().err
 
 
 def test_a_setting_that_diverged_is_never_chosen(tmp_path):
@@ -132,30 +149,17 @@ def test_the_table_has_means_deviations_and_a_paired_test(tmp_path):
 # --- the studies ------------------------------------------------------------------------------
 
 
-@pytest.fixture(scope="module")
-def digits():
-    images = data.load("digits", train_size=300)
-    return dataclasses.replace(
-        images, test_images=images.test_images[:50], test_labels=images.test_labels[:50]
-    )
-
-
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["robustness", "depth", "streaming"])
-def test_every_study_runs_at_a_small_size(name, digits, tmp_path, capsys):
-    small = {
-        "robustness": lambda: robustness.study(digits, smoke=True),
-        "depth": lambda: depth.study(digits, smoke=True),
-        "streaming": lambda: streaming.study(smoke=True),
-    }[name]()
-    assert report.run(small, tmp_path) == 0
-    assert (tmp_path / "figure.png").stat().st_size > 1000
-    text = (tmp_path / "table.md").read_text()
-    assert text in capsys.readouterr().out
-    assert all(f"| {method} |" in text for method in small.methods)
-    before = (tmp_path / "trials.jsonl").read_text()
-    assert report.run(small, tmp_path) == 0
-    assert (tmp_path / "trials.jsonl").read_text() == before
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_runs_at_a_small_size_and_nothing_twice(name, tmp_path, capsys):
+    words = ["study", name, "--smoke", "--train-size", "300", "--run-dir", str(tmp_path / "run")]
+    assert main(words) == 0
+    assert (tmp_path / "run" / "figure.png").stat().st_size > 1000
+    assert (tmp_path / "run" / "table.md").read_text() in capsys.readouterr().out
+    before = (tmp_path / "run" / "trials.jsonl").read_text()
+    assert len(before.splitlines()) > 1
+    assert main(words) == 0
+    assert (tmp_path / "run" / "trials.jsonl").read_text() == before
 
 
 def test_the_certificate_of_a_linear_classifier_is_the_distance_to_its_boundary():

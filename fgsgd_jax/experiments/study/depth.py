@@ -36,7 +36,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
     """The study on these images; `smoke` makes it small enough for a test."""
     problem = _Problem(images, epochs=1 if smoke else 8)
     return Study(
-        name="depth",
+        name="depth-" + images.name,
         title=f"{images.name}: {len(problem.train[1])} training, {len(problem.validation[1])} "
         f"validation and {len(problem.test[1])} test images; layers of {WIDTH} tanh units without "
         f"normalization, {problem.epochs} epochs, all from orthogonal kernels. Gain: the deviation "

@@ -49,6 +49,11 @@ class Study:
     tuning_seeds: int
     draw: Callable[[list[Row], Path], None]
 
+    @property
+    def default_folder(self) -> Path:
+        """Where the results go by default."""
+        return Path(f"runs/study-{self.name}")
+
     def __post_init__(self):
         counts = {name: len(settings) for name, settings in self.methods.items()}
         if len(set(counts.values())) != 1:
@@ -85,7 +90,7 @@ def contains(row: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
 
 
 def run(
-    study: Study, path: Path, stop_if_interrupted: Callable[[], None], quiet: bool
+    study: Study, path: Path, stop_if_interrupted: Callable[[], None], *, quiet: bool
 ) -> list[Row]:
     """Runs the trials that are not done yet.
 

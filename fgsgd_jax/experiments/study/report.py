@@ -1,17 +1,19 @@
 """Runs a study in its folder, and writes its table and figure."""
 
-import sys
+import json
 from pathlib import Path
 
-from fgsgd_jax.experiments.cli import deferred_interrupts
-from fgsgd_jax.experiments.run_folder import make_run_dir, report_folder
+from fgsgd_jax.experiments.cli import UsageError, deferred_interrupts
+from fgsgd_jax.experiments.files import write_json, write_text
+from fgsgd_jax.experiments.run_folder import is_taken, make_run_dir, report_folder
 from fgsgd_jax.experiments.study import grid, table
 from fgsgd_jax.experiments.study.grid import Study
 
-TRIALS_FILE, TABLE_FILE, FIGURE_FILE = "trials.jsonl", "table.md", "figure.png"
+STUDY_FILE, TRIALS_FILE = "study.json", "trials.jsonl"
+TABLE_FILE, FIGURE_FILE = "table.md", "figure.png"
 
 
-def run(study: Study, run_dir: Path, *, quiet: bool = False) -> int:
+def run(study: Study, run_dir: Path, *, quiet: bool = False) -> None:
     """Runs what is missing of a study, and reports on all of it.
 
     Args:
@@ -19,24 +21,42 @@ def run(study: Study, run_dir: Path, *, quiet: bool = False) -> int:
         run_dir: Its folder.
         quiet: Whether to print only the path of the folder.
 
-    Returns:
-        The exit code: 0, or 130 if Ctrl-C ended it.
+    Raises:
+        UsageError: If the folder holds something else.
+        Interrupted: If Ctrl-C ended it.
     """
-    make_run_dir(run_dir)
-    try:
-        with deferred_interrupts() as stop_if_interrupted:
-            rows = grid.run(study, run_dir / TRIALS_FILE, stop_if_interrupted, quiet)
-    except KeyboardInterrupt:
-        print(
+    _open_folder(study, run_dir)
+
+    def what_is_saved() -> str:
+        return (
             f"Interrupted; the trials that are done are in {run_dir}. The same command continues "
-            "from there.",
-            file=sys.stderr,
+            "from there."
         )
-        return 130
-    text = table.markdown(study, rows)
-    (run_dir / TABLE_FILE).write_text(text)
-    study.draw(rows, run_dir / FIGURE_FILE)
+
+    with deferred_interrupts(what_is_saved) as stop_if_interrupted:
+        rows = grid.run(study, run_dir / TRIALS_FILE, stop_if_interrupted, quiet=quiet)
+        text = table.markdown(study, rows)
+        write_text(run_dir / TABLE_FILE, text)
+        study.draw(rows, run_dir / FIGURE_FILE)
+        stop_if_interrupted()
     if not quiet:
         print(text)
     report_folder(run_dir, quiet=quiet)
-    return 0
+
+
+def _open_folder(study: Study, run_dir: Path) -> None:
+    """Creates the folder, or checks that it belongs to the same study."""
+    path, content = run_dir / STUDY_FILE, {"study": study.name, "data": study.title}
+    if path.exists():
+        if json.loads(path.read_text()) != content:
+            raise UsageError(
+                f"{run_dir} holds another study, or this one with other data; give another "
+                "--run-dir."
+            )
+        return
+    if is_taken(run_dir):
+        raise UsageError(
+            f"{run_dir} exists and is not the folder of a study; give another --run-dir."
+        )
+    make_run_dir(run_dir)
+    write_json(path, content)

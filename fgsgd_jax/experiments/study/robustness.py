@@ -43,7 +43,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
     sizes = (8,) if smoke else (128, 128, 128)
     problem = _Problem(images, sizes, epochs=1 if smoke else EPOCHS[images.name])
     return Study(
-        name="robustness",
+        name="robustness-" + images.name,
         title=f"{images.name}: {len(problem.train[1])} training, {len(problem.validation[1])} "
         f"validation and {len(problem.test[1])} test images; dense layers of {sizes} units with "
         f"MaxMin, {problem.epochs} epochs. Certified: no perturbation of this Euclidean length "

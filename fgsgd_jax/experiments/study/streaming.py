@@ -21,6 +21,7 @@ from matplotlib.figure import Figure
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments import plots
+from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study.grid import Study
 
@@ -35,8 +36,9 @@ LABELS = {
 }
 
 
-def study(*, smoke: bool) -> Study:
-    """The study; `smoke` makes it small enough for a test."""
+def study(images: ImageData | None, *, smoke: bool) -> Study:
+    """The study, which needs no images; `smoke` makes it small enough for a test."""
+    del images
     samples = 500 if smoke else 20_000
     return Study(
         name="streaming",
