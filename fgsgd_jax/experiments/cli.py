@@ -1,52 +1,145 @@
-"""What every command does at the terminal: parsing, one-line errors, exit codes, Ctrl-C."""
+"""What every command does at the terminal: one-line errors, exit codes, Ctrl-C."""
 
-import argparse
 import contextlib
 import difflib
+import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+
+if TYPE_CHECKING:  # a package of the `train` extra: without it, the program says what is missing
+    from cyclopts import App, CycloptsError
 
 # What `pip install "fgsgd_jax[train]"` installs, by import names.
-TRAIN_EXTRA = {"PIL", "flax", "matplotlib", "orbax", "rich", "sklearn", "tqdm"}
+TRAIN_EXTRA = {"PIL", "cyclopts", "flax", "matplotlib", "orbax", "rich", "sklearn", "tqdm"}
 
 
 class UsageError(Exception):
     """A mistake of the user. The message says what was given, what is needed, and what to do."""
 
 
-class Parser(argparse.ArgumentParser):
-    """An argument parser that raises `UsageError` instead of printing usage and exiting."""
-
-    def __init__(self, **kwargs):
-        # No abbreviations: --group in a user's script could mean another argument after an update.
-        super().__init__(allow_abbrev=False, formatter_class=_Help, **kwargs)
-
-    def error(self, message: str):
-        message = message.removeprefix("argument ")  # of "argument --epochs: …"
-        stop = "" if message.endswith((".", "?")) else "."
-        raise UsageError(f"{message}{stop} See {self.prog} --help.")
-
-    def parse_args(self, args=None, namespace=None):
-        known, unknown = self.parse_known_args(args, namespace)
-        if unknown:
-            flags = self._option_string_actions
-            self.error(f"{unknown[0]!r} is not an argument.{nearest(unknown[0], flags)}")
-        return known
+class Interrupted(KeyboardInterrupt):
+    """Ctrl-C at a point where the program knows what is saved, which the message says."""
 
 
-class _Help(argparse.RawDescriptionHelpFormatter):
-    """Keeps the description as written, with a column wide enough for our longest arguments."""
+def new_app(name: str, **settings: Any) -> "App":
+    """A command line that leaves errors, exit codes and results to `run`.
 
-    def __init__(self, prog: str):
-        super().__init__(prog, max_help_position=28)
+    Args:
+        name: The words that start the program.
+        **settings: Further settings of `cyclopts.App`.
+    """
+    from cyclopts import App, Parameter
+
+    arguments = Parameter(
+        negative="",  # no --no-quiet
+        consume_multiple=(1, None),
+        allow_repeating=False,
+        show_default=_shown,
+    )
+    return App(
+        name=name,
+        default_parameter=arguments,
+        help_format="markdown",
+        result_action="return_value",
+        exit_on_error=False,
+        print_error=False,
+        **settings,
+    )
 
 
-def nearest(given: str, names: Iterable[str]) -> str:
-    """The sentence " Did you mean …?" with the closest of the names; empty if none is close."""
-    spelled = {name.lower(): name for name in names}
-    close = difflib.get_close_matches(given.lower(), spelled, n=1)
-    return f" Did you mean {spelled[close[0]]!r}?" if close else ""
+def _shown(default: Any) -> str | None:
+    """A default as --help shows it; None shows nothing."""
+    if default is None or default is False:
+        return None
+    return " ".join(map(spelled, default)) if isinstance(default, tuple) else spelled(default)
+
+
+def run(app: "App", words: Sequence[str]) -> int:
+    """Runs the command that the words name.
+
+    Args:
+        app: The command line. A function of it with an argument `words` also gets the words.
+        words: The words after the name of the program.
+
+    Returns:
+        The exit code of the command.
+
+    Raises:
+        UsageError: If the words are not a command with its arguments.
+    """
+    from cyclopts import CycloptsError
+
+    try:
+        command, bound, others = app.parse_args(words)
+    except (CycloptsError, UsageError) as error:
+        sentence = str(error) if isinstance(error, UsageError) else _sentence(app, error)
+        program = " ".join([*app.name, *app.parse_commands(words)[0]])
+        raise UsageError(f"{sentence} See {program} --help.") from error
+    given = {"words": words} if "words" in others else {}
+    return command(*bound.args, **bound.kwargs, **given) or 0
+
+
+def _sentence(app: "App", error: "CycloptsError") -> str:
+    """What the words lack, in the style of this program."""
+    import cyclopts
+
+    name = error.argument.name if error.argument else ""
+    if isinstance(error, cyclopts.UnknownCommandError):
+        given = (error.unused_tokens or [""])[0]
+        commands = [command for command in app if not command.startswith("-")]
+        known = f"the commands are {', '.join(commands)}"
+        return f"{given!r} is not a command; {known}.{did_you_mean(closest(given, commands))}"
+    if isinstance(error, cyclopts.UnknownOptionError):
+        given = error.token.keyword or error.token.value
+        flags = [flag for argument in error.argument_collection for flag in argument.names]
+        return f"{given!r} is not an argument.{did_you_mean(closest(given, flags))}"
+    if isinstance(error, cyclopts.UnusedCliTokensError):
+        return f"{(error.unused_tokens or [''])[0]!r} is not an argument."
+    if isinstance(error, cyclopts.RepeatArgumentError):
+        return f"{error.token.keyword} was given twice; give it once."
+    if isinstance(error, (cyclopts.MissingArgumentError, cyclopts.ConsumeMultipleError)):
+        hint = error.argument.hint if error.argument else None
+        choices = f", one of {', '.join(get_args(hint))}" if get_origin(hint) is Literal else ""
+        return f"{name} needs a value{choices}."
+    return " ".join(str(error).split())
+
+
+def closest(given: str, names: Iterable[str]) -> str | None:
+    """The name that a word probably means: by its initials, its spelling, or a part of it.
+
+    >>> flags = ("--batch-size", "--euclidean-learning-rate", "--learning-rate")
+    >>> [closest(word, flags) for word in ("--lr", "--batchsize", "--rate", "--help")]
+    ['--learning-rate', '--batch-size', '--learning-rate', None]
+    """
+    word = given.lower().lstrip("-")
+    known = {name.lower().lstrip("-"): name for name in names}
+    by_initials = [name for name in known if _initials(name) == word and len(word) > 1]
+    by_spelling = difflib.get_close_matches(word, known, n=1)
+    by_part = sorted((name for name in known if word in name and len(word) > 2), key=len)
+    found = by_initials or by_spelling or by_part
+    return known[found[0]] if found else None
+
+
+def _initials(name: str) -> str:
+    return "".join(part[:1] for part in name.split("-"))
+
+
+def did_you_mean(name: str | None) -> str:
+    """The sentence " Did you mean …?"; empty if there is no name."""
+    return f" Did you mean {name!r}?" if name else ""
+
+
+def spelled(value: Any) -> str:
+    """A value as it is written on the command line.
+
+    >>> spelled(("sphere", "stiefel")), spelled((32, 64)), spelled((("sphere", "oblique"), ("st",)))
+    ('sphere+stiefel', '32 64', 'sphere+oblique st')
+    """
+    if isinstance(value, tuple):
+        return ("+" if isinstance(value[0], str) else " ").join(map(spelled, value))
+    return "the default" if value is None else str(value)
 
 
 def exit_code(program: Callable[[], int]) -> int:
@@ -71,18 +164,46 @@ def exit_code(program: Callable[[], int]) -> int:
             f'error: {error.name} is not installed: pip install "fgsgd_jax[train]"', file=sys.stderr
         )
         return 2
-    except KeyboardInterrupt:
-        print("Interrupted.", file=sys.stderr)
+    except KeyboardInterrupt as stop:
+        if signal.getsignal(signal.SIGINT) is _leave:  # the process ends here, with one line
+            signal.signal(signal.SIGINT, signal.SIG_IGN)
+        print(str(stop) or "Interrupted.", file=sys.stderr)
         return 130
 
 
+def _leave(signum: int, frame: Any) -> NoReturn:
+    os.write(2, b"Interrupted.\n")  # `print` may be interrupted itself
+    os._exit(130)
+
+
+def exit_after(program: Callable[[], int]) -> NoReturn:
+    """Runs a program in this process and leaves with its exit code.
+
+    Ctrl-C leaves at once, without unwinding: JAX may be compiling in another thread, and Python
+    crashes if it ends meanwhile. Every file is complete under its name at any moment.
+    """
+    signal.signal(signal.SIGINT, _leave)
+    code = program()
+    if code == 130:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
 @contextlib.contextmanager
-def deferred_interrupts() -> Iterator[Callable[[], None]]:
+def deferred_interrupts(saved: Callable[[], str]) -> Iterator[Callable[[], None]]:
     """Defers Ctrl-C to the points where the program checks for it.
+
+    Args:
+        saved: The sentence about what is saved and how to continue, for `Interrupted`.
 
     Yields:
         A function that raises `KeyboardInterrupt` if Ctrl-C was pressed since the block began. A
         second Ctrl-C raises at once.
+
+    Raises:
+        Interrupted: If Ctrl-C ended the block.
     """
     pressed = False
 
@@ -99,5 +220,7 @@ def deferred_interrupts() -> Iterator[Callable[[], None]]:
     before = signal.signal(signal.SIGINT, note)
     try:
         yield stop_if_pressed
+    except KeyboardInterrupt:
+        raise Interrupted(saved()) from None
     finally:
         signal.signal(signal.SIGINT, before)

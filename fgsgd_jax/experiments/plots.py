@@ -7,6 +7,8 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from matplotlib.ticker import LogLocator, MaxNLocator, NullFormatter
 
+from fgsgd_jax.experiments.files import replacing
+
 DARK_BLUE, LIGHT_BLUE, ORANGE = "#1f4e79", "#8fb4d9", "#b5541c"
 
 
@@ -28,8 +30,9 @@ def label_epochs(panel: Axes) -> None:
 
 
 def save(figure: Figure, path: Path) -> None:
-    """Writes a figure, with a faint grid and without the top and right spines."""
+    """Writes a figure with a faint grid and without the top and right spines."""
     for panel in figure.axes:
         panel.grid(alpha=0.25)
         panel.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path, dpi=150)
+    with replacing(path) as unfinished:
+        figure.savefig(unfinished, dpi=150)

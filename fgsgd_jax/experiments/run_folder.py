@@ -2,13 +2,14 @@
 
 import csv
 import itertools
-import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from fgsgd_jax.experiments.cli import UsageError
+from fgsgd_jax.experiments.files import UNFINISHED, replacing
+from fgsgd_jax.experiments.files import write_json as write_json
 
 SUMMARY_FILE = "summary.json"
 
@@ -17,8 +18,10 @@ Row = dict[str, Any]
 
 
 def is_taken(folder: Path) -> bool:
-    """Whether a new run cannot use this folder: it is a file, or not empty."""
-    return folder.exists() and (not folder.is_dir() or any(folder.iterdir()))
+    """Whether a new run cannot use this folder: it is a file, or holds a finished file."""
+    if not folder.is_dir():
+        return folder.exists()
+    return any(not path.name.startswith(UNFINISHED) for path in folder.iterdir())
 
 
 def new_run_dir(name: str) -> Path:
@@ -38,18 +41,11 @@ def make_run_dir(folder: Path) -> None:
 
 
 def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
-    """Writes all rows as CSV to a temporary name and renames, so that no reader sees half a row."""
-    unfinished = path.with_suffix(".tmp")
-    with unfinished.open("w", newline="") as file:
+    """Writes all rows as CSV."""
+    with replacing(path) as unfinished, unfinished.open("w", newline="") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows([row.get(name) for name in columns] for row in rows)
-    unfinished.replace(path)
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a mapping as indented JSON."""
-    path.write_text(json.dumps(content, indent=2) + "\n")
 
 
 def report_folder(folder: Path, *, quiet: bool) -> None:

@@ -17,16 +17,7 @@
 # We train a small network on handwritten digits in under a minute, once with `fgsgd` and, for
 # comparison, with plain SGD.
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgsgd-jax/fgsgd_jax/blob/main/notebooks/01_quick_start.ipynb)
-#
-# To run it on your own machine: `pip install -e ".[notebooks]"` in a clone of the repository.
-
-# %%
-import sys
-
-if "google.colab" in sys.modules:
-    print("Installing fgsgd_jax and the other packages of this notebook.")
-    # %pip install -q "fgsgd_jax[train] @ git+https://github.com/fgsgd-jax/fgsgd_jax"
+# To run it: `pip install -e ".[notebooks]"` in a clone of the repository.
 
 # %%
 import jax.numpy as jnp

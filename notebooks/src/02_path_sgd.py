@@ -17,16 +17,7 @@
 # network computes the same function. Yet SGD, started from there, learns another function. Path-SGD
 # learns the same one, as we show on handwritten digits.
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgsgd-jax/fgsgd_jax/blob/main/notebooks/02_path_sgd.ipynb)
-#
-# To run it on your own machine: `pip install -e ".[notebooks]"` in a clone of the repository.
-
-# %%
-import sys
-
-if "google.colab" in sys.modules:
-    print("Installing fgsgd_jax and the other packages of this notebook.")
-    # %pip install -q "fgsgd_jax[train] @ git+https://github.com/fgsgd-jax/fgsgd_jax"
+# To run it: `pip install -e ".[notebooks]"` in a clone of the repository.
 
 # %%
 import jax

@@ -18,16 +18,7 @@
 # that enter it, measured once per epoch. What does s change in a network with batch normalization,
 # and does it change which learning rate is best? We look on handwritten digits, in under a minute.
 #
-# [![Open In Colab](https://colab.research.google.com/assets/colab-badge.svg)](https://colab.research.google.com/github/fgsgd-jax/fgsgd_jax/blob/main/notebooks/03_rescaling.ipynb)
-#
-# To run it on your own machine: `pip install -e ".[notebooks]"` in a clone of the repository.
-
-# %%
-import sys
-
-if "google.colab" in sys.modules:
-    print("Installing fgsgd_jax and the other packages of this notebook.")
-    # %pip install -q "fgsgd_jax[train] @ git+https://github.com/fgsgd-jax/fgsgd_jax"
+# To run it: `pip install -e ".[notebooks]"` in a clone of the repository.
 
 # %%
 import jax

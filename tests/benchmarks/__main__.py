@@ -4,7 +4,9 @@ import importlib
 import shlex
 import sys
 from collections.abc import Sequence
-from typing import Any
+from typing import Annotated, Any
+
+from cyclopts import Parameter
 
 from fgsgd_jax.experiments import cli
 from fgsgd_jax.experiments.bench import sections
@@ -26,24 +28,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 
 def _run(argv: list[str]) -> int:
-    parser = cli.Parser(prog=PROGRAM, description=description)
-    settings.add_arguments(parser)
-    args = parser.parse_args(argv)
-    chosen = settings.chosen(args)
+    app = cli.new_app(PROGRAM, help=description)
+    app.default(_measure)
+    return cli.run(app, argv)
+
+
+CHOSEN, OPTIONS = settings.BenchmarkSettings(), settings.Program()
+
+
+def _measure(
+    *,
+    chosen: settings.BenchmarkSettings = CHOSEN,
+    program: settings.Program = OPTIONS,
+    words: Annotated[Sequence[str], Parameter(parse=False)] = (),
+) -> None:
+    settings.require_consistent(chosen, program)
 
     def write_results(section: str, headline: str, tables: sections.Tables) -> None:
-        if args.results:
-            command = shlex.join([*PROGRAM.split(), *argv])
+        if program.results_file:
+            command = shlex.join([*PROGRAM.split(), *words])
             block = results.block(command, headline, tables)
-            results.replace(args.results, section, block, settings.SECTIONS)
+            results.replace(program.results_file, section, block, settings.SECTIONS)
 
     sections.measure(
-        {name: _section(name) for name in dict.fromkeys(args.sections)},
+        {name: _section(name) for name in dict.fromkeys(program.sections)},
         chosen,
-        json_path=args.json,
+        json_path=program.json,
         on_measured=write_results,
     )
-    return 0
 
 
 def _section(name: str) -> sections.Section:
@@ -52,4 +64,4 @@ def _section(name: str) -> sections.Section:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    cli.exit_after(main)

@@ -13,8 +13,8 @@ import optax
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench import formatting, networks, timing
+from fgsgd_jax.experiments.bench.config import RATE, Settings
 from fgsgd_jax.experiments.bench.sections import Tables
-from fgsgd_jax.experiments.bench.settings import RATE, Settings
 from fgsgd_jax.experiments.bench.weights import normal, on_manifolds, update_of
 
 ROUNDS = 3  # at most: a round takes seconds, and the times vary little

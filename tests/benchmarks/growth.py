@@ -15,10 +15,9 @@ from matplotlib.figure import Figure
 import fgsgd_jax as fg
 from fgsgd_jax.experiments import plots
 from fgsgd_jax.experiments.bench import formatting, timing
+from fgsgd_jax.experiments.bench.config import MOMENTUM, RATE
 from fgsgd_jax.experiments.bench.sections import Tables
-from fgsgd_jax.experiments.bench.settings import MOMENTUM, RATE
 from fgsgd_jax.experiments.bench.weights import normal, on_manifolds, update_of
-from fgsgd_jax.experiments.cli import UsageError
 
 from .arrays import channels_of
 from .settings import BenchmarkSettings
@@ -152,10 +151,7 @@ def _draw(path: Path, content: dict[str, Any]) -> None:
     axes.set_xlabel("3×3 components")
     axes.set_ylabel("time of an update (ms)")
     axes.legend(fontsize=9, framealpha=1, edgecolor="none")
-    try:
-        plots.save(figure, path)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be drawn ({error}).") from error
+    plots.save(figure, path)
 
 
 def _draw_guides(axes: Axes, content: dict[str, Any]) -> None:

@@ -20,9 +20,9 @@ import optax
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench import formatting, timing
+from fgsgd_jax.experiments.bench.config import MOMENTUM, RATE
 from fgsgd_jax.experiments.bench.environment import cores
 from fgsgd_jax.experiments.bench.sections import Tables
-from fgsgd_jax.experiments.bench.settings import MOMENTUM, RATE
 from fgsgd_jax.experiments.bench.weights import start_on, update_of
 
 from .arrays import random_array

@@ -10,8 +10,8 @@ import optax
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench import formatting, timing
+from fgsgd_jax.experiments.bench.config import Settings
 from fgsgd_jax.experiments.bench.sections import Tables
-from fgsgd_jax.experiments.bench.settings import Settings
 from fgsgd_jax.experiments.path_figures.training import network as dense
 
 BATCH_SIZE = 100

@@ -15,9 +15,9 @@ import optax
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench import formatting, timing
+from fgsgd_jax.experiments.bench.config import RATE
 from fgsgd_jax.experiments.bench.environment import cores
 from fgsgd_jax.experiments.bench.sections import Tables
-from fgsgd_jax.experiments.bench.settings import RATE
 from fgsgd_jax.experiments.bench.weights import manifolds_named, normal, on_manifolds, update_of
 
 from .arrays import channels_of

@@ -9,6 +9,7 @@ import rich.console
 
 from fgsgd_jax.experiments.bench import sections
 from fgsgd_jax.experiments.cli import UsageError
+from fgsgd_jax.experiments.files import write_text
 
 HEADER = """# Results of the benchmarks
 
@@ -51,7 +52,7 @@ def replace(path: Path, section: str, block: str, order: Iterable[str]) -> None:
         raise UsageError(f"{path} cannot be read ({error}).") from error
     blocks[section] = block
     parts = [f"\n## {name}\n\n{blocks[name]}\n" for name in order if name in blocks]
-    sections.write_text(path, HEADER + "".join(parts))
+    write_text(path, HEADER + "".join(parts))
 
 
 def read(text: str) -> dict[str, str]:

@@ -1,15 +1,16 @@
 """The settings of all sections, and the arguments that set them."""
 
-import argparse
 import dataclasses
 import os
 from pathlib import Path
+from typing import Annotated
 
-from fgsgd_jax.experiments.argument_types import one_of, whole_number
-from fgsgd_jax.experiments.bench import arguments
-from fgsgd_jax.experiments.bench.settings import Settings
+from cyclopts import Parameter
+
+from fgsgd_jax.experiments.arguments import Count, one_of
+from fgsgd_jax.experiments.bench.config import RESULTS as RESULTS_GROUP
+from fgsgd_jax.experiments.bench.config import SIZE, UPDATES, Settings, require_writable
 from fgsgd_jax.experiments.cli import UsageError
-from fgsgd_jax.experiments.shared_arguments import add_number
 
 SECTIONS = {
     "updates": "fgsgd_jax.experiments.bench.updates",
@@ -28,73 +29,64 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 PICTURES = (".png", ".pdf", ".svg")
 
 
+_size = Parameter(group=SIZE)
+_results = Parameter(group=RESULTS_GROUP)
+
+
+@Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings(Settings):
-    """What to measure, with the defaults of the program. `--help` explains each field."""
+    """What to measure. The text under each field is its help on the command line."""
 
-    components: int = 10_000_000
-    steps: int = 1000
-    peer_python: Path | None = None
-    figure: Path | None = None
+    components: Annotated[Count, _size] = 10_000_000
+    """verbs, growth, peers: at most this many components at once"""
+
+    steps: Annotated[Count, _size] = 1000
+    """matrices: the number of steps before orthonormality is measured"""
+
+    peer_python: Annotated[Path | None, _size] = None
+    """peers: the Python interpreter that has torch and other peers (default: this one)"""
+
+    figure: Annotated[Path | None, _results] = None
+    """growth: draw the figure to this file"""
 
 
-def add_arguments(parser: argparse.ArgumentParser) -> None:
-    """Adds the arguments of the program to its parser."""
-    parser.add_argument(
-        "--sections",
-        help=f"what to measure, out of {', '.join(SECTIONS)} (default: all)",
-        type=one_of(SECTIONS),
-        nargs="+",
-        default=list(SECTIONS),
-        metavar="SECTION",
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Program:
+    """What the program does besides the settings of its sections."""
+
+    sections: Annotated[tuple[Annotated[str, one_of(SECTIONS)], ...], Parameter(group=UPDATES)] = (
+        tuple(SECTIONS)
     )
-    arguments.add_updates(parser.add_argument_group("updates"))
-    size = parser.add_argument_group("size")
-    arguments.add_size(
-        size, "multiply the numbers of channels of networks, and the sides of large matrices, by F"
-    )
-    for flag, help in (
-        ("--components", "verbs, growth, peers: at most N components at once"),
-        ("--steps", "matrices: the number of steps before orthonormality is measured"),
+    """what to measure"""
+
+    json: Annotated[Path | None, _results] = None
+    """also write the figures to this file"""
+
+    results: Annotated[tuple[Path, ...] | None, _results, Parameter(consume_multiple=(0, 1))] = None
+    """also write the tables to this Markdown file, one block for each section; blocks of sections
+    that are not measured stay as they are (without PATH: tests/benchmarks/RESULTS.md)"""
+
+    @property
+    def results_file(self) -> Path | None:
+        """The Markdown file; None writes none."""
+        return None if self.results is None else (*self.results, RESULTS)[0]
+
+
+def require_consistent(settings: BenchmarkSettings, program: Program) -> None:
+    """Raises `UsageError` if a file cannot be written, or arguments contradict each other."""
+    for flag, path in (
+        ("--json", program.json),
+        ("--figure", settings.figure),
+        ("--results", program.results_file),
     ):
-        default = getattr(BenchmarkSettings, flag.removeprefix("--"))
-        add_number(size, flag, help, default, whole_number(1))
-    parser.add_argument(
-        "--peer-python",
-        help="peers: the Python interpreter that has torch and other peers (default: this one)",
-        type=Path,
-        metavar="PATH",
-    )
-    results = parser.add_argument_group("results")
-    results.add_argument(
-        "--figure", help="growth: draw the figure to this file", type=Path, metavar="PATH"
-    )
-    arguments.add_json(results)
-    results.add_argument(
-        "--results",
-        help="also write the tables to this Markdown file, one block for each section; blocks of "
-        "sections that are not measured stay as they are (without PATH: tests/benchmarks/"
-        "RESULTS.md)",
-        type=Path,
-        nargs="?",
-        const=RESULTS,
-        metavar="PATH",
-    )
-
-
-def chosen(args: argparse.Namespace) -> BenchmarkSettings:
-    """The settings that the arguments define.
-
-    Raises:
-        UsageError: If a file cannot be written, or arguments contradict each other.
-    """
-    for flag in ("json", "figure", "results"):
-        arguments.require_writable(f"--{flag}", getattr(args, flag))
-    if args.figure and args.figure.suffix not in PICTURES:
-        raise UsageError(f"--figure {args.figure} is none of {', '.join(PICTURES)}.")
-    if args.figure and "growth" not in args.sections:
-        raise UsageError(f"--figure {args.figure} is drawn by growth; name it in --sections, too.")
-    if args.peer_python and not os.access(args.peer_python, os.X_OK):
-        raise UsageError(f"--peer-python {args.peer_python} is not a program that can be run.")
-    fields = dataclasses.fields(BenchmarkSettings)
-    return BenchmarkSettings(**{field.name: getattr(args, field.name) for field in fields})
+        require_writable(flag, path)
+    if settings.figure and settings.figure.suffix not in PICTURES:
+        raise UsageError(f"--figure {settings.figure} is none of {', '.join(PICTURES)}.")
+    if settings.figure and "growth" not in program.sections:
+        raise UsageError(
+            f"--figure {settings.figure} is drawn by growth; name it in --sections, too."
+        )
+    if settings.peer_python and not os.access(settings.peer_python, os.X_OK):
+        raise UsageError(f"--peer-python {settings.peer_python} is not a program that can be run.")

@@ -18,10 +18,10 @@ from flax import nnx
 import fgsgd_jax as fg
 import fgsgd_jax.nnx as fg_nnx
 from fgsgd_jax.experiments.bench import formatting, timing
+from fgsgd_jax.experiments.bench.config import MOMENTUM, RATE, Settings
 from fgsgd_jax.experiments.bench.sections import Tables
-from fgsgd_jax.experiments.bench.settings import MOMENTUM, RATE, Settings
 from fgsgd_jax.experiments.bench.weights import manifolds_named, start_on, update_of
-from fgsgd_jax.experiments.config import spelled
+from fgsgd_jax.experiments.cli import spelled
 
 from . import resnet20
 from .arrays import random_array

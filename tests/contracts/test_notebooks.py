@@ -65,6 +65,18 @@ def test_notebook_has_been_executed(source):
     assert has_image(notebook)
 
 
+@each_source
+def test_notebook_asks_for_nothing_that_cannot_be_installed(source):
+    """The package is on no index, and the repository has no public address."""
+    text = source.read_text()
+    assert "colab" not in text
+    assert "git+" not in text
+    installs = [line for line in text.splitlines() if "pip install" in line]
+    assert installs == [
+        '# To run it: `pip install -e ".[notebooks]"` in a clone of the repository.'
+    ]
+
+
 @pytest.mark.slow
 @each_source
 def test_notebook_runs(source, tmp_path, monkeypatch):

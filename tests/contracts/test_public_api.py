@@ -15,6 +15,7 @@ PACKAGE = pathlib.Path(fg.__file__).parent
 ROOT = PACKAGE.parent
 
 PUBLIC = {
+    "average_on_manifolds", "get_average",
     "Collection", "Component", "Euclidean", "Group", "Layer", "LeafSpec", "Manifold", "Oblique",
     "Pom",
     "Product", "Sphere", "Stiefel", "balance", "bounds", "checks", "collection", "diagnostics",

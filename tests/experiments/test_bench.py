@@ -208,7 +208,7 @@ def test_a_kernel_by_itself_is_on_its_manifold():
         ("--sections peers", "run python -m tests.benchmarks --sections peers."),
         ("--components 5", "'--components' is not an argument."),
         ("--networks resnet", "Did you mean 'resnet50'?"),
-        ("--width 0", "--width: '0' was given, a number of at least 0.015625 is needed."),
+        ("--width 0", "--width: '0' was given, a finite number of at least 0.015625 is needed."),
         ("--rounds 0", "--rounds: '0' was given, a whole number of at least 1 is needed."),
         ("--manifolds sphere stifel", "Did you mean 'stiefel'?"),
         ("--schemes PI POI", "Did you mean 'PO'?"),
@@ -228,14 +228,12 @@ def test_a_mistake_gets_one_line_and_exit_code_2(capsys, argv, said):
 
 
 def test_help_shows_every_argument_with_its_default(capsys):
-    with pytest.raises(SystemExit) as leaving:
-        main(["bench", "--help"])
-    assert leaving.value.code == 0
-    help = " ".join(capsys.readouterr().out.split())
+    assert main(["bench", "--help"]) == 0
+    help = " ".join(capsys.readouterr().out.replace("│", " ").split())
     for shown in (
-        "(default: PI PO PIO)",
-        "(default: sphere oblique stiefel sphere+oblique",
-        "(default: resnet18-3x3)",
-        "(default: 11)",
+        "[default: PI PO PIO]",
+        "[default: sphere oblique stiefel sphere+oblique",
+        "[default: resnet18-3x3]",
+        "[default: 11]",
     ):
         assert shown in help

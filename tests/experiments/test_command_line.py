@@ -6,7 +6,9 @@ import sys
 import numpy as np
 import pytest
 
+import fgsgd_jax
 from fgsgd_jax.__main__ import main
+from fgsgd_jax.experiments.train import loop
 
 
 def mistake(capsys, *argv):
@@ -38,12 +40,15 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train digits", "'digits' is not an argument."),
         ("train --scheme POI", "Did you mean 'PO'?"),
         ("train --data mnits --data-dir x", "Did you mean 'mnist'?"),
-        ("train --manifolds sphere+obligue", "'obligue' was given"),
-        ("train --manifolds sphere+", "'' was given"),
+        ("train --manifolds sphere+obligue", "Did you mean 'sphere+oblique'?"),
+        (
+            "train --manifolds sphere+",
+            "'sphere+' was given, one name or several joined by +",
+        ),
         ("train --manifolds stifel", "Did you mean 'stiefel'?"),
         ("train --epochs 0", "--epochs: '0' was given, a whole number of at least 1 is needed."),
         ("train --epochs 2.5", "--epochs: '2.5' was given, a whole number"),
-        ("train --epochs", "--epochs: expected one argument."),
+        ("train --epochs", "--epochs needs a value. See"),
         ("train --batch-size -5", "--batch-size: '-5' was given, a whole number of at least 1"),
         ("train --train-size -5", "--train-size: '-5' was given, a whole number of at least 1"),
         ("train --channels 8 0", "--channels: '0' was given, a whole number of at least 1"),
@@ -51,12 +56,21 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --seed 9223372036854775808", "a whole number of at least 0 and below 92233720368"),
         ("train --min-std 0", "--min-std: '0' was given, a finite number above 0 is needed."),
         ("train --learning-rate 1e400", "'1e400' was given, a finite number of at least 0"),
-        ("train --scale geometri", "a number above 0 or one of none, geometric, literal is needed"),
-        ("compare --learning-rates 0 0.1", "--learning-rates: '0' was given, a finite number"),
+        ("train --scale geometri", "a finite number above 0 or one of none, geometric, literal is"),
+        (
+            "compare --ablate scale --learning-rates 0 0.1",
+            "--learning-rates: '0' was given, a",
+        ),
         ("train --groups 0", "--groups: '0' was given, a whole number of at least 1"),
-        ("train --learning-rate -0.1", "'-0.1' was given, a number of at least 0 is needed."),
-        ("train --learning-rate nan", "'nan' was given, a number of at least 0 is needed."),
-        ("train --learning-rate fast", "'fast' was given, a number of at least 0 is needed."),
+        (
+            "train --learning-rate -0.1",
+            "'-0.1' was given, a finite number of at least 0",
+        ),
+        ("train --learning-rate nan", "'nan' was given, a finite number of at least 0"),
+        (
+            "train --learning-rate fast",
+            "'fast' was given, a finite number of at least 0",
+        ),
         ("train --weight-decay inf", "'inf' was given, a finite number of at least 0 is"),
         ("train --momentum 1", "'1' was given, a number of at least 0 and below 1 is needed."),
         ("train --data mnist", "--data mnist needs --data-dir, the folder with its files."),
@@ -69,8 +83,20 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --scale geometric --feature-std kernel", "give --feature-batches 10"),
         ("train --scale geometric --min-std 1", "--min-std says how features re-scale"),
         ("train --scale geometrc", "Did you mean 'geometric'?"),
-        ("train --coordinates -1", "'-1' was given, a finite number above 0 is needed"),
-        ("compare", "the following arguments are required: --ablate."),
+        (
+            "train --coordinates -1",
+            "'-1' was given, a finite number above 0 or one of unit",
+        ),
+        ("train --lr 0.1", "'--lr' is not an argument. Did you mean '--learning-rate'?"),
+        ("train --elr 0.1", "Did you mean '--euclidean-learning-rate'?"),
+        ("train --bs 9", "Did you mean '--batch-size'?"),
+        ("train --rate 1", "Did you mean '--learning-rate'?"),
+        ("train --manifolds sphere,stifel", "Did you mean 'sphere+stiefel'?"),
+        ("train --epochs 1 --epochs 2", "--epochs was given twice; give it once."),
+        ("train --channels 8 --channels 9", "--channels was given twice; give it once."),
+        ("train --channels", "--channels needs a value."),
+        ("train --foo", "'--foo' is not an argument. See python -m fgsgd_jax train --help."),
+        ("compare", "--ablate needs a value, one of coordinates, scale."),
         ("compare --ablate scales", "Did you mean 'scale'?"),
         ("compare --ablate scale --data mnist", "--data mnist needs --data-dir"),
         ("train --scheme PI --groups 3", "--groups is for --scheme PIO"),
@@ -142,13 +168,11 @@ def test_the_overview_names_every_command(capsys, argv):
 
 
 def test_help_shows_every_argument_with_its_default(capsys):
-    with pytest.raises(SystemExit) as leaving:
-        main(["train", "--help"])
-    assert leaving.value.code == 0
-    help = " ".join(capsys.readouterr().out.split())
-    for group in ("data:", "network and optimizer:", "run:"):
-        assert group in help
-    for shown in ("--channels", "(default: 32 64 64)", "(default: sphere+oblique+stiefel)"):
+    assert main(["train", "--help"]) == 0
+    help = " ".join(capsys.readouterr().out.replace("│", " ").split())
+    for group in ("Data", "Method", "Run"):
+        assert f"─ {group} ─" in help
+    for shown in ("--channels", "[default: 32 64 64]", "[default: sphere+oblique+stiefel]"):
         assert shown in help
 
 
@@ -156,9 +180,36 @@ def test_help_does_not_wait_for_flax():
     """In a process of its own: here, other tests have imported it."""
     code = (
         "import sys; from fgsgd_jax.__main__ import main\n"
-        "try: main(['train', '--help'])\n"
-        "except SystemExit: pass\n"
+        "main(['train', '--help'])\n"
         "print(sorted({'flax', 'matplotlib', 'orbax', 'sklearn'} & set(sys.modules)))"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert out.stdout.splitlines()[-1] == "[]"
+
+
+@pytest.mark.parametrize("word", ["sphere,stiefel", "sphere+stiefel", "SP, st"])
+def test_manifolds_are_joined_by_a_plus_or_a_comma(monkeypatch, word):
+    seen = []
+    monkeypatch.setattr(loop, "run", lambda config, *args, **kwargs: seen.append(config))
+    assert main(["train", "--manifolds", word]) == 0
+    assert seen[0].manifolds == ("sphere", "stiefel")
+    assert seen[0].learning_rate == 1.0
+
+
+@pytest.mark.parametrize("argv", [["--version"], ["train", "--version"]])
+def test_the_version_is_that_of_the_library(capsys, argv):
+    assert main(argv) == 0
+    assert capsys.readouterr().out == f"fgsgd_jax {fgsgd_jax.__version__}\n"
+
+
+@pytest.mark.parametrize("argv", [[], ["train"], ["bench", "--help"]])
+def test_without_the_library_of_the_command_line_one_sentence_says_what_to_install(argv):
+    """In a process of its own: here, the commands are imported already."""
+    code = (
+        "import sys; sys.modules['cyclopts'] = None\n"
+        "from fgsgd_jax.__main__ import main\n"
+        f"sys.exit(main({argv}))"
+    )
+    ended = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True)
+    assert (ended.returncode, ended.stdout) == (2, "")
+    assert ended.stderr == 'error: cyclopts is not installed: pip install "fgsgd_jax[train]"\n'

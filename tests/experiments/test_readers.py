@@ -1,6 +1,7 @@
 """Files of images: what is read, and what is said about files that cannot be."""
 
 import gzip
+import os
 import struct
 
 import numpy as np
@@ -245,3 +246,48 @@ def test_pictures_that_make_no_data_set_are_told_why(pictures):
     (pictures / "test").rename(pictures / "text")
     with pytest.raises(UsageError, match="test/<class>"):
         data.read_picture_folder(pictures, iter)
+
+
+def save_bomb(path, side):
+    """A small file of a picture of side × side black pixels."""
+    Image.new("1", (side, side)).save(path, optimize=True)
+
+
+@pytest.mark.parametrize("side", [1100, 10_000, 20_000])
+@pytest.mark.parametrize("name", ["train/cat/0.png", "train/dog/2.png"])
+def test_a_picture_that_unpacks_to_far_too_much_is_refused_by_its_header(pictures, side, name):
+    save_bomb(pictures / name, side)
+    with pytest.raises(UsageError, match=rf"{name} is too large \(.*at most 1,048,576 pixels"):
+        data.read_picture_folder(pictures, iter)
+
+
+@pytest.mark.parametrize("name", ["train/cat/9.png", "test/dog/0.jpg", "train/dog/a.JPEG"])
+def test_a_pipe_among_the_pictures_is_named_and_not_waited_for(pictures, name):
+    os.mkfifo(pictures / name)
+    with pytest.raises(UsageError, match=rf"{name} is not a regular file; remove it"):
+        data.read_picture_folder(pictures, iter)
+
+
+def test_a_pipe_in_place_of_an_npz_file_is_named(tmp_path):
+    os.mkfifo(tmp_path / "a.npz")
+    with pytest.raises(UsageError, match=r"a\.npz is not an npz file"):
+        data.load("mnist", tmp_path)
+
+
+def test_files_that_unpack_to_more_than_a_data_set_are_refused(
+    idx_folder, tmp_path, arrays, monkeypatch
+):
+    monkeypatch.setattr("fgsgd_jax.experiments.data._checks.MOST_BYTES", 1 << 20)
+    bomb = gzip.compress(bytes(5 << 20))
+    path = idx_folder / "train-images-idx3-ubyte.gz"
+    path.write_bytes(bomb)
+    with pytest.raises(UsageError, match=r"ubyte\.gz unpacks to .* at most 1,048,576 bytes"):
+        data.read_idx_folder(idx_folder)
+    path = tmp_path / "b.npz"
+    train = np.zeros((TRAIN, 500, 700), np.uint8)
+    test = np.zeros((TEST, 500, 700), np.uint8)
+    named = dict(zip(data.NPZ_KEYS, (train, arrays[1], test, arrays[3]), strict=True))
+    np.savez_compressed(path, **named)
+    assert path.stat().st_size < 1 << 14
+    with pytest.raises(UsageError, match=r"b\.npz unpacks to .* at most 1,048,576 bytes"):
+        data.read_npz(path)

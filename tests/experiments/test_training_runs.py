@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import shutil
 import signal
 
 import jax
@@ -14,6 +15,7 @@ from PIL import Image
 from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments import data
 from fgsgd_jax.experiments.run_folder import write_rows
+from fgsgd_jax.experiments.train import checkpoints, saved_config
 from fgsgd_jax.experiments.train.checkpoints import FOLDER
 from fgsgd_jax.experiments.train.metrics import METRICS, METRICS_FILE, read_metrics
 
@@ -241,6 +243,115 @@ def test_what_contradicts_a_run_is_named(run_dir, capsys):
 
 def test_what_repeats_the_configuration_is_welcome(run_dir, capsys):
     assert train("--resume", run_dir, *SMALL, *GROUPS) == 0
+
+
+def edited(**changes):
+    """The edit of config.json that changes or, for `...`, removes some keys."""
+
+    def edit(run):
+        path = run / "config.json"
+        content = json.loads(path.read_text()) | changes
+        kept = {name: value for name, value in content.items() if value is not ...}
+        path.write_text(json.dumps(kept))
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    "edit",
+    [
+        edited(seed=6),
+        edited(learning_rate=-1),
+        edited(learning_rate="fast"),
+        edited(data_digest=None),
+        edited(data_digest=3),
+        edited(versions={"jax": "0.1"}),
+        edited(versions=None),
+        edited(channels=5),
+        edited(channels=[3, "4"]),
+        edited(manifolds="sphere"),
+        edited(manifolds=[]),
+        edited(scheme="POI"),
+        edited(optimizer=None),
+        edited(epochs=9),
+        edited(batch_size=...),
+        edited(sedd=5),
+    ],
+)
+def test_an_edited_configuration_is_noticed_in_one_sentence_and_nothing_is_changed(
+    run_dir, tmp_path, capsys, edit
+):
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    edit(run)
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+    assert train("--resume", run, "--epochs", 3) == 2
+    err = capsys.readouterr().err
+    assert "config.json was edited after the run began; undo the edit, or start a new run" in err
+    assert err.count("\n") == 1
+    assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"seed": 5}', "\x00"])
+def test_a_configuration_that_is_not_ours_is_damaged(run_dir, tmp_path, capsys, text):
+    run = tmp_path / "run"
+    run.mkdir()
+    (run / "config.json").write_text(text)
+    assert train("--resume", run) == 2
+    err = capsys.readouterr().err
+    assert "config.json is damaged" in err
+    assert err.count("\n") == 1
+
+
+def test_other_versions_than_at_the_start_are_noticed(run_dir, tmp_path, capsys):
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    saved = saved_config.load(run)
+    saved_config.save(run, saved._replace(versions=saved.versions | {"optax": "0.1.2"}))
+    assert train("--resume", run, "--quiet") == 0
+    err = capsys.readouterr().err
+    assert re.fullmatch(r"note: .* was begun with optax 0\.1\.2 \(now \S+\); .*\n", err)
+
+
+@pytest.mark.parametrize(
+    "killed",
+    [
+        lambda run: (run / "summary.json").unlink(),
+        lambda run: (run / "summary.json").write_text('{"epochs": 2'),
+        lambda run: (run / "summary.json").write_text('{"epochs": 1}'),  # of the shorter run
+        lambda run: (run / "summary.json").write_text("[]"),
+        lambda run: (run / "margins.png").unlink(),
+        lambda run: [(run / name).unlink() for name in ("summary.json", "curves.png")],
+    ],
+)
+def test_a_report_that_is_not_whole_is_repaired(run_dir, tmp_path, killed):
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    killed(run)
+    assert train("--resume", run, "--quiet") == 0
+    assert (run / "summary.json").read_text() == (run_dir / "summary.json").read_text()
+    for name in ("curves", "diagnostics", "margins"):
+        with Image.open(run / f"{name}.png") as picture:
+            picture.load()
+    assert_same_run(run, run_dir)
+
+
+@pytest.mark.parametrize(
+    "lost", [[FOLDER], [FOLDER, METRICS_FILE]], ids=["checkpoints", "checkpoints and metrics"]
+)
+def test_a_run_killed_before_its_first_checkpoint_starts_when_resumed(
+    run_dir, tmp_path, monkeypatch, lost
+):
+    run = tmp_path / "run"
+    monkeypatch.setattr(checkpoints, "open_folder", lambda run_dir: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        start(run, *GROUPS)
+    assert [path.name for path in run.iterdir()] == ["config.json"]
+    monkeypatch.undo()
+    if METRICS_FILE not in lost:
+        write_rows(run / METRICS_FILE, [], METRICS)
+    assert train("--resume", run, "--quiet") == 0
+    assert_same_run(run, run_dir)
 
 
 def strip(folder):

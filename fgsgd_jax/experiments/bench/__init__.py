@@ -8,31 +8,27 @@ compilation. What is faster than 2 ms runs several times in a row. On an acceler
 includes what the host needs to start an update. To measure on one core, start the program under
 `taskset -c 0`.
 
-÷ sgd        The median time over the rounds, divided by the time of SGD with momentum.
-middle half  The ratios of single rounds, without the lowest and the highest quarter. On a busy
-             machine the ratio of the medians may lie outside.
-limit        The ratio to SGD with momentum if only memory traffic took time: the arrays of the size
-             of the weights that must be read or written, over the 5 of SGD with momentum.
-memory       Temporary memory of the compiled update, over the size of the largest weight.
-copied       Results that do not reuse the donated memory of the old weights and state.
+- ÷ sgd: the median time over the rounds, divided by the time of SGD with momentum.
+- middle half: the ratios of single rounds, without the lowest and the highest quarter. On a busy
+  machine the ratio of the medians may lie outside.
+- limit: the ratio to SGD with momentum if only memory traffic took time: the arrays of the size
+  of the weights that must be read or written, over the 5 of SGD with momentum.
+- memory: temporary memory of the compiled update, over the size of the largest weight.
+- copied: results that do not reuse the donated memory of the old weights and state.
 
-Benchmarks of single parts and of other libraries are in the repository: python -m tests.benchmarks.
+Benchmarks of single parts and of other libraries are in the repository:
+`python -m tests.benchmarks`.
 """
 
-import argparse
-import dataclasses
+from fgsgd_jax.experiments.bench.config import Bench, require_writable
 
-from fgsgd_jax.experiments.bench import arguments
-from fgsgd_jax.experiments.bench.arguments import add_arguments as add_arguments
-from fgsgd_jax.experiments.bench.settings import Settings
+SETTINGS = Bench()
 
 
-def main(args: argparse.Namespace) -> int:
-    """Measures as the arguments say, prints tables, and returns the exit code."""
-    arguments.require_writable("--json", args.json)
-    chosen = {field.name: getattr(args, field.name) for field in dataclasses.fields(Settings)}
+def main(*, settings: Bench = SETTINGS) -> None:
+    """Measures as the settings say, and prints tables."""
+    require_writable("--json", settings.json)
     # A slow import: delayed so that --help and mistakes get their answer at once.
     from fgsgd_jax.experiments.bench import sections, updates
 
-    sections.measure({"updates": updates}, Settings(**chosen), json_path=args.json)
-    return 0
+    sections.measure({"updates": updates}, settings, json_path=settings.json)

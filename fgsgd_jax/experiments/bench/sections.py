@@ -5,7 +5,6 @@ shows them. The tables are made from the same content that the JSON gets.
 """
 
 import dataclasses
-import json
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -15,9 +14,9 @@ import rich.console
 import rich.table
 
 from fgsgd_jax.experiments.bench import environment
+from fgsgd_jax.experiments.bench.config import Settings
 from fgsgd_jax.experiments.bench.formatting import jsonable
-from fgsgd_jax.experiments.bench.settings import Settings
-from fgsgd_jax.experiments.cli import UsageError
+from fgsgd_jax.experiments.files import write_json
 
 WIDTH = 100  # columns of text that goes to a file: the widest table fits
 
@@ -68,7 +67,7 @@ def measure(
         for table in tables:
             console.print(table)
         if json_path:  # after each section, so that a failure of a later one loses nothing
-            write_text(json_path, json.dumps(content, indent=2) + "\n")
+            write_json(json_path, content)
         if on_measured:
             on_measured(name, headline, tables)
     load = environment.shown_load(environment.load())
@@ -80,11 +79,3 @@ def _as_json(settings: Settings) -> dict[str, Any]:
     return {
         name: str(value) if isinstance(value, Path) else value for name, value in values.items()
     }
-
-
-def write_text(path: Path, text: str) -> None:
-    """Writes a file, or raises `UsageError` if that is impossible."""
-    try:
-        path.write_text(text)
-    except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error}).") from error

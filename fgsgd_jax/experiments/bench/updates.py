@@ -14,10 +14,11 @@ import optax
 import rich.table
 
 import fgsgd_jax as fg
+from fgsgd_jax.experiments.arguments import Scheme
 from fgsgd_jax.experiments.bench import formatting, networks, timing
-from fgsgd_jax.experiments.bench.settings import MOMENTUM, RATE, Settings
+from fgsgd_jax.experiments.bench.config import MOMENTUM, RATE, Settings
 from fgsgd_jax.experiments.bench.weights import normal, on_manifolds, update_of
-from fgsgd_jax.experiments.config import Scheme, spelled
+from fgsgd_jax.experiments.cli import spelled
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

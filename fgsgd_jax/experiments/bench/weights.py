@@ -15,7 +15,7 @@ import optax
 import fgsgd_jax as fg
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.experiments.bench import networks
-from fgsgd_jax.experiments.config import Scheme
+from fgsgd_jax.spec import Scheme
 
 DISTINCT = 512  # random points, repeated: the values do not matter, but must lie on the manifolds
 

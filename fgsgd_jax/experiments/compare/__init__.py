@@ -11,29 +11,18 @@ share the same random groups and manifolds. The run folder gets trials.csv, summ
 figure; an interrupted comparison continues when the same command is given the same --run-dir.
 """
 
-import argparse
 from pathlib import Path
 
-from fgsgd_jax.experiments import config, data
-from fgsgd_jax.experiments.compare.arguments import add_arguments as add_arguments
+from fgsgd_jax.experiments.compare.config import Comparison
+from fgsgd_jax.experiments.train.config import require_consistent
 
 
-def main(args: argparse.Namespace) -> int:
-    """Runs all trials that are not done yet, and reports; returns the exit code."""
-    data.require_folder(args.data, args.data_dir)
-    settings = config.configured(
-        {
-            "data": args.data,
-            "data_dir": str(args.data_dir.resolve()) if args.data_dir else None,
-            "channels": tuple(args.channels),
-            "scheme": args.scheme,
-            "manifolds": tuple(args.manifolds),
-            "train_size": args.train_size,
-            "epochs": args.epochs,
-        }
-    )
-    run_dir = args.run_dir or Path(f"runs/compare-{args.ablate}-{args.data}")
+def main(*, comparison: Comparison) -> None:
+    """Runs all trials that are not done yet, and reports."""
+    settings = comparison.settings()
+    require_consistent(settings)
+    run_dir = comparison.run_dir or Path(f"runs/compare-{comparison.ablate}-{comparison.data}")
     # A slow import: delayed so that --help and mistakes get their answer at once.
     from fgsgd_jax.experiments.compare import loop
 
-    return loop.run(args, settings, run_dir)
+    loop.run(comparison, settings, run_dir)

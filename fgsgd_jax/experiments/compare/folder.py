@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 
 from fgsgd_jax.experiments.cli import UsageError
-from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.run_folder import Row, is_taken, make_run_dir, write_json
+from fgsgd_jax.experiments.train.config import Config
 
 TRIALS_FILE, SETTINGS_FILE = "trials.csv", "config.json"
 

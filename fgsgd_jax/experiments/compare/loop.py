@@ -1,27 +1,25 @@
 """Runs the trials of a comparison that are not done yet, and reports on all of them."""
 
-import argparse
 import dataclasses
-import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 from tqdm import tqdm
 
-from fgsgd_jax.experiments import shared_arguments
 from fgsgd_jax.experiments.cli import UsageError, deferred_interrupts
 from fgsgd_jax.experiments.compare import report
+from fgsgd_jax.experiments.compare.config import Comparison
 from fgsgd_jax.experiments.compare.folder import TRIALS_FILE, open_folder, read_trials
 from fgsgd_jax.experiments.compare.trials import RESULTS, Trials
 from fgsgd_jax.experiments.compare.variants import ABLATIONS, KEY, Variant
-from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row, write_rows
+from fgsgd_jax.experiments.train.config import Config
 from fgsgd_jax.experiments.train.diagnostics import log_bounds
 from fgsgd_jax.experiments.train.metrics import BOUND_COLUMNS
 
 
-def run(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
+def run(args: Comparison, settings: Config, run_dir: Path) -> None:
     """Runs the missing trials and reports on all.
 
     Args:
@@ -29,8 +27,8 @@ def run(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
         settings: The configuration that all trials share.
         run_dir: The folder of the comparison.
 
-    Returns:
-        The exit code: 0, or 130 if Ctrl-C ended it.
+    Raises:
+        Interrupted: If Ctrl-C ended it.
     """
     variants = ABLATIONS[args.ablate]
     images = _load(args)
@@ -40,11 +38,15 @@ def run(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
     wanted = [variant.trials(args.learning_rates, args.seeds) for variant in variants]
     total = sum(map(len, wanted))
     measure = _bounds if args.ablate == "scale" else None
-    try:
-        with (
-            deferred_interrupts() as stop_if_interrupted,
-            tqdm(total=total, unit=" trials", disable=args.quiet) as bar,
-        ):
+
+    def what_is_saved() -> str:
+        return (
+            f"Interrupted; {len(rows)} of {total} trials are in {run_dir}. The same command "
+            "continues from there."
+        )
+
+    with deferred_interrupts(what_is_saved) as stop_if_interrupted:
+        with tqdm(total=total, unit=" trials", disable=args.quiet) as bar:
             for variant, keys in zip(variants, wanted, strict=True):
                 missing = [key for key in keys if (variant.name, *key) not in done]
                 bar.update(len(keys) - len(missing))
@@ -54,20 +56,13 @@ def run(args: argparse.Namespace, settings: Config, run_dir: Path) -> int:
                     write_rows(run_dir / TRIALS_FILE, rows, KEY + RESULTS + BOUND_COLUMNS)
                     bar.update()
                     stop_if_interrupted()
-    except KeyboardInterrupt:
-        print(
-            f"Interrupted; {len(rows)} of {total} trials are in {run_dir}. The same command "
-            "continues from there.",
-            file=sys.stderr,
-        )
-        return 130
-    title = f"{settings.data} · {settings.scheme} {'+'.join(settings.manifolds)}"
-    report.write(run_dir, args.ablate, variants, rows, title, quiet=args.quiet)
-    return 0
+        title = f"{settings.data} · {settings.scheme} {'+'.join(settings.manifolds)}"
+        report.write(run_dir, args.ablate, variants, rows, title, quiet=args.quiet)
+        stop_if_interrupted()
 
 
-def _load(args: argparse.Namespace) -> ImageData:
-    images = shared_arguments.load_images(args)
+def _load(args: Comparison) -> ImageData:
+    images = args.load()
     if args.test_size is None:
         return images
     if args.test_size > len(images.test_labels):

@@ -16,10 +16,10 @@ from flax import nnx
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments import data
-from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.train import setup, steps
+from fgsgd_jax.experiments.train.config import Config
 from fgsgd_jax.experiments.train.steps import TrainState
 
 RESULTS = ("train_loss", "validation_error", "test_error")

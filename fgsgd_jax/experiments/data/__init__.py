@@ -17,6 +17,7 @@ from fgsgd_jax.experiments.data._idx import read_idx as read_idx
 from fgsgd_jax.experiments.data._idx import read_idx_folder as read_idx_folder
 from fgsgd_jax.experiments.data._images import NAMES as NAMES
 from fgsgd_jax.experiments.data._images import ImageData as ImageData
+from fgsgd_jax.experiments.data._images import Name as Name
 from fgsgd_jax.experiments.data._load import load as load
 from fgsgd_jax.experiments.data._load import require_folder as require_folder
 from fgsgd_jax.experiments.data._npz import NPZ_KEYS as NPZ_KEYS

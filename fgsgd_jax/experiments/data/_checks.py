@@ -13,6 +13,18 @@ Images are uint8 of shape `(number, rows, columns, channels)`, labels int32 of s
 """
 
 
+MOST_BYTES = 1 << 30  # of a data set: a small compressed file can promise far more
+
+
+def require_size(size: int, source: Path) -> None:
+    """Raises `UsageError` if a file unpacks to more bytes than a data set of small images has."""
+    if size > MOST_BYTES:
+        raise UsageError(
+            f"{source} unpacks to {size:,} bytes or more; a data set of at most {MOST_BYTES:,} "
+            "bytes is needed: the file is damaged, or not a data set of small images."
+        )
+
+
 def checked(arrays: list[np.ndarray], source: Path) -> Arrays:
     """The four arrays in the shapes and dtypes of `Arrays`.
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from fgsgd_jax.experiments.cli import UsageError
-from fgsgd_jax.experiments.data._checks import Arrays, checked
+from fgsgd_jax.experiments.data._checks import Arrays, checked, require_size
 from fgsgd_jax.experiments.data._npz import NPZ_KEYS
 
 IDX_NAMES = (
@@ -34,9 +34,7 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
         UsageError: If the file is damaged, or does not hold such an array.
     """
     try:
-        content = path.read_bytes()
-        if content[:2] == b"\x1f\x8b":
-            content = gzip.decompress(content)
+        content = _unpacked(path)
     except (EOFError, zlib.error, gzip.BadGzipFile) as error:
         raise UsageError(
             f"{path} is not a whole gzip file ({error}); download it again."
@@ -58,6 +56,19 @@ def read_idx(path: Path, axes: int) -> np.ndarray:
             f"{math.prod(shape)}; it is incomplete or damaged, download it again."
         )
     return np.frombuffer(content, np.uint8, offset=start).reshape(shape)
+
+
+def _unpacked(path: Path) -> bytes:
+    """The content of a file, gzipped or not."""
+    with path.open("rb") as file:
+        if file.read(2) != b"\x1f\x8b":
+            return path.read_bytes()
+    content = bytearray()
+    with gzip.open(path) as file:
+        while chunk := file.read(1 << 20):
+            content += chunk
+            require_size(len(content), path)
+    return bytes(content)
 
 
 def read_idx_folder(folder: Path) -> Arrays:

@@ -2,10 +2,12 @@
 
 import dataclasses
 import hashlib
+from typing import Literal, get_args
 
 import numpy as np
 
-NAMES = ("digits", "fashion", "mnist", "cifar10")
+Name = Literal["digits", "fashion", "mnist", "cifar10"]
+NAMES: tuple[Name, ...] = get_args(Name)
 
 
 @dataclasses.dataclass(frozen=True)

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 
 from fgsgd_jax.experiments.cli import UsageError
-from fgsgd_jax.experiments.data._checks import Arrays, checked
+from fgsgd_jax.experiments.data._checks import Arrays, checked, require_size
 
 NPZ_KEYS = ("x_train", "y_train", "x_test", "y_test")
 
@@ -18,11 +18,13 @@ def read_npz(path: Path) -> Arrays:
     Raises:
         UsageError: If the file is damaged, or one of these arrays is missing or unsuitable.
     """
-    if not zipfile.is_zipfile(path):
+    if not path.is_file() or not zipfile.is_zipfile(path):  # a pipe would be waited for
         raise UsageError(
             f"{path} is not an npz file, or is cut short; download it, or write it, again."
         )
     try:
+        with zipfile.ZipFile(path) as members:
+            require_size(sum(member.file_size for member in members.infolist()), path)
         with np.load(path, allow_pickle=False) as archive:
             missing = [key for key in NPZ_KEYS if key not in archive]
             if missing:
@@ -31,7 +33,7 @@ def read_npz(path: Path) -> Arrays:
                     f"; {', '.join(NPZ_KEYS)} are needed."
                 )
             arrays = [archive[key] for key in NPZ_KEYS]
-    except (ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+    except (ValueError, EOFError, MemoryError, zipfile.BadZipFile, zlib.error) as error:
         raise UsageError(
             f"{path} is not a readable npz file ({error}); download it, or write it, again."
         ) from error

@@ -1,7 +1,7 @@
 """Reads folders of JPEG or PNG pictures, one subfolder a class, and caches the decoded arrays."""
 
 import hashlib
-import os
+import warnings
 from collections.abc import Callable, Iterable
 from pathlib import Path
 
@@ -10,8 +10,10 @@ import numpy as np
 from fgsgd_jax.experiments.cli import UsageError
 from fgsgd_jax.experiments.data._checks import Arrays, checked
 from fgsgd_jax.experiments.data._npz import read_npz
+from fgsgd_jax.experiments.files import replacing
 
 SUFFIXES = (".jpg", ".jpeg", ".png")
+MOST_PIXELS = 1 << 20  # in a picture: a small file can hold a picture of gigabytes
 
 
 def read_picture_folder(
@@ -44,7 +46,7 @@ def read_picture_folder(
     train, test = slice(len(train_files)), slice(len(train_files), None)
     arrays = checked([images[train], labels[train], images[test], labels[test]], folder)
     if cache:
-        _save_atomically(cache, arrays)
+        _save(cache, arrays)
     return arrays
 
 
@@ -53,19 +55,16 @@ def _pictures(folder: Path) -> tuple[list[Path], list[str]]:
     files = sorted(path for path in folder.glob("*/*") if path.suffix.lower() in SUFFIXES)
     if not files:
         raise UsageError(f"{folder}/<class>/*.jpg (or *.png) are needed, but none were found.")
+    for path in files:
+        if not path.is_file():  # reading a pipe would wait for ever
+            raise UsageError(f"{path} is not a regular file; remove it.")
     return files, sorted({path.parent.name for path in files})
 
 
 def _decoded(files: list[Path], progress: Callable[[list[Path]], Iterable[Path]]) -> np.ndarray:
-    from PIL import Image, UnidentifiedImageError  # only folders of pictures need it
-
     images = None
     for index, path in enumerate(progress(files)):
-        try:
-            with Image.open(path) as picture:
-                pixels = np.asarray(picture.convert("RGB"))
-        except (UnidentifiedImageError, OSError) as error:
-            raise UsageError(f"{path} is not a readable picture ({error}); remove it.") from error
+        pixels = _read_picture(path)
         if images is None:
             images = np.empty((len(files), *pixels.shape), np.uint8)
         if pixels.shape != images.shape[1:]:
@@ -78,6 +77,27 @@ def _decoded(files: list[Path], progress: Callable[[list[Path]], Iterable[Path]]
     return images
 
 
+def _read_picture(path: Path) -> np.ndarray:
+    """The pixels of a picture, uint8 of shape `(rows, columns, 3)`."""
+    from PIL import Image  # only folders of pictures need it
+
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("error", Image.DecompressionBombWarning)
+            with Image.open(path) as picture:
+                columns, rows = picture.size
+                if columns * rows > MOST_PIXELS:
+                    raise Image.DecompressionBombError(f"{columns}×{rows} pixels")
+                return np.asarray(picture.convert("RGB"))
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise UsageError(
+            f"{path} is too large ({error}); pictures of at most {MOST_PIXELS:,} pixels are "
+            "needed: make it smaller, or remove it."
+        ) from error
+    except (OSError, ValueError, SyntaxError) as error:  # Pillow raises each of them
+        raise UsageError(f"{path} is not a readable picture ({error}); remove it.") from error
+
+
 def _listing_digest(files: list[Path]) -> str:
     """A digest of paths, sizes and modification times: changed files get a new cache."""
     digest = hashlib.sha256()
@@ -87,15 +107,7 @@ def _listing_digest(files: list[Path]) -> str:
     return digest.hexdigest()[:12]
 
 
-def _save_atomically(path: Path, arrays: Arrays) -> None:
-    """Writes to a temporary name and renames, so that no reader sees a partial file."""
-    unfinished = path.with_suffix(f".{os.getpid()}.npz")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        x_train, y_train, x_test, y_test = arrays
+def _save(path: Path, arrays: Arrays) -> None:
+    x_train, y_train, x_test, y_test = arrays
+    with replacing(path, "give another --cache-dir") as unfinished:
         np.savez(unfinished, x_train=x_train, y_train=y_train, x_test=x_test, y_test=y_test)
-        unfinished.replace(path)
-    except OSError as error:
-        raise UsageError(
-            f"{path} cannot be written ({error}); give another --cache-dir."
-        ) from error

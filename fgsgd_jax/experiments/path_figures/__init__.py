@@ -11,20 +11,20 @@ images. The size of the paper is --units 4000. The run folder gets a CSV file an
 summary.json, and first_epoch.csv with the single steps of figure 3.
 """
 
-import argparse
-
 from fgsgd_jax.experiments import data, run_folder
 from fgsgd_jax.experiments.cli import UsageError
-from fgsgd_jax.experiments.path_figures.arguments import add_arguments as add_arguments
+from fgsgd_jax.experiments.path_figures.config import PathFigures
+
+CHOSEN = PathFigures()
 
 
-def main(args: argparse.Namespace) -> int:
-    """Trains what the figures need and draws them; returns the exit code."""
-    data.require_folder(args.data, args.data_dir)
-    run_dir = args.run_dir or run_folder.new_run_dir(f"paths-{args.data}")
+def main(*, chosen: PathFigures = CHOSEN) -> None:
+    """Trains what the figures need and draws them."""
+    data.require_folder(chosen.data, chosen.data_dir)
+    run_dir = chosen.run_dir or run_folder.new_run_dir(f"paths-{chosen.data}")
     if run_folder.is_taken(run_dir):
         raise UsageError(f"{run_dir} exists; give another --run-dir.")
     # A slow import: delayed so that --help and mistakes get their answer at once.
     from fgsgd_jax.experiments.path_figures import make_figures
 
-    return make_figures.run(args, run_dir)
+    make_figures.run(chosen, run_dir)

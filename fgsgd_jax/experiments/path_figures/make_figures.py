@@ -1,7 +1,6 @@
 """Makes the figures asked for, and reports: summary.json and a table on the terminal."""
 
-import argparse
-import sys
+import dataclasses
 from pathlib import Path
 from typing import Any
 
@@ -11,32 +10,32 @@ import rich.console
 import rich.table
 from tqdm import tqdm
 
-from fgsgd_jax.experiments import shared_arguments
 from fgsgd_jax.experiments.cli import deferred_interrupts
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.path_figures import figure_1, figures_2_and_3
+from fgsgd_jax.experiments.path_figures.config import PathFigures
 from fgsgd_jax.experiments.path_figures.plan import Plan, Tick
 from fgsgd_jax.experiments.path_figures.vectors import vectors
 from fgsgd_jax.experiments.run_folder import SUMMARY_FILE, make_run_dir, report_folder, write_json
 
 
-def run(args: argparse.Namespace, run_dir: Path) -> int:
+def run(args: PathFigures, run_dir: Path) -> None:
     """Makes the figures asked for.
 
     Args:
         args: The arguments of the command.
         run_dir: The folder of the results.
 
-    Returns:
-        The exit code: 0, or 130 if Ctrl-C ended it.
+    Raises:
+        Interrupted: If Ctrl-C ended it.
     """
     # Restored afterwards, because other code in this process may rely on its own precision.
     with jax.enable_x64(args.precision == "float64"):
-        return _run(args, run_dir)
+        _run(args, run_dir)
 
 
-def _run(args: argparse.Namespace, run_dir: Path) -> int:
-    images = shared_arguments.load_images(args)
+def _run(args: PathFigures, run_dir: Path) -> None:
+    images = args.load()
     make_run_dir(run_dir)
     plan = Plan(
         args.data,
@@ -49,8 +48,9 @@ def _run(args: argparse.Namespace, run_dir: Path) -> int:
         run_dir,
     )
     summary: dict[str, Any] = {"settings": _settings(args)}
+    saved = f"Interrupted; the results so far are in {run_dir}."
     with (
-        deferred_interrupts() as stop_if_interrupted,
+        deferred_interrupts(lambda: saved) as stop_if_interrupted,
         tqdm(total=plan.total_epochs, unit=" epochs", disable=args.quiet) as bar,
     ):
 
@@ -59,22 +59,18 @@ def _run(args: argparse.Namespace, run_dir: Path) -> int:
             bar.update()
             stop_if_interrupted()
 
-        try:
-            _make(plan, images, tick, summary)
-        except KeyboardInterrupt:
-            print(f"Interrupted; the results so far are in {run_dir}.", file=sys.stderr)
-            return 130
+        _make(plan, images, tick, summary)
+        stop_if_interrupted()
     if not args.quiet:
         _print(summary)
     report_folder(run_dir, quiet=args.quiet)
-    return 0
 
 
-def _settings(args: argparse.Namespace) -> dict[str, Any]:
+def _settings(args: PathFigures) -> dict[str, Any]:
     """The arguments that have a value, as JSON has them."""
     return {
         name: str(value) if isinstance(value, Path) else value
-        for name, value in vars(args).items()
+        for name, value in dataclasses.asdict(args).items()
         if value is not None
     }
 

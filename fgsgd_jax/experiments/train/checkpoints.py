@@ -24,6 +24,12 @@ def open_folder(run_dir: Path) -> ocp.CheckpointManager:
     return ocp.CheckpointManager((run_dir / FOLDER).resolve(), options=options)
 
 
+def last_epoch(run_dir: Path) -> int:
+    """The last saved epoch, 0 if there is none; also while the checkpoints are open."""
+    names = [path.name for path in (run_dir / FOLDER).glob("*")]
+    return max((int(name) for name in names if name.isdigit()), default=0)
+
+
 def save(manager: ocp.CheckpointManager, epoch: int, state: TrainState) -> None:
     """Saves the state after an epoch; epoch 0 is the state before the first."""
     manager.save(epoch, args=ocp.args.StandardSave(state))  # pyright: ignore[reportCallIssue]

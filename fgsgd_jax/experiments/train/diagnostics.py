@@ -9,9 +9,9 @@ import optax
 
 import fgsgd_jax as fg
 from fgsgd_jax import bounds, diagnostics
-from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.train import steps
+from fgsgd_jax.experiments.train.config import Config
 from fgsgd_jax.experiments.train.metrics import BOUND_COLUMNS, BOUNDS, KINDS
 from fgsgd_jax.experiments.train.steps import TrainState
 

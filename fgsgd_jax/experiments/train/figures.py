@@ -120,7 +120,16 @@ def draw_margins(path: Path, margins: np.ndarray, title: str) -> None:
     figure = Figure(figsize=(6.4, 3.6), layout="constrained")
     figure.suptitle(title, fontsize=10)
     panel = figure.subplots()
-    panel.hist(margins, bins=40, density=True, color=LIGHT_BLUE)
+    finite = margins[np.isfinite(margins)]
+    if len(finite):
+        # Equal margins need a range too, which rounding must not close.
+        low, high = float(finite.min()), float(finite.max())
+        width = max(high - low, 1e-3 * max(abs(low), abs(high)), 1e-30)
+        middle = low / 2 + high / 2
+        around = (middle - width / 2, middle + width / 2)
+        panel.hist(finite, bins=40, range=around, density=True, color=LIGHT_BLUE)
+    if len(finite) < len(margins):  # of images that vanish when they are normalized
+        panel.set_title(f"without {len(margins) - len(finite)} that are not finite", fontsize=8)
     panel.axvline(0, color="0.4", linewidth=1)
     panel.set_xlabel("normalized margin of a training image (Bartlett et al., 2017)")
     panel.set_ylabel("density")

@@ -1,6 +1,7 @@
 """The training loop: runs the epochs, saves a checkpoint after each, and stops on Ctrl-C."""
 
 import math
+import shlex
 import statistics
 import sys
 import time
@@ -12,12 +13,20 @@ import jax
 import jax.numpy as jnp
 from tqdm import tqdm
 
-from fgsgd_jax.experiments import config, data
+from fgsgd_jax.experiments import data
 from fgsgd_jax.experiments.cli import UsageError, deferred_interrupts
-from fgsgd_jax.experiments.config import Config
-from fgsgd_jax.experiments.run_folder import SUMMARY_FILE, Row, make_run_dir, write_rows
-from fgsgd_jax.experiments.train import checkpoints, diagnostics, report, setup, steps
-from fgsgd_jax.experiments.train.metrics import METRICS, METRICS_FILE, read_metrics
+from fgsgd_jax.experiments.run_folder import Row, make_run_dir, write_rows
+from fgsgd_jax.experiments.train import (
+    checkpoints,
+    diagnostics,
+    report,
+    saved_config,
+    setup,
+    steps,
+)
+from fgsgd_jax.experiments.train.config import Config
+from fgsgd_jax.experiments.train.metrics import METRICS, METRICS_FILE, has_rows, read_metrics
+from fgsgd_jax.experiments.train.saved_config import Saved
 from fgsgd_jax.experiments.train.setup import Training
 from fgsgd_jax.experiments.train.steps import TrainState
 
@@ -26,60 +35,69 @@ def run(
     settings: Config,
     run_dir: Path,
     *,
-    digest: str | None = None,
+    saved: Saved | None = None,
     cache_dir: Path | None = None,
     quiet: bool = False,
-) -> int:
+) -> None:
     """Trains, or resumes training, and reports.
 
     Args:
         settings: The run.
         run_dir: Its folder; a new run needs one that is empty or does not exist.
-        digest: The digest of the data of a resumed run; None starts a new run.
+        saved: What a resumed run was begun with; None starts a new run.
         cache_dir: The folder where decoded pictures are cached.
         quiet: Whether to print only the path of the run folder.
 
-    Returns:
-        The exit code: 0, or 130 if Ctrl-C ended the run.
+    Raises:
+        Interrupted: If Ctrl-C ended the run.
+        UsageError: If the run cannot be made or continued.
     """
-    images = _load(settings, run_dir, digest, cache_dir, quiet)
+    if saved and (changed := saved_config.changed_versions(saved)):
+        print(
+            f"note: {run_dir} was begun with {', '.join(changed)}; it may end differently than "
+            "without an interruption.",
+            file=sys.stderr,
+        )
+    images = _load(settings, run_dir, saved, cache_dir, quiet)
     training = setup.prepare(settings, images)
     if training.spec is not None and not quiet:
         print(training.spec, end="\n\n")
-    with deferred_interrupts() as stop_if_interrupted:
-        if digest is None:
+    with deferred_interrupts(lambda: _what_is_saved(run_dir, settings)) as stop_if_interrupted:
+        if saved is None:
             make_run_dir(run_dir)
+            saved = saved_config.begun(settings, images.digest())
+            saved_config.save(run_dir, saved)  # first: from here on, --resume continues the run
         with checkpoints.open_folder(run_dir) as manager:
-            if digest is None:
-                checkpoints.save(manager, 0, training.state)
+            if manager.latest_step() is None and not has_rows(run_dir / METRICS_FILE):
                 write_rows(run_dir / METRICS_FILE, [], METRICS)
+                checkpoints.save(manager, 0, training.state)
             done, state = checkpoints.restore(manager, training.state)
             rows = read_metrics(run_dir / METRICS_FILE, done)
-            if _is_complete(run_dir, done, settings.epochs):
-                return 0
-            config.save(run_dir, settings, images.digest())
-            try:
-                for row, after in _epochs(
-                    settings, training, done, state, stop_if_interrupted, quiet
-                ):
-                    state = after
-                    rows.append(row)
-                    # Before the checkpoint: resuming drops a row without a checkpoint.
-                    write_rows(run_dir / METRICS_FILE, rows, METRICS)
-                    checkpoints.save(manager, row["epoch"], state)
-            except KeyboardInterrupt:
-                print(
-                    f"Interrupted; {manager.latest_step()} of {settings.epochs} epochs are saved. "
-                    f"Continue with: python -m fgsgd_jax train --resume {run_dir}",
-                    file=sys.stderr,
-                )
-                return 130
-    report.write(run_dir, settings, training, state, rows, quiet=quiet)
-    return 0
+            if _is_complete(run_dir, done, settings):
+                return
+            if saved.config != settings:
+                saved_config.save(run_dir, saved._replace(config=settings))
+            stop_if_interrupted()
+            for row, after in _epochs(settings, training, done, state, stop_if_interrupted, quiet):
+                state = after
+                rows.append(row)
+                # Before the checkpoint: resuming drops a row without a checkpoint.
+                write_rows(run_dir / METRICS_FILE, rows, METRICS)
+                checkpoints.save(manager, row["epoch"], state)
+                stop_if_interrupted()
+            report.write(run_dir, settings, training, state, rows, quiet=quiet)
+            stop_if_interrupted()
+
+
+def _what_is_saved(run_dir: Path, settings: Config) -> str:
+    return (
+        f"Interrupted; {checkpoints.last_epoch(run_dir)} of {settings.epochs} epochs are saved. "
+        f"Continue with: python -m fgsgd_jax train --resume {shlex.quote(str(run_dir))}"
+    )
 
 
 def _load(
-    settings: Config, run_dir: Path, digest: str | None, cache_dir: Path | None, quiet: bool
+    settings: Config, run_dir: Path, saved: Saved | None, cache_dir: Path | None, quiet: bool
 ) -> data.ImageData:
     """The images of a run; a resumed run must get the images it was trained on."""
     images = data.load(
@@ -89,7 +107,7 @@ def _load(
         cache_dir=cache_dir,
         quiet=quiet,
     )
-    if digest not in (None, images.digest()):
+    if saved and saved.data_digest != images.digest():
         raise UsageError(
             f"{run_dir} was trained on other images than those in {settings.data_dir}; give the "
             "--data-dir of that run, or start a new one."
@@ -97,18 +115,18 @@ def _load(
     return images
 
 
-def _is_complete(run_dir: Path, done: int, epochs: int) -> bool:
+def _is_complete(run_dir: Path, done: int, settings: Config) -> bool:
     """Whether all epochs are trained and reported; if so, prints that nothing is left to do.
 
     Raises:
         UsageError: If more epochs are trained than asked for.
     """
-    if done > epochs:
+    if done > settings.epochs:
         raise UsageError(
-            f"{run_dir} has {done} epochs already, more than --epochs {epochs}; give a larger "
-            "number, or omit --epochs."
+            f"{run_dir} has {done} epochs already, more than --epochs {settings.epochs}; give a "
+            "larger number, or omit --epochs."
         )
-    if done < epochs or not (run_dir / SUMMARY_FILE).exists():
+    if done < settings.epochs or not report.is_whole(run_dir, settings):
         return False
     print(f"{run_dir}: {done} of {done} epochs are done; to train more, give a larger --epochs.")
     return True
@@ -135,14 +153,22 @@ def _epochs(
     Raises:
         UsageError: If the loss is no longer finite.
     """
+    if done == settings.epochs:
+        return
     per_epoch = setup.steps_per_epoch(settings, training.images)
-    _compile(settings, training, state)
     with tqdm(
         total=settings.epochs * per_epoch, initial=done * per_epoch, unit=" steps", disable=quiet
     ) as bar:
+        bar.set_description("compiling the training step")
+        _compile(settings, training, state)
+        stop_if_interrupted()
+        after = "compiling the evaluation"  # several seconds, in the first epoch only
         for epoch in range(done + 1, settings.epochs + 1):
-            bar.set_description(f"epoch {epoch}/{settings.epochs}")
+            name = f"epoch {epoch}/{settings.epochs}"
+            bar.set_description(name)
             trained = _train_epoch(settings, training, state, epoch, stop_if_interrupted, bar)
+            bar.set_description(f"{name}, {after}")
+            after = "evaluating"
             state = training.rescale(trained.state, epoch)
             yield _metrics(settings, training, epoch, trained, state), state
 

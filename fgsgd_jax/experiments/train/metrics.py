@@ -49,6 +49,11 @@ manifold.
 """
 
 
+def has_rows(path: Path) -> bool:
+    """Whether the file exists and has the row of an epoch."""
+    return path.exists() and len(path.read_text().splitlines()) > 1
+
+
 def read_metrics(path: Path, epochs: int) -> list[Row]:
     """Reads the rows of the first `epochs` epochs; later rows have no checkpoint.
 

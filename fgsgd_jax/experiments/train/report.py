@@ -1,5 +1,6 @@
-"""The report after training: summary.json, the figures, and a table on the terminal."""
+"""The report after training: the figures, summary.json, and a table on the terminal."""
 
+import json
 import statistics
 from collections.abc import Mapping
 from pathlib import Path
@@ -10,9 +11,9 @@ import rich.box
 import rich.console
 import rich.table
 
-from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.run_folder import SUMMARY_FILE, Row, report_folder, write_json
 from fgsgd_jax.experiments.train import diagnostics, figures, setup
+from fgsgd_jax.experiments.train.config import Config
 from fgsgd_jax.experiments.train.setup import Training
 from fgsgd_jax.experiments.train.steps import TrainState
 
@@ -26,7 +27,7 @@ def write(
     *,
     quiet: bool,
 ) -> None:
-    """Writes summary and figures to the run folder, and prints the summary unless `quiet`.
+    """Writes figures and summary to the run folder, and prints the summary unless `quiet`.
 
     Args:
         run_dir: The folder of the run.
@@ -37,8 +38,6 @@ def write(
         quiet: Whether to print only the path of the run folder.
     """
     title = str(settings)
-    summary = _summary(settings, training, rows)
-    write_json(run_dir / SUMMARY_FILE, summary)
     figures.draw_curves(run_dir / figures.CURVES_FILE, rows, title)
     if training.spec is not None:
         figures.draw_diagnostics(run_dir / figures.DIAGNOSTICS_FILE, rows, title)
@@ -46,9 +45,23 @@ def write(
             training.spec, training.outputs, state, training.images
         )
         figures.draw_margins(run_dir / figures.MARGINS_FILE, margins, title)
+    summary = _summary(settings, training, rows)
+    write_json(run_dir / SUMMARY_FILE, summary)  # last: it says that the report is whole
     if not quiet:
         _print_table(summary, title)
     report_folder(run_dir, quiet=quiet)
+
+
+def is_whole(run_dir: Path, settings: Config) -> bool:
+    """Whether `write` has ended for a run of this length, and its files are still there."""
+    names = [figures.CURVES_FILE]
+    if settings.optimizer != "sgd":
+        names += [figures.DIAGNOSTICS_FILE, figures.MARGINS_FILE]
+    try:
+        reported = dict(json.loads((run_dir / SUMMARY_FILE).read_text())).get("epochs")
+    except (OSError, ValueError, TypeError):
+        return False
+    return reported == settings.epochs and all((run_dir / name).is_file() for name in names)
 
 
 def _summary(settings: Config, training: Training, rows: list[Row]) -> Row:

@@ -12,10 +12,10 @@ from flax import nnx
 import fgsgd_jax as fg
 import fgsgd_jax.nnx as fg_nnx
 from fgsgd_jax.experiments.cli import UsageError
-from fgsgd_jax.experiments.config import Config
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.models import CNN
 from fgsgd_jax.experiments.train import steps
+from fgsgd_jax.experiments.train.config import Config
 from fgsgd_jax.experiments.train.steps import TrainState
 
 # The learning rate is learning_rate / (1 + epochs / 6), so it is halved after this many epochs. On

@@ -1,0 +1,28 @@
+"""Run a study: many methods on one problem, each with its hyperparameters tuned alike.
+
+The studies are **depth** (plain networks of up to 100 layers without normalization), **robustness**
+(certified accuracy of networks with a small Lipschitz constant) and **streaming** (principal
+components of a stream, with and without averages on the manifold).
+
+Every method is trained with all of its settings (learning rates, decays, …) from a few seeds; the
+setting with the best mean validation score is then trained from the remaining seeds, and its test
+results are reported: mean and deviation, and a paired test against the first method. The run folder
+gets trials.jsonl (one line a trial), table.md and a figure. A study that was interrupted continues
+when the same command is given the same folder; nothing is computed twice.
+"""
+
+import importlib
+
+from fgsgd_jax.experiments.study.config import Arguments, StudyName
+
+ARGUMENTS = Arguments()
+
+
+def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS) -> None:
+    """Runs what is missing of a study, and reports on all of it."""
+    images = arguments.load()
+    # Slow imports: delayed so that --help and mistakes get their answer at once.
+    module = importlib.import_module(f"fgsgd_jax.experiments.study.{name}")
+    report = importlib.import_module("fgsgd_jax.experiments.study.report")
+    study = module.study(images, smoke=arguments.smoke)
+    report.run(study, arguments.run_dir or study.default_folder, quiet=arguments.quiet)

@@ -1,0 +1,30 @@
+"""The arguments of `study`."""
+
+import dataclasses
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from fgsgd_jax.experiments.arguments import DATA, RUN, Images, one_of, whole
+
+STUDIES = ("depth", "robustness", "streaming")
+"""The studies; each is a module of this package with a function `study`."""
+
+StudyName = Annotated[str, one_of(STUDIES)]
+
+
+@Parameter(name="*")
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Arguments(Images):
+    """What a study is run with. The text under each field is its help on the command line."""
+
+    train_size: Annotated[int | None, whole(100), Parameter(group=DATA)] = None
+    """use only this many of the training images, including those held out for validation (default:
+    all)"""
+
+    smoke: Annotated[bool, Parameter(group=RUN)] = False
+    """run a small version of the study, to see whether everything works"""
+
+    run_dir: Annotated[Path | None, Parameter(group=RUN)] = None
+    """the folder of the results (default: `runs/study-<name>`, with the data if it has some)"""

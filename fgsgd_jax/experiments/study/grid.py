@@ -1,0 +1,164 @@
+"""The grid of a study: which trials are run, in which order, and how they are kept.
+
+A trial is a mapping of names to numbers and strings: its case (such as a depth), its method, the
+settings of the method (such as a learning rate), and its seed. Results are kept in a file with one
+JSON object a line, the trial and its results, appended as soon as they are known.
+"""
+
+import dataclasses
+import json
+import math
+import os
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from fgsgd_jax.experiments.run_folder import Row
+
+Settings = Mapping[str, float]
+"""The hyperparameters of a method, by name."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Study:
+    """A problem, the methods that are compared on it, and what is measured.
+
+    Attributes:
+        name: The name of the study.
+        title: What is trained on which data, for the caption of the table.
+        cases: What all methods are trained on, one mapping of names to values for each case.
+        methods: By method, the settings to choose from. All methods have equally many.
+        run: Trains one trial, and returns its results.
+        score: The result by which settings are chosen, the lower the better; of validation data.
+        results: By result, its label in the table.
+        seeds: How many seeds the chosen settings are trained from.
+        tuning_seeds: How many seeds all settings are trained from.
+        draw: Draws all rows as the figure with this path.
+    """
+
+    name: str
+    title: str
+    cases: Sequence[Mapping[str, Any]]
+    methods: Mapping[str, Sequence[Settings]]
+    run: Callable[[Row], Row]
+    score: str
+    results: Mapping[str, str]
+    seeds: int
+    tuning_seeds: int
+    draw: Callable[[list[Row], Path], None]
+
+    @property
+    def default_folder(self) -> Path:
+        """Where the results go by default."""
+        return Path(f"runs/study-{self.name}")
+
+    def __post_init__(self):
+        counts = {name: len(settings) for name, settings in self.methods.items()}
+        if len(set(counts.values())) != 1:
+            raise ValueError(f"All methods of a study have equally many settings, not {counts}.")
+
+    def rows_of(self, rows: Iterable[Row], case: Mapping[str, Any], method: str) -> list[Row]:
+        """The rows of one method on one case."""
+        return [row for row in rows if contains(row, {**case, "method": method})]
+
+    def best(self, rows: Iterable[Row], case: Mapping[str, Any], method: str) -> Settings:
+        """The settings of a method with the lowest mean score over the tuning seeds.
+
+        A trial that diverged has a score of infinity, and so have its settings.
+        """
+        rows = [row for row in self.rows_of(rows, case, method) if row["seed"] < self.tuning_seeds]
+
+        def mean_score(settings: Settings) -> float:
+            scores = [row[self.score] for row in rows if contains(row, settings)]
+            return sum(scores) / len(scores) if None not in scores else math.inf
+
+        return min(self.methods[method], key=mean_score)
+
+    def chosen(self, rows: Iterable[Row], case: Mapping[str, Any], method: str) -> list[Row]:
+        """The rows of a method with its best settings, in the order of the seeds."""
+        rows = list(rows)
+        best = self.best(rows, case, method)
+        found = [row for row in self.rows_of(rows, case, method) if contains(row, best)]
+        return sorted(found, key=lambda row: row["seed"])
+
+
+def contains(row: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
+    """Whether a row has all these values."""
+    return all(row.get(name) == value for name, value in part.items())
+
+
+def run(
+    study: Study, path: Path, stop_if_interrupted: Callable[[], None], *, quiet: bool
+) -> list[Row]:
+    """Runs the trials that are not done yet.
+
+    Args:
+        study: The study.
+        path: The file of the rows.
+        stop_if_interrupted: Called after every trial.
+        quiet: Whether to hide the progress bar.
+
+    Returns:
+        The rows of all trials.
+    """
+    kept = Rows(path)
+    settings = len(next(iter(study.methods.values())))
+    runs = settings * study.tuning_seeds + study.seeds - study.tuning_seeds
+    total = len(study.cases) * len(study.methods) * runs
+    with tqdm(total=total, unit=" trials", disable=quiet) as bar:
+
+        def run_all(trials: Iterable[Row]) -> None:
+            for trial in trials:
+                bar.set_description(" ".join(str(value) for value in trial.values()))
+                if not kept.has(trial):
+                    kept.append(trial | _as_json(study.run(trial)))
+                    stop_if_interrupted()
+                bar.update()
+
+        for case in study.cases:
+            for method, grid in study.methods.items():
+                of_method = {**case, "method": method}
+                run_all(
+                    of_method | {**setting, "seed": seed}
+                    for setting in grid
+                    for seed in range(study.tuning_seeds)
+                )
+                best = study.best(kept.rows, case, method)
+                later = range(study.tuning_seeds, study.seeds)
+                run_all(of_method | {**best, "seed": seed} for seed in later)
+    return kept.rows
+
+
+class Rows:
+    """The rows in a file; a line that was cut off while it was written is removed."""
+
+    def __init__(self, path: Path):
+        self.path = path
+        text = path.read_text() if path.exists() else ""
+        whole = text[: text.rfind("\n") + 1]
+        if whole != text:
+            path.write_text(whole)
+        self.rows: list[Row] = [json.loads(line) for line in whole.splitlines()]
+
+    def has(self, trial: Row) -> bool:
+        """Whether the results of a trial are known."""
+        return any(contains(row, trial) for row in self.rows)
+
+    def append(self, row: Row) -> None:
+        """Keeps a row, on the disk when this returns."""
+        self.rows.append(row)
+        with self.path.open("a") as file:
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def _as_json(results: Row) -> Row:
+    """Python numbers to six digits, None for what is not finite, which JSON cannot hold."""
+    numbers = {name: float(value) for name, value in results.items()}
+    return {
+        name: float(f"{value:.6g}") if math.isfinite(value) else None
+        for name, value in numbers.items()
+    }

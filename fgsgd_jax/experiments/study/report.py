@@ -1,0 +1,62 @@
+"""Runs a study in its folder, and writes its table and figure."""
+
+import json
+from pathlib import Path
+
+from fgsgd_jax.experiments.cli import UsageError, deferred_interrupts
+from fgsgd_jax.experiments.files import write_json, write_text
+from fgsgd_jax.experiments.run_folder import is_taken, make_run_dir, report_folder
+from fgsgd_jax.experiments.study import grid, table
+from fgsgd_jax.experiments.study.grid import Study
+
+STUDY_FILE, TRIALS_FILE = "study.json", "trials.jsonl"
+TABLE_FILE, FIGURE_FILE = "table.md", "figure.png"
+
+
+def run(study: Study, run_dir: Path, *, quiet: bool = False) -> None:
+    """Runs what is missing of a study, and reports on all of it.
+
+    Args:
+        study: The study.
+        run_dir: Its folder.
+        quiet: Whether to print only the path of the folder.
+
+    Raises:
+        UsageError: If the folder holds something else.
+        Interrupted: If Ctrl-C ended it.
+    """
+    _open_folder(study, run_dir)
+
+    def what_is_saved() -> str:
+        return (
+            f"Interrupted; the trials that are done are in {run_dir}. The same command continues "
+            "from there."
+        )
+
+    with deferred_interrupts(what_is_saved) as stop_if_interrupted:
+        rows = grid.run(study, run_dir / TRIALS_FILE, stop_if_interrupted, quiet=quiet)
+        text = table.markdown(study, rows)
+        write_text(run_dir / TABLE_FILE, text)
+        study.draw(rows, run_dir / FIGURE_FILE)
+        stop_if_interrupted()
+    if not quiet:
+        print(text)
+    report_folder(run_dir, quiet=quiet)
+
+
+def _open_folder(study: Study, run_dir: Path) -> None:
+    """Creates the folder, or checks that it belongs to the same study."""
+    path, content = run_dir / STUDY_FILE, {"study": study.name, "data": study.title}
+    if path.exists():
+        if json.loads(path.read_text()) != content:
+            raise UsageError(
+                f"{run_dir} holds another study, or this one with other data; give another "
+                "--run-dir."
+            )
+        return
+    if is_taken(run_dir):
+        raise UsageError(
+            f"{run_dir} exists and is not the folder of a study; give another --run-dir."
+        )
+    make_run_dir(run_dir)
+    write_json(path, content)

@@ -1,0 +1,261 @@
+"""Certified robustness: does a network with a small Lipschitz constant give up accuracy for it?
+
+A dense network with Stiefel matrices and the MaxMin activation cannot increase the distance of two
+inputs, so the margin of its outputs is a radius within which no perturbation changes its answer
+(Tsuzuku et al., 2018; Anil et al., 2019). The rivals are trained freely, with weight decay, or with
+a penalty on the spectral norms. The certificate of all of them is computed in the same way, from
+the exact spectral norms of the trained matrices.
+
+References:
+    Anil, Lucas & Grosse, *Sorting out Lipschitz function approximation*, ICML 2019. Tsuzuku, Sato &
+    Sugiyama, *Lipschitz-margin training*, NeurIPS 2018. Madry et al., ICLR 2018 (the attack).
+"""
+
+import functools
+import itertools
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from matplotlib.figure import Figure
+
+import fgsgd_jax as fg
+from fgsgd_jax.experiments import plots
+from fgsgd_jax.experiments.data import ImageData
+from fgsgd_jax.experiments.run_folder import Row
+from fgsgd_jax.experiments.study.grid import Study
+from fgsgd_jax.experiments.study.training import fit, to_zero
+
+SCALE = 5.0  # of the logits in the loss; without it, a margin of at most 1 is punished as unsure
+RADII = {"digits": (0.1, 0.25, 0.5), "mnist": (0.5, 1.0, 1.58)}
+EPOCHS = {"digits": 40, "mnist": 10}
+BATCH = 50
+ATTACK_STEPS = 40
+POWER_ITERATIONS = 20
+
+
+def study(images: ImageData, *, smoke: bool) -> Study:
+    """The study on these images; `smoke` makes it small enough for a test."""
+    sizes = (8,) if smoke else (128, 128, 128)
+    problem = _Problem(images, sizes, epochs=1 if smoke else EPOCHS[images.name])
+    return Study(
+        name="robustness-" + images.name,
+        title=f"{images.name}: {len(problem.train[1])} training, {len(problem.validation[1])} "
+        f"validation and {len(problem.test[1])} test images; dense layers of {sizes} units with "
+        f"MaxMin, {problem.epochs} epochs. Certified: no perturbation of this Euclidean length "
+        "changes the (right) answer. Attacked: projected gradient ascent finds none that does",
+        cases=({"data": images.name},),
+        methods=_methods(smoke=smoke),
+        run=problem.run,
+        score="validation_uncertified",
+        results={
+            f"certified_{RADII[images.name][-1]:g}": f"certified {RADII[images.name][-1]:g}",
+            "clean": "clean",
+            **{f"certified_{radius:g}": f"certified {radius:g}" for radius in RADII[images.name]},
+            **{f"attacked_{radius:g}": f"attacked {radius:g}" for radius in RADII[images.name]},
+            "lipschitz": "Lipschitz bound",
+        },
+        seeds=2 if smoke else 5,
+        tuning_seeds=1 if smoke else 2,
+        draw=functools.partial(_draw, radii=RADII[images.name]),
+    )
+
+
+def _methods(*, smoke: bool) -> dict[str, list[dict[str, float]]]:
+    """Six rates and four values of a second hyperparameter for each method."""
+
+    def grid(rates: Sequence[float], name: str, values: Sequence[float]):
+        pairs = itertools.product(rates[:1] if smoke else rates, values[:2] if smoke else values)
+        return [{"learning_rate": rate, name: value} for rate, value in pairs]
+
+    sgd, adam = (3e-4, 1e-3, 3e-3, 0.01, 0.03, 0.1), (3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 0.01)
+    return {
+        "Stiefel, fgsgd": grid((0.01, 0.03, 0.1, 0.3, 1.0, 3.0), "momentum", (0, 0.5, 0.9, 0.95)),
+        "SGD": grid(sgd, "momentum", (0, 0.5, 0.9, 0.95)),
+        "SGD, weight decay": grid(sgd, "decay", (0.01, 0.03, 0.1, 0.3)),
+        "AdamW": grid(adam, "decay", (0.1, 1.0, 10.0, 100.0)),
+        "SGD, spectral penalty": grid(sgd, "penalty", (1e-3, 1e-2, 0.1, 1.0)),
+    }
+
+
+# --- the network ------------------------------------------------------------------------------
+
+
+def maxmin(x: jax.Array) -> jax.Array:
+    """Sorts pairs of units: an activation that keeps the norm of every gradient."""
+    a, b = jnp.split(x, 2, axis=-1)
+    return jnp.concatenate([jnp.maximum(a, b), jnp.minimum(a, b)], axis=-1)
+
+
+def network(params: list[dict[str, jax.Array]], x: jax.Array) -> jax.Array:
+    """The outputs for inputs `(number, features)`."""
+    *hidden, last = params
+    for layer in hidden:
+        x = maxmin(x @ layer["kernel"] + layer["bias"])
+    return x @ last["kernel"] + last["bias"]
+
+
+def initial(key: jax.Array, sizes: Sequence[int]) -> list[dict[str, jax.Array]]:
+    """Orthogonal kernels and zero biases, the start of all methods."""
+    orthogonal = jax.nn.initializers.orthogonal()
+    keys = jax.random.split(key, len(sizes) - 1)
+    return [
+        {"kernel": orthogonal(key, shape), "bias": jnp.zeros(shape[1])}
+        for key, shape in zip(keys, itertools.pairwise(sizes), strict=True)
+    ]
+
+
+def spectral_norms(params: list[dict[str, jax.Array]]) -> list[jax.Array]:
+    """The spectral norm of every kernel."""
+    return [jnp.linalg.norm(layer["kernel"], 2) for layer in params]
+
+
+def penalty_of(params: list[dict[str, jax.Array]]) -> jax.Array:
+    """The sum of the squared spectral norms, by power iteration, whose gradient is cheap."""
+
+    def squared(w: jax.Array) -> jax.Array:
+        def iterate(_, v):
+            v = w.T @ (w @ v)
+            return v / jnp.linalg.norm(v)
+
+        start = jnp.full(w.shape[1], w.shape[1] ** -0.5)
+        v = jax.lax.fori_loop(0, POWER_ITERATIONS, iterate, start)
+        return jnp.sum((w @ jax.lax.stop_gradient(v)) ** 2)
+
+    return sum((squared(layer["kernel"]) for layer in params), jnp.zeros(()))
+
+
+def certified_radius(params, x: jax.Array, labels: jax.Array) -> jax.Array:
+    """The distance within which the answer is certainly right; at most 0 where it is wrong.
+
+    The difference of outputs i and j changes by at most ‖w_i − w_j‖ times the product of the
+    spectral norms of the hidden kernels, per unit of distance.
+    """
+    outputs, last = network(params, x), params[-1]["kernel"]
+    label = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
+    margins = jnp.sum(outputs * label, -1, keepdims=True) - outputs
+    slopes = jnp.linalg.norm(last[:, labels].T[:, :, None] - last[None], axis=1)
+    slopes *= jnp.prod(jnp.stack(spectral_norms(params[:-1]) or [jnp.ones(())]))
+    return jnp.min(jnp.where(label, jnp.inf, margins / slopes), -1)
+
+
+def attacked(params, x: jax.Array, labels: jax.Array, radius: float) -> jax.Array:
+    """Whether the answer is still right after an attack of this Euclidean length."""
+
+    def margin(moved):
+        outputs = network(params, moved)
+        label = jax.nn.one_hot(labels, outputs.shape[-1], dtype=bool)
+        others = jnp.max(jnp.where(label, -jnp.inf, outputs), -1)
+        return jnp.sum(outputs * label, -1) - others
+
+    def step(_, carried):
+        shift, smallest = carried
+        gradient = jax.grad(lambda shift: margin(x + shift).sum())(shift)
+        length = jnp.linalg.norm(gradient, axis=-1, keepdims=True)
+        shift -= 2.5 * radius / ATTACK_STEPS * gradient / jnp.maximum(length, 1e-12)
+        length = jnp.linalg.norm(shift, axis=-1, keepdims=True)
+        shift *= jnp.minimum(1, radius / jnp.maximum(length, 1e-12))
+        return shift, jnp.minimum(smallest, margin(x + shift))
+
+    start = jnp.zeros_like(x), margin(x)
+    _, smallest = jax.lax.fori_loop(0, ATTACK_STEPS, step, start)
+    return smallest > 0
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+class _Problem:
+    """The images, and the training of one trial."""
+
+    def __init__(self, images: ImageData, sizes: Sequence[int], epochs: int):
+        pixels = images.train_images.reshape(len(images.train_images), -1)
+        most = pixels.max()
+        # The training images are in random order of their classes, so the last are a fair sample.
+        held_out = len(pixels) // 5
+        inputs, labels = jnp.asarray(pixels / most, jnp.float32), jnp.asarray(images.train_labels)
+        self.train = inputs[:-held_out], labels[:-held_out]
+        self.validation = inputs[-held_out:], labels[-held_out:]
+        test = images.test_images.reshape(len(images.test_images), -1) / most
+        self.test = jnp.asarray(test, jnp.float32), jnp.asarray(images.test_labels)
+        self.sizes = (pixels.shape[1], *sizes, images.classes)
+        self.epochs = epochs
+        self.radii = RADII[images.name]
+
+    def run(self, trial: Row) -> Row:
+        """Trains one network and measures it."""
+        given = {"momentum": 0.9, "decay": 0.0, "penalty": 0.0} | trial
+        numbers = [given[name] for name in ("learning_rate", "momentum", "decay", "penalty")]
+        params = self._trained(trial["method"], jax.random.key(trial["seed"]), *numbers)
+        return self._measured(params)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1))
+    def _trained(self, method: str, key, rate, momentum, decay, penalty):
+        keys = jax.random.split(key)
+        params = initial(keys[0], self.sizes)
+        steps = self.epochs * (len(self.train[1]) // BATCH)
+        tx = _optimizer(method, params, to_zero(rate, steps), momentum, decay)
+
+        def loss(params, x, labels):
+            logits = SCALE * network(params, x)
+            losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
+            if method != "SGD, spectral penalty":
+                return losses.mean()
+            return losses.mean() + penalty * penalty_of(params)
+
+        return fit(loss, tx, params, *self.train, keys[1], epochs=self.epochs, batch_size=BATCH)
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def _measured(self, params) -> dict[str, jax.Array]:
+        (x, labels), radii = self.test, self.radii
+        radius = certified_radius(params, x, labels)
+        validation = certified_radius(params, *self.validation)
+        # A network whose numbers are not finite certifies nothing.
+        right = network(params, x).argmax(-1) == labels
+        return (
+            {
+                "validation_uncertified": jnp.mean(~(validation > radii[1])),
+                "clean": jnp.mean(right),
+                "lipschitz": jnp.prod(jnp.stack(spectral_norms(params))),
+            }
+            | {f"certified_{r:g}": jnp.mean(radius > r) for r in radii}
+            | {f"attacked_{r:g}": jnp.mean(attacked(params, x, labels, r)) for r in radii}
+        )
+
+
+def _optimizer(method: str, params, rate, momentum, decay) -> optax.GradientTransformation:
+    if method == "AdamW":
+        return optax.adamw(rate, weight_decay=decay)
+    if method == "Stiefel, fgsgd":
+        spec = fg.collection(params, ("*/kernel", fg.pom("layer", fg.Stiefel())), default=None)
+        return fg.fgsgd(rate, spec, momentum=momentum)
+    return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum))
+
+
+# --- the figure -------------------------------------------------------------------------------
+
+
+def _draw(rows: list[Row], path: Path, *, radii: Sequence[float]) -> None:
+    """Every trial as a point, certified over clean accuracy; a panel for each radius."""
+    figure = Figure(figsize=(4 * len(radii), 3.6), layout="constrained")
+    panels = figure.subplots(1, len(radii), sharex=True, sharey=True, squeeze=False)[0]
+    methods = list(dict.fromkeys(row["method"] for row in rows))
+    colors = (plots.ORANGE, "0.6", plots.LIGHT_BLUE, "#5b8c5a", plots.DARK_BLUE)
+    for panel, radius in zip(panels, radii, strict=True):
+        for method, color in zip(methods, itertools.cycle(colors), strict=False):
+            points: Any = [
+                (row["clean"], row[f"certified_{radius:g}"])
+                for row in rows
+                if row["method"] == method
+            ]
+            panel.plot(*np.array(points, float).T, ".", color=color, label=method, markersize=4)
+        panel.set_title(f"radius {radius:g}", fontsize=10)
+        panel.set_xlabel("clean accuracy")
+    panels[0].set_ylabel("certified accuracy")
+    handles, labels = panels[0].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside right center")
+    plots.save(figure, path)

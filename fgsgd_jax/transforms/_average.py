@@ -1,0 +1,142 @@
+"""`average_on_manifolds`: the average of the iterates, kept on the manifolds."""
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fgsgd_jax import linalg
+from fgsgd_jax.geometry import Stiefel
+from fgsgd_jax.spec import Collection, map_leaves, require_collection
+from fgsgd_jax.transforms._link import Link, SpecState, require_params
+
+
+class AverageOnManifoldsState(NamedTuple):
+    """The state of the average.
+
+    Attributes:
+        count: The number of steps taken.
+        average: The average, a tree like the parameters, in the working dtype.
+        spec: The drawn manifolds, and λ.
+    """
+
+    count: jax.Array
+    average: Any
+    spec: SpecState
+
+
+def average_on_manifolds(
+    spec: Collection, *, decay: float | None = None, start: int = 0, align: bool = False
+) -> Link:
+    """Averages the weights after every update, on their manifolds. Updates pass unchanged.
+
+    The n-th weights x after `start` move the average a by the share w = 1/n towards them, or by
+    w = max(1/n, 1 − decay) for an exponential average, and the result is projected on the
+    manifolds: a ← project(a + w·(x − a)). Averaged SGD with a rate that falls like n^−α, ½ < α < 1,
+    reaches the accuracy of the best rate for a wide range of rates. Euclidean leaves get the plain
+    average. The last link of a chain, after `retract_updates`; `get_average` reads the average.
+
+    Args:
+        spec: The spec of the parameters.
+        decay: The decay of an exponential average; None averages all weights equally.
+        start: The number of steps after which averaging begins.
+        align: Whether to turn the columns of x towards a before averaging, for losses that depend
+            on the span of the columns only, such as that of principal components.
+
+    Returns:
+        A transformation whose `update` needs `params`.
+
+    Raises:
+        ValueError: If `decay` is not in [0, 1), or `start` is negative.
+
+    Example:
+        >>> import jax.numpy as jnp, optax
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jnp.array([[1.0], [0.0]])}
+        >>> spec = fg.collection(params, ("w", fg.pom("layer", fg.Sphere())))
+        >>> tx = optax.chain(fg.rsgd(0.1, spec), fg.average_on_manifolds(spec))
+        >>> updates, state = tx.update({"w": jnp.array([[0.0], [-1.0]])}, tx.init(params), params)
+        >>> get_average(state, params)["w"].ravel()  # of one vector: the vector itself
+        Array([0.9950372 , 0.09950372], dtype=float32)
+
+    References:
+        Tripuraneni, Flammarion, Bach & Jordan, *Averaging stochastic gradient descent on
+        Riemannian manifolds*, COLT 2018; Polyak & Juditsky, 1992.
+    """
+    require_collection(spec)
+    if decay is not None and not 0 <= decay < 1:
+        raise ValueError(f"decay must be in [0, 1), or None for an equal average, got {decay!r}.")
+    if start < 0:
+        raise ValueError(f"start must be a number of steps from 0 on, got {start!r}.")
+
+    def init_fn(params):
+        # A copy, because the weights may be donated later.
+        average = jax.tree.map(_copy, params)
+        return AverageOnManifoldsState(jnp.zeros([], jnp.int32), average, SpecState.of(spec))
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        require_params(params, "the average is of the weights after the update")
+        number = jnp.maximum(state.count + 1 - start, 1)
+        share = 1 / number if decay is None else jnp.maximum(1 / number, 1 - decay)
+
+        def moved(average, update, weight):
+            x = (weight + update).astype(average.dtype)
+            return average + share.astype(average.dtype) * (x - average)
+
+        def on_manifold(path, leaf_spec, average, update, weight):
+            manifold_ids, _, s_next = state.spec.leaf(path, leaf_spec, weight)
+            x = leaf_spec.points(weight + update)
+            a = leaf_spec.points(average)
+            x = _turned_towards(a, x) if align else x
+            mean = leaf_spec.to_weight(a + share.astype(a.dtype) * (x - a), average.dtype)
+            return leaf_spec.project(mean, manifold_ids, s_next)
+
+        average = map_leaves(spec, on_manifold, moved, state.average, updates, params)
+        count = jnp.asarray(optax.safe_increment(state.count))
+        return updates, AverageOnManifoldsState(count, average, state.spec.after_update())
+
+    return Link.of(init_fn, update_fn, spec=spec, decay=decay, start=start, align=align)
+
+
+def get_average(state: Any, params: Any) -> Any:
+    """The average that `average_on_manifolds` keeps in a state.
+
+    Args:
+        state: The state of a chain with this link, with or without wrappers of Optax.
+        params: The parameters, for the dtypes of the result.
+
+    Returns:
+        A tree like the parameters, on the manifolds.
+
+    Raises:
+        ValueError: If the state has no average, or several.
+
+    Example:
+        See `average_on_manifolds`.
+    """
+    nodes = jax.tree.leaves(state, is_leaf=_is_average)
+    found = [node for node in nodes if _is_average(node)]
+    if len(found) != 1:
+        raise ValueError(
+            f"This state has {len(found) or 'no'} averages, one is needed: chain the optimizer "
+            "with one average_on_manifolds(spec)."
+        )
+    return jax.tree.map(lambda leaf, average: average.astype(leaf.dtype), params, found[0].average)
+
+
+def _is_average(node: Any) -> bool:
+    return isinstance(node, AverageOnManifoldsState)
+
+
+def _copy(leaf: Any) -> jax.Array:
+    dtype = linalg.working_dtype(leaf.dtype)
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.zeros(leaf.shape, dtype)
+    return jnp.array(leaf, dtype)
+
+
+def _turned_towards(a: jax.Array, x: jax.Array) -> jax.Array:
+    """x·Q, with the orthogonal Q that brings it nearest to a (the Procrustes problem)."""
+    return linalg.matmul(x, Stiefel().project(linalg.gram(x, a)))

@@ -1,0 +1,93 @@
+"""Ctrl-C in a process of its own, at several moments: exit code 130, one line, nothing lost."""
+
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+
+from fgsgd_jax.__main__ import main
+
+pytestmark = pytest.mark.slow
+
+SMALL = "--train-size 120 --batch-size 40 --channels 3 --epochs 2".split()
+TIMEOUT = 120  # seconds until the moment comes
+
+
+def interrupted(run_dir, words, comes, presses=1):
+    """Starts the program, presses Ctrl-C when `comes(output)` holds, and returns how it ended."""
+    command = [sys.executable, "-u", "-m", "fgsgd_jax", *map(str, words)]
+    output = run_dir.parent / "output.txt"
+    with output.open("wb") as file:
+        process = subprocess.Popen(command, stdout=file, stderr=file)
+    try:
+        ends = time.monotonic() + TIMEOUT
+        while process.poll() is None and not comes(output.read_text()):
+            assert time.monotonic() < ends
+            time.sleep(0.002)
+        assert process.poll() is None, output.read_text()
+        for _ in range(presses):
+            process.send_signal(signal.SIGINT)
+            time.sleep(0.02)
+        return process.wait(TIMEOUT), output.read_text()
+    finally:
+        process.kill()
+        process.wait()
+
+
+@pytest.mark.parametrize(
+    ("moment", "presses"),
+    [
+        ("conv1/kernel", 1),
+        ("compiling the training step", 1),
+        ("compiling the training step", 3),
+        ("epoch 1/2", 3),
+        ("compiling the evaluation", 1),
+    ],
+)
+def test_ctrl_c_while_training_ends_with_130_and_the_run_continues(tmp_path, moment, presses):
+    run = tmp_path / "run"
+    words = ["train", "--run-dir", run, *SMALL]
+    code, output = interrupted(run, words, lambda shown: moment in shown, presses)
+    assert code == 130
+    assert "Traceback" not in output
+    assert len(re.findall("Interrupted", output)) == 1
+    if (run / "config.json").exists():
+        assert main(["train", "--resume", str(run), "--quiet"]) == 0
+        assert (run / "summary.json").exists()
+
+
+@pytest.mark.parametrize("name", ["config.json", "checkpoints/2", "curves.png"])
+def test_ctrl_c_while_files_are_written_leaves_all_of_them_whole(tmp_path, name):
+    run = tmp_path / "run"
+    words = ["train", "--run-dir", run, *SMALL, "--quiet"]
+    code, output = interrupted(run, words, lambda shown: os.path.exists(run / name))
+    assert code == 130
+    line = rf"Interrupted; [012] of 2 epochs are saved\. Continue with: .* --resume {run}"
+    assert re.fullmatch(rf"({run}\n)?{line}\n", output)
+    assert main(["train", "--resume", str(run), "--quiet"]) == 0
+    assert {path.name for path in run.iterdir()} == {
+        "config.json", "metrics.csv", "summary.json", "checkpoints",
+        "curves.png", "diagnostics.png", "margins.png",
+    }  # fmt: skip
+
+
+def test_ctrl_c_while_comparing_keeps_the_trials_that_are_done(tmp_path):
+    run = tmp_path / "run"
+    words = "compare --ablate scale --train-size 120 --channels 3 --seeds 2 --epochs 1 --run-dir"
+    words = [*words.split(), run, "--learning-rates", "0.3", "1", "--quiet"]
+    code, output = interrupted(run, words, lambda shown: os.path.exists(run / "trials.csv"))
+    assert code == 130
+    assert re.fullmatch(r"Interrupted; \d+ of 28 trials are in .* continues from there\.\n", output)
+    assert len((run / "trials.csv").read_text().splitlines()) > 1
+
+
+def test_ctrl_c_while_measuring_ends_with_130(tmp_path):
+    words = "bench --width 0.0625 --rounds 2 --manifolds sphere --schemes PO".split()
+    code, output = interrupted(tmp_path / "x", words, lambda shown: "rounds" in shown)
+    assert code == 130
+    assert output.endswith("Interrupted.\n")
+    assert "Traceback" not in output

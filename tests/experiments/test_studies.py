@@ -1,0 +1,199 @@
+"""Studies: the grid, its file, the table; and every study at a small size."""
+
+import itertools
+import json
+import statistics
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from scipy import stats
+
+from fgsgd_jax.__main__ import main
+from fgsgd_jax.experiments.cli import Interrupted, UsageError
+from fgsgd_jax.experiments.study import grid, report, robustness, table
+from fgsgd_jax.experiments.study.config import STUDIES
+
+RATES = [{"rate": 0.1}, {"rate": 1.0}]
+
+
+def study(run, **changes) -> grid.Study:
+    settings = {
+        "name": "quadratic",
+        "title": "A quadratic",
+        "cases": [{"size": 1}, {"size": 2}],
+        "methods": {"a": RATES, "b": RATES},
+        "run": run,
+        "score": "error",
+        "results": {"error": "error"},
+        "seeds": 3,
+        "tuning_seeds": 2,
+        "draw": lambda rows, path: path.write_bytes(b""),
+    }
+    return grid.Study(**(settings | changes))
+
+
+def error(trial):
+    """A result that depends on every part of the trial; "a" is best at 1, "b" at 0.1."""
+    best = {"a": 1.0, "b": 0.1}[trial["method"]]
+    return {"error": abs(trial["rate"] - best) + trial["size"] + 0.01 * trial["seed"]}
+
+
+def no_interrupts():
+    pass
+
+
+# --- the grid ---------------------------------------------------------------------------------
+
+
+def test_all_settings_run_on_the_tuning_seeds_and_the_best_on_all_seeds(tmp_path):
+    rows = grid.run(study(error), tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    ran = {(row["size"], row["method"], row["rate"], row["seed"]) for row in rows}
+    tuning = set(itertools.product((1, 2), "ab", (0.1, 1.0), (0, 1)))
+    later = {
+        (size, method, rate, 2) for size in (1, 2) for method, rate in (("a", 1.0), ("b", 0.1))
+    }
+    assert ran == tuning | later
+    assert len(rows) == len(ran)
+
+
+@pytest.mark.parametrize("trials", [0, 1, 5, 9, 17])
+def test_an_interrupted_study_continues_and_equals_an_uninterrupted_one(tmp_path, trials):
+    whole = tmp_path / "whole.jsonl"
+    grid.run(study(error), whole, no_interrupts, quiet=True)
+    calls = []
+
+    def run(trial):
+        if len(calls) == trials:
+            raise KeyboardInterrupt
+        calls.append(trial)
+        return error(trial)
+
+    path = tmp_path / "trials.jsonl"
+    with pytest.raises(KeyboardInterrupt):
+        grid.run(study(run), path, no_interrupts, quiet=True)
+    done = len(calls)
+    trials = -1  # do not interrupt again
+    grid.run(study(run), path, no_interrupts, quiet=True)
+    assert path.read_text() == whole.read_text()
+    assert len(calls) == len(path.read_text().splitlines()) >= done  # nothing ran twice
+
+
+def test_a_line_cut_off_while_it_was_written_is_run_again(tmp_path):
+    path = tmp_path / "trials.jsonl"
+    grid.run(study(error), path, no_interrupts, quiet=True)
+    whole = path.read_text()
+    path.write_text(whole[:-7])
+    grid.run(study(error), path, no_interrupts, quiet=True)
+    assert path.read_text() == whole
+
+
+def test_ctrl_c_says_that_the_trials_are_kept(tmp_path):
+    def interrupted(trial):
+        raise KeyboardInterrupt
+
+    with pytest.raises(Interrupted, match="The same command continues"):
+        report.run(study(interrupted), tmp_path / "new", quiet=True)
+
+
+def test_a_folder_of_something_else_is_not_touched(tmp_path):
+    report.run(study(error), tmp_path / "mine", quiet=True)
+    with pytest.raises(UsageError, match="holds another study"):
+        report.run(study(error, title="Another"), tmp_path / "mine", quiet=True)
+    (tmp_path / "notes").write_text("mine")
+    with pytest.raises(UsageError, match="is not the folder of a study"):
+        report.run(study(error), tmp_path, quiet=True)
+
+
+def test_the_program_names_the_studies(capsys):
+    assert main(["study", "robustnes"]) == 2
+    assert "Did you mean 'robustness'?" in capsys.readouterr().err
+    assert main(["study", "depth", "--data", "mnist"]) == 2
+    assert "--data-dir" in capsys.readouterr().err
+
+
+def test_a_setting_that_diverged_is_never_chosen(tmp_path):
+    def run(trial):
+        diverges = trial["rate"] == 1.0 and trial["seed"] == 1
+        return {"error": float("nan") if diverges else 10.0 if trial["rate"] == 0.1 else 0.0}
+
+    path = tmp_path / "trials.jsonl"
+    rows = grid.run(study(run), path, no_interrupts, quiet=True)
+    assert all(json.loads(line) for line in path.read_text().splitlines())  # NaN is no JSON
+    assert study(run).best(rows, {"size": 1}, "a") == {"rate": 0.1}
+
+
+def test_methods_with_unequal_tuning_are_refused():
+    with pytest.raises(ValueError, match="equally many settings"):
+        study(error, methods={"a": RATES, "b": RATES[:1]})
+
+
+def test_the_table_has_means_deviations_and_a_paired_test(tmp_path):
+    noise = {"a": [0.1, 0.3, 0.2], "b": [0.5, 0.4, 0.9]}
+
+    def run(trial):
+        return {"error": noise[trial["method"]][trial["seed"]] + (trial["rate"] == 1.0)}
+
+    problem = study(run, cases=[{"size": 7}])
+    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    text = table.markdown(problem, rows)
+    a, b = (line for line in text.splitlines() if line.startswith("| 7 "))
+    for line, values in ((a, noise["a"]), (b, noise["b"])):
+        assert f"{statistics.mean(values):.3g} ± {statistics.stdev(values):.2g}" in line
+        assert "rate 0.1" in line
+    assert f"{stats.ttest_rel(noise['b'], noise['a']).pvalue:.1g}" in b
+    assert "best of 2 settings" in text
+
+
+# --- the studies ------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", STUDIES)
+def test_every_study_runs_at_a_small_size_and_nothing_twice(name, tmp_path, capsys):
+    words = ["study", name, "--smoke", "--train-size", "300", "--run-dir", str(tmp_path / "run")]
+    assert main(words) == 0
+    assert (tmp_path / "run" / "figure.png").stat().st_size > 1000
+    assert (tmp_path / "run" / "table.md").read_text() in capsys.readouterr().out
+    before = (tmp_path / "run" / "trials.jsonl").read_text()
+    assert len(before.splitlines()) > 1
+    assert main(words) == 0
+    assert (tmp_path / "run" / "trials.jsonl").read_text() == before
+
+
+def test_the_certificate_of_a_linear_classifier_is_the_distance_to_its_boundary():
+    key = jax.random.key(0)
+    w = jax.random.normal(key, (5, 3))
+    x = jax.random.normal(jax.random.key(1), (20, 5))
+    outputs = np.asarray(x @ w, np.float64)
+    labels = outputs.argmax(1)
+    found = robustness.certified_radius([{"kernel": w, "bias": jnp.zeros(3)}], x, labels)
+    for i, label in enumerate(labels):
+        distances = [
+            (outputs[i, label] - outputs[i, j]) / np.linalg.norm(w[:, label] - w[:, j])
+            for j in range(3)
+            if j != label
+        ]
+        np.testing.assert_allclose(found[i], min(distances), rtol=1e-4)
+
+
+def test_no_attack_within_the_certified_radius_succeeds():
+    params = robustness.initial(jax.random.key(0), (6, 8, 8, 3))
+    x = jax.random.normal(jax.random.key(1), (30, 6))
+    labels = robustness.network(params, x).argmax(-1)
+    radii = robustness.certified_radius(params, x, labels)
+    assert np.all(radii > 0)
+    for i in range(5):
+        point, label = x[i : i + 1], labels[i : i + 1]
+        assert bool(robustness.attacked(params, point, label, 0.99 * radii[i])[0])
+    # Far beyond it, the attack finds what it is looking for.
+    assert not bool(robustness.attacked(params, x, labels, 10.0).all())
+
+
+def test_the_penalty_is_the_sum_of_the_squared_spectral_norms():
+    kernels = [jnp.diag(jnp.array([3.0, 1.0])), jnp.diag(jnp.array([1.0, 2.0]))]
+    params = [{"kernel": kernel} for kernel in kernels]
+    np.testing.assert_allclose(robustness.penalty_of(params), 9 + 4, rtol=1e-5)
+    slope = jax.grad(robustness.penalty_of)(params)[0]["kernel"]
+    np.testing.assert_allclose(slope, [[6.0, 0], [0, 0]], atol=1e-4)  # 2σ u vᵀ
