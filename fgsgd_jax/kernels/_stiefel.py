@@ -22,13 +22,14 @@ class RotationKernel(Kernel):
         return linalg.times_hat(x, normal)
 
     def squares(self, x, v, normal):
-        return 2 * linalg.inner(normal[None], normal[None])
+        return 2 * linalg.square_norm(normal[None])
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
-        rotation = linalg.rotation_3x3(normal, t)
-        # σ, the last of the four numbers, is never 0 in a rotation: 0 marks a point at rest.
-        return jnp.where(at_rest, 0, rotation)
+        *p, sigma = linalg.rotation_3x3(normal, t)
+        # σ is positive in a rotation: −σ marks a point at rest.
+        return jnp.stack([*p, jnp.where(at_rest, -sigma, sigma)])
 
     def move(self, x, v, t, aimed, *, exact):
-        moved = linalg.turned_3x3(x, aimed, polished=exact)
-        return jnp.where(aimed[3] == 0, 0, moved)
+        *p, sigma = aimed
+        rotation = [*p, jnp.abs(sigma)]
+        return linalg.turned_3x3(x, rotation, polished=exact, at_rest=sigma < 0)

@@ -187,13 +187,17 @@ class LeafSpec:
         """The update that carries the weight along the tangent step (Algorithm 1, line 7).
 
         Exactly 0 for components whose step is 0 and whose scale stays: a retraction that divides
-        by a norm would otherwise move them by its rounding.
+        by a norm would otherwise move them by its rounding. NaN, every entry of it, for components
+        whose step is not finite.
         """
         radius, _ = step_radius(coordinates, s)
         x, v = self.unit_points(weight, s), self.points(step)
         v = v if radius is None else v / radius
         moved = self.manifold(manifold_ids).retract(x, v) - x
-        moved = jnp.where(linalg.norm(v) == 0, 0, moved)
+        length = linalg.norm(v)
+        # At rest v itself: exactly 0, with the derivative of the step.
+        moved = jnp.where(length == 0, v, moved)
+        moved = jnp.where(jnp.isfinite(length), moved, jnp.nan)
         return self.update(x, moved, s, s_next, weight.dtype)
 
     @jitted("normalizer", "single_components")
@@ -224,9 +228,12 @@ class LeafSpec:
         manifold, v = self.manifold(manifold_ids), self.points(vector)
         x: Any = None if weight is None else self.unit_points(weight, s)
         if single_components:
-            tau = normalizer(manifold.norm(x, v), *numbers)
+            tau = normalizer(linalg.finite_or_nan(manifold.norm(x, v)), *numbers)
         else:
-            g = group_norms(self, manifold.inner(x, v, v), groups)
+            squares = manifold.inner(x, v, v)
+            # An infinite entry makes its group NaN, as a NaN does; squares may overflow.
+            squares = jnp.where(jnp.any(jnp.isinf(v), axis=(0, 1)), jnp.nan, squares)
+            g = group_norms(self, squares, groups)
             tau = per_component(normalizer(g, *numbers), groups)
         return self.to_weight(v / tau, vector.dtype)
 
