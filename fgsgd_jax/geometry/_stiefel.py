@@ -6,6 +6,7 @@ from typing import Literal, final, get_args
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from fgsgd_jax import linalg
 from fgsgd_jax.geometry._manifold import (
@@ -13,6 +14,7 @@ from fgsgd_jax.geometry._manifold import (
     require_nonzero,
     require_points,
 )
+from fgsgd_jax.geometry._polar_factor import checked_polar_factor, polar_factor
 
 Retraction = Literal["polar", "qr", "cayley"]
 
@@ -139,19 +141,12 @@ class Stiefel(Manifold):
 
     def _project(self, x):
         # Once, before training: the only singular value decomposition of the library.
-        last = jnp.moveaxis(linalg.in_working_dtype(x), (0, 1), (-2, -1))
-        u, values, vt = jnp.linalg.svd(last, full_matrices=False)
-        # A singular value of zero leaves its direction, and with it the nearest point, undefined.
-        # One of the size of rounding does not: among a million random 3×3 there are always some,
-        # and every point the decomposition may give is as near as the next.
-        smallest, largest = values.min(-1), values.max(-1)
-        undefined = smallest <= jnp.finfo(values.dtype).eps ** 1.5 * largest
-        require_nonzero(self, jnp.where(undefined, 0, 1), "singular value")
-        nearest = jnp.matmul(u, vt, precision=lax.Precision.HIGHEST)
-        nearest = jnp.where(undefined[..., None, None], jnp.nan, nearest)
-        nearest = jnp.moveaxis(nearest, (-2, -1), (0, 1))
-        # The product of two LAPACK factors is orthonormal to 1e-5 only; one polish brings 1e-7.
-        return linalg.polish(nearest).astype(x.dtype)
+        working = linalg.in_working_dtype(x)
+        if isinstance(working, Tracer):
+            return polar_factor(working).astype(x.dtype)
+        nearest, defined = checked_polar_factor(working)
+        require_nonzero(self, defined, "rank-deficient component")
+        return nearest.astype(x.dtype)
 
     @staticmethod
     def _to_tangent(x, g):

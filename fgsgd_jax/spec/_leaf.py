@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from fgsgd_jax import linalg
 from fgsgd_jax.geometry import Manifold, overrides
@@ -22,7 +23,13 @@ from fgsgd_jax.spec._groups import group_norms, per_component
 from fgsgd_jax.spec._mixture import Mixture, select
 from fgsgd_jax.spec._scales import Coordinates, Gamma, Numbers, step_radius
 from fgsgd_jax.spec._schemes import Draw, Scheme, channel_counts, draw
-from fgsgd_jax.spec._sharding import keeps_sharding, on_automatic_axes, split_by_rows
+from fgsgd_jax.spec._sharding import (
+    is_partitioned,
+    keeps_sharding,
+    on_automatic_axes,
+    placed_like,
+    split_by_rows,
+)
 
 
 def jitted(*static: str) -> Callable:
@@ -134,7 +141,10 @@ class LeafSpec:
     def project(self, weight: jax.Array, manifold_ids, s=None) -> jax.Array:
         """The nearest weight on the manifolds."""
         projected = self.manifold(manifold_ids).project(self.unit_points(weight, s))
-        return self.to_weight(times(projected, s), weight.dtype)
+        projected = self.to_weight(times(projected, s), weight.dtype)
+        # A singular value decomposition has a result on every device.
+        split = isinstance(projected, Tracer) and is_partitioned()
+        return placed_like(projected, weight) if split else projected
 
     @jitted("coordinates")
     @keeps_sharding
