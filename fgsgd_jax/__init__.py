@@ -39,6 +39,7 @@ from fgsgd_jax.spec import pom as pom
 from fgsgd_jax.spec import project as project
 from fgsgd_jax.spec import residual as residual
 from fgsgd_jax.transforms import Group as Group
+from fgsgd_jax.transforms import checked as checked
 from fgsgd_jax.transforms import get_feature_std as get_feature_std
 from fgsgd_jax.transforms import per_group as per_group
 from fgsgd_jax.transforms import project_to_tangent as project_to_tangent

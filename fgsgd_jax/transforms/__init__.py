@@ -1,5 +1,6 @@
 """The links of a chain on manifolds, as Optax transformations."""
 
+from fgsgd_jax.transforms._checked import checked as checked
 from fgsgd_jax.transforms._feature_std import get_feature_std as get_feature_std
 from fgsgd_jax.transforms._feature_std import set_feature_std as set_feature_std
 from fgsgd_jax.transforms._fused import FusedState as FusedState

@@ -17,7 +17,8 @@ ROOT = PACKAGE.parent
 PUBLIC = {
     "Collection", "Component", "Euclidean", "Group", "Layer", "LeafSpec", "Manifold", "Oblique",
     "Pom",
-    "Product", "Sphere", "Stiefel", "balance", "bounds", "checks", "collection", "diagnostics",
+    "Product", "Sphere", "Stiefel", "balance", "bounds", "checked", "checks", "collection",
+    "diagnostics",
     "fgsgd", "get_feature_std", "initialize", "norms", "path_norm", "path_scales", "path_sgd",
     "per_group", "pom", "project", "project_to_tangent", "report", "residual", "retract_updates",
     "robbins_monro", "rsgd", "scale_by_fgsgd", "scale_by_path", "set_feature_std",
