@@ -20,6 +20,12 @@ def scale(t, v):
     return jax.tree.map(lambda leaf: t * leaf, v)
 
 
+def dot(g, v) -> jax.Array:
+    """The sum of products of all entries, tr(gᵀv) of single matrices. `(*lanes)`."""
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b, axis=(0, 1)), g, v)
+    return sum(jax.tree.leaves(products))
+
+
 def difference(x, y) -> jax.Array:
     """The largest difference between entries of x and y; NaN if any difference is."""
     differences = jax.tree.map(lambda a, b: jnp.max(jnp.abs(a - b)), x, y)
