@@ -185,11 +185,12 @@ def require_nonzero(manifold: Manifold, lengths, what: str) -> None:
     first = [int(index) for index in np.unravel_index(bad.argmax(), bad.shape)]
     if not np.isfinite(lengths[tuple(first)]):
         what = f"{what.split()[-1]} with NaN or infinite entries"
-    where = f"component {first}"
+    where = ""
     if "column" in what:
-        where = f"column {first[0]} of component {first[1:]}"
+        where = f", first column {first[0]} of component {first[1:]}"
+    elif first:
+        where = f", first component {first}"
     raise ValueError(
-        f"{manifold!r} has no nearest point to a {what}, but {bad.sum()} of {bad.size} are such, "
-        f"the first {where}. Initialize the weight at random (`fgsgd_jax.initialize`) or leave it "
-        "Euclidean."
+        f"{manifold!r} has no nearest point to a {what}, but {bad.sum()} of {bad.size} are such"
+        f"{where}. Initialize the weight at random (`fgsgd_jax.initialize`) or leave it Euclidean."
     )
