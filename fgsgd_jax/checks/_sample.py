@@ -98,14 +98,14 @@ VERBS = {
 def require_shapes(subject: Subject) -> None:
     """Raises a ValueError if a verb of the manifold returns arrays of a wrong shape."""
     manifold, shape, dtype = subject.manifold, subject.shape, subject.dtype
-    x = jax.eval_shape(lambda key: manifold.random(key, shape, dtype), jax.random.key(0))
+    drawn = jax.eval_shape(lambda key: manifold.random(key, shape, dtype), jax.random.key(0))
+    x = drawn if isinstance(drawn, tuple) else jax.ShapeDtypeStruct(shape, dtype)
     of_points = _shapes(x)
-    if not isinstance(x, tuple):
-        _require_shape(manifold, "random", of_points, shape)
     of_numbers = jax.tree.leaves(x)[0].shape[2:]
     for verb, (arguments, returns_points) in VERBS.items():
         found = _shapes(jax.eval_shape(getattr(manifold, verb), *[x] * arguments))
         _require_shape(manifold, verb, found, of_points if returns_points else of_numbers)
+    _require_shape(manifold, "random", _shapes(drawn), of_points)
 
 
 def _shapes(tree: Any) -> Any:

@@ -26,6 +26,8 @@ LONGEST_CAYLEY_STEP = {4: 1e2, 8: 1e6}
 LARGEST_LOG = 1024
 # The relative size of the last Gauss-Newton correction that still counts as converged.
 CERTAIN = {4: 1e-4, 8: 1e-9}
+# The exponential of a skew matrix keeps two digits in float32 up to a norm of 2¹⁵.
+SQUARINGS_OF_SKEW = 16
 
 
 @final
@@ -89,9 +91,9 @@ class Stiefel(Manifold):
     def exp(self, x, v, /):
         """The geodesic of the Euclidean metric.
 
-        NaN beyond a length of 1e4 to 3e4, as the shape may be. The rounding of v moves the end by
-        eps·‖v‖, and the matrix exponential multiplies that by a few: in float32 two correct digits
-        are left at 1e4.
+        NaN beyond a length of about 3e3, of square points about 2e4. The rounding of v moves the
+        end by eps·‖v‖, and the matrix exponential multiplies that; in float32 two correct digits
+        are left there.
         """
         require_points(self, x)
         return _tall(_exp, x, v)
@@ -172,7 +174,8 @@ def _qr_step(x, v):
     q = linalg.gram_schmidt(y)
     # Without rank, a column of Q is what rounding left of a column of y, and nearly normal to it.
     shares = linalg.column_inner(q, y) / linalg.column_norm(y)
-    smallest = x.shape[0] * jnp.finfo(x.dtype).eps
+    # From a tangent step no share is below 1/LONGEST_STEP.
+    smallest = 0.1 / linalg.LONGEST_STEP[x.dtype.itemsize]
     return jnp.where(jnp.min(shares, axis=0) > smallest, q, jnp.nan)
 
 
@@ -200,7 +203,7 @@ def _exp(x, v):
     p = x.shape[1]
     a = linalg.skew(linalg.gram(x, v))
     if x.shape[0] == p:
-        return linalg.polish(linalg.matmul(x, linalg.expm(a)))
+        return linalg.polish(linalg.matmul(x, linalg.expm(a, SQUARINGS_OF_SKEW)))
     eye = linalg.identity(p, p, x) + jnp.zeros_like(a)
     # With v/s for v the second block row is s times as large: then no block is larger than ‖v‖.
     s = lax.stop_gradient(jnp.maximum(1, linalg.norm(v)))

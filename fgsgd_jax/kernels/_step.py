@@ -101,7 +101,8 @@ def fused_step(
     """
     s, s_next = scales
     radius, factor = step_radius(settings.coordinates, s)
-    kernel = kernel_for(leaf_spec, drawn.manifold_ids)
+    bounded = settings.normalization is not None
+    kernel = kernel_for(leaf_spec, drawn.manifold_ids, bounded=bounded)
     step = _Step(leaf_spec, kernel, weight, s, radius, numbers, drawn.groups, exact, settings)
 
     def g():

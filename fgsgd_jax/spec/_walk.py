@@ -1,6 +1,6 @@
 """`map_leaves`: a walk over trees that have the leaves of a spec."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 import jax.numpy as jnp
@@ -70,7 +70,7 @@ def spec_of_leaf(spec: Collection, path: str, leaf: Any) -> LeafSpec | None:
 
 def require_known_leaves(spec: Collection, tree: Any) -> None:
     """Raises a ValueError if a tree has leaves that the spec does not have."""
-    known = {path for path, _ in spec.layers}
+    known = dict(spec.layers)
     unknown = [path for path, _ in leaves_with_paths(tree) if path not in known]
     if unknown:
         raise ValueError(
@@ -79,7 +79,7 @@ def require_known_leaves(spec: Collection, tree: Any) -> None:
         )
 
 
-def _advice(known: set[str], unknown: list[str]) -> str:
+def _advice(known: Container[str], unknown: list[str]) -> str:
     """What to do about leaves that the spec does not have."""
     parts = [path.rpartition("/") for path in unknown]
     if any(parent in known and name in ("real", "imaginary") for parent, _, name in parts):

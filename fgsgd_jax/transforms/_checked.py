@@ -26,8 +26,7 @@ def checked(
     Returns:
         A transformation whose `update` needs `params`. It raises `ValueError` if weights are off
         their manifolds, and names the furthest. Inside a jitted function, where values are
-        unknown, the update of every leaf that is off is NaN instead, which
-        `optax.apply_if_finite` can reject.
+        unknown, the update of every leaf that is off is NaN instead.
 
     Example:
         >>> import jax, jax.numpy as jnp

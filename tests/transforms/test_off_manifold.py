@@ -17,12 +17,13 @@ MANIFOLDS = {
     "cayley": (fg.Stiefel("cayley"),),
     "mixture": (fg.Sphere(), fg.Oblique(), fg.Stiefel()),
 }
-SIZES = {"3×3": (3, 3, 2, 6), "5×3": (5, 3, 2, 6), "2×4": (2, 4, 2, 6)}
+SIZES = {"3×3": (3, 3, 2, 3), "5×3": (5, 3, 2, 3), "2×4": (2, 4, 2, 3)}
 NAMES = {"qr": "stiefel", "cayley": "stiefel"}
 PARAMS = {
     f"{name} {size}": np.float32(np.random.default_rng(0).normal(size=SIZES[size]))
     for name in MANIFOLDS
     for size in SIZES
+    if size != "2×4" or name == "stiefel"  # of the others only rows and columns change places
 }
 SPEC = fg.collection(
     PARAMS, *((f"{name} *", fg.pom("PO", manifolds)) for name, manifolds in MANIFOLDS.items())
@@ -88,7 +89,7 @@ def test_weights_that_are_slightly_off_come_back(make):
 
 @pytest.mark.parametrize(
     ("shape", "dtype"),
-    [((512, 512), "bfloat16"), ((512, 512), "float16"), ((384, 1024), "bfloat16")],
+    [((512, 512), "bfloat16"), ((256, 256), "float16"), ((400, 420), "bfloat16")],
 )
 def test_what_project_returns_is_accepted_in_every_dtype_and_size(shape, dtype):
     params = {"w": jax.random.normal(jax.random.key(0), shape, dtype)}
@@ -146,14 +147,6 @@ def test_a_checked_optimizer_refuses_weights_that_were_moved(path):
     updates, _ = jax.jit(tx.update)(params, state, moved)
     for other, update in updates.items():
         assert np.all(np.isnan(update)) if other == path else np.all(np.isfinite(update))
-
-
-def test_a_checked_chain_and_a_rejecting_wrapper_work_together():
-    params, spec = small()
-    tx = optax.apply_if_finite(fg.checked(fg.rsgd(0.1, spec), spec), 5)
-    state, moved = tx.init(params), params | {"conv": 2 * params["conv"]}
-    updates, _ = jax.jit(tx.update)(params, state, moved)
-    assert all(np.all(np.asarray(update) == 0) for update in updates.values())
 
 
 def test_a_checked_optimizer_needs_params_and_a_collection():
