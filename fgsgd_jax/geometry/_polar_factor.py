@@ -78,7 +78,7 @@ def _derivative(primals, tangents):
     y = polar_factor(x)
     h, along = linalg.symmetric(linalg.gram(y, x)), linalg.gram(y, dx)
     turn = _solve_lyapunov(h, along - linalg.transpose(along))
-    inverse = _solve_lyapunov(h, 2 * linalg.identity(*h.shape[:2], h) + jnp.zeros_like(h))
+    inverse = _solve_lyapunov(h, 2 * linalg.identity(h.shape[0], h.shape[1], h) + jnp.zeros_like(h))
     across = linalg.times(dx - linalg.times(y, along), inverse)
     return y, linalg.times(y, turn) + across
 
