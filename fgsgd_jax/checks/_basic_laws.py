@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax.flatten_util import ravel_pytree
 
 from fgsgd_jax.checks._laws import CURVED, ROUNDING, LawTable
-from fgsgd_jax.checks._points import add, difference, scale, stack, subtract
+from fgsgd_jax.checks._points import add, difference, dot, scale, stack, subtract
 from fgsgd_jax.checks._sample import Sample, Subject, require_attributes, shared
 
 LAWS = LawTable()
@@ -90,6 +90,13 @@ def _inner_is_positive(sample: Sample):
 def _norm(sample: Sample):
     u = sample.u
     return jnp.abs(sample.manifold.norm(sample.x, u) ** 2 - sample.inner(u, u))
+
+
+@LAWS.law("representer represents gradients", ROUNDING)
+def _representer(sample: Sample):
+    g, v, manifold = sample.g, sample.v, sample.manifold
+    difference = sample.inner(manifold.representer(sample.x, g), v) - dot(g, v)
+    return jnp.abs(difference) / jnp.sqrt(dot(g, g))
 
 
 # --- retraction ----------------------------------------------------------------------------------

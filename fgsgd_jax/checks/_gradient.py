@@ -10,6 +10,7 @@ import numpy as np
 from fgsgd_jax.checks import _points
 from fgsgd_jax.checks._laws import ROUNDING, LawTable
 from fgsgd_jax.checks._report import Report
+from fgsgd_jax.checks._sample import require_manifold
 from fgsgd_jax.checks._slope import LENGTHS, slope
 from fgsgd_jax.geometry import Manifold
 
@@ -43,6 +44,7 @@ def check_gradient(
         A report of two laws.
 
     Raises:
+        TypeError: If the manifold is a class, or not a `Manifold`.
         ValueError: If there is no law of a given name.
 
     Example:
@@ -55,6 +57,7 @@ def check_gradient(
         >>> report.passed
         True
     """
+    require_manifold(manifold)
     selected = LAWS.select("check_gradient", manifold, laws, tolerances)
     gradient = manifold.to_tangent(x, manifold.representer(x, jax.grad(function)(x)))
     sample = _Sample(manifold, function, x, gradient, _points.unit_tangent(manifold, key, x))

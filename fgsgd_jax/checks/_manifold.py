@@ -12,7 +12,7 @@ from fgsgd_jax.checks import _basic_laws, _geodesic_laws
 from fgsgd_jax.checks._laws import LawTable
 from fgsgd_jax.checks._points import hashable
 from fgsgd_jax.checks._report import Report
-from fgsgd_jax.checks._sample import Sample, Subject
+from fgsgd_jax.checks._sample import Sample, Subject, require_manifold, require_shapes
 from fgsgd_jax.geometry import Manifold
 
 LAWS = LawTable(_basic_laws.LAWS | _geodesic_laws.LAWS)
@@ -47,8 +47,9 @@ def check_manifold(
         A report. Errors are absolute for unit vectors, relative for distances.
 
     Raises:
-        ValueError: If there is no law of a given name, it does not apply to the manifold, or the
-            dtype is another.
+        TypeError: If the manifold is a class, or not a `Manifold`.
+        ValueError: If there is no law of a given name, it does not apply to the manifold, a verb
+            returns arrays of a wrong shape, or the dtype is another.
 
     Example:
         >>> import jax
@@ -68,6 +69,7 @@ def check_manifold(
         >>> [(law.name, law.tolerance, law.passed) for law in report]
         [('project keeps points', 0.0001, True), ('to_tangent is linear', 1e-06, True)]
     """
+    require_manifold(manifold)
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(
@@ -77,6 +79,8 @@ def check_manifold(
     dimension = manifold.dimension(_shape_of_a_point(shape))
     subject = Subject(manifold, hashable(shape), dimension, dtype, injectivity_radius)
     selected = LAWS.select("check_manifold", subject, laws, tolerances)
+    if laws is None:  # single laws trace only the verbs that they need
+        require_shapes(subject)
     return LAWS.report(_measure(subject, selected, key), tolerances, dtype.itemsize)
 
 

@@ -28,6 +28,7 @@ def check_optimizer(
     *,
     key: jax.Array | None = None,
     steps: int = 20,
+    extra_args: Mapping[str, Any] | None = None,
     laws: str | Iterable[str] | None = None,
     tolerances: Mapping[str, float] | None = None,
 ) -> Report:
@@ -39,6 +40,8 @@ def check_optimizer(
         spec: Their spec. Without it, laws about how far steps leave the manifolds are left out.
         key: A PRNG key for random gradients.
         steps: How many steps with random gradients to take.
+        extra_args: Keyword arguments for every update, which some transformations need, such as
+            `{"value": 1.0}` for `optax.contrib.reduce_on_plateau`.
         laws: The names of the laws to measure, as a report shows them; None measures all that
             apply.
         tolerances: Tolerances that replace the default ones, by name of the law.
@@ -47,6 +50,7 @@ def check_optimizer(
         A report. A law that holds or does not hold is measured as 0 or 1.
 
     Raises:
+        TypeError: If an update needs arguments that `extra_args` does not have.
         ValueError: If there is no law of a given name, or it does not apply.
 
     Example:
@@ -58,7 +62,9 @@ def check_optimizer(
         >>> check_optimizer(fg.fgsgd(0.1, spec, momentum=0.9), params, spec).passed
         True
     """
-    run = _Run(tx, params, spec, jax.random.key(0) if key is None else key, steps)
+    key = jax.random.key(0) if key is None else key
+    run = _Run(tx, params, spec, key, steps, dict(extra_args or {}))
+    run.require_arguments()
     selected = LAWS.select("check_optimizer", run, laws, tolerances)
     measured = {name: LAWS[name].measure(run) for name in selected}
     return LAWS.report(measured, tolerances, run.item_size)
@@ -76,14 +82,28 @@ class _Walk(NamedTuple):
 class _Run:
     """The optimizer at work, every step jitted; what several laws need is computed once."""
 
-    def __init__(self, tx, params, spec: Collection | None, key: jax.Array, steps: int):
-        self.tx = optax.with_extra_args_support(tx)
+    def __init__(self, tx, params, spec, key: jax.Array, steps: int, extra_args: dict[str, Any]):
         self.params, self.spec, self.key, self.steps = params, spec, key, steps
-        self.update = jax.jit(self.tx.update)
+        self.plain_update = functools.partial(
+            optax.with_extra_args_support(tx).update, **extra_args
+        )
+        self.update = jax.jit(self.plain_update)
         self.state = tx.init(params)
         self.zero = jax.tree.map(jnp.zeros_like, params)
         smallest = min(leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         self.item_size = min(max(smallest, 2), 8)
+
+    def require_arguments(self) -> None:
+        """Raises a TypeError if updates need more arguments."""
+        try:
+            jax.eval_shape(self.plain_update, self.zero, self.state, self.params)
+        except TypeError as error:
+            if "required keyword-only argument" not in str(error):
+                raise
+            raise TypeError(
+                f"The updates of this optimizer need further arguments: {error}. Give them by name "
+                "in `extra_args`, as in check_optimizer(…, extra_args={'value': 1.0})."
+            ) from None
 
     def gradients(self, step: int, size: float = 1.0) -> Any:
         """Random gradients of a step."""
@@ -204,7 +224,7 @@ def _nan_gradient(run: _Run) -> bool:
 @_promise("unknown extra arguments are ignored")
 def _extra_arguments(run: _Run) -> bool:
     try:
-        run.tx.update(run.zero, run.state, run.params, an_unexpected_argument=jnp.ones(()))
+        run.plain_update(run.zero, run.state, run.params, an_unexpected_argument=jnp.ones(()))
     except TypeError:
         return False
     return True
@@ -213,7 +233,7 @@ def _extra_arguments(run: _Run) -> bool:
 @_promise("update without params says what is missing")
 def _missing_params(run: _Run) -> bool:
     try:
-        run.tx.update(run.zero, run.state)
+        run.plain_update(run.zero, run.state)
     except ValueError as error:
         return NO_PARAMS_MSG in str(error)
     return False

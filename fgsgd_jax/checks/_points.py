@@ -5,6 +5,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax import linalg
 from fgsgd_jax.geometry import Manifold
 
 
@@ -18,6 +19,12 @@ def subtract(x, y):
 
 def scale(t, v):
     return jax.tree.map(lambda leaf: t * leaf, v)
+
+
+def dot(g, v) -> jax.Array:
+    """The sum of products of all entries, tr(gᵀv) of single matrices. `(*lanes)`."""
+    products = jax.tree.map(lambda a, b: jnp.sum(a * b, axis=(0, 1)), g, v)
+    return linalg.total(jax.tree.leaves(products))
 
 
 def difference(x, y) -> jax.Array:

@@ -9,6 +9,7 @@ import numpy as np
 
 from fgsgd_jax.checks._laws import LawTable
 from fgsgd_jax.checks._report import Report
+from fgsgd_jax.checks._sample import require_manifold
 from fgsgd_jax.geometry import Manifold
 
 LAWS = LawTable()
@@ -43,6 +44,7 @@ def check_random(
         A report of the largest deviations, in standard errors estimated from the draws.
 
     Raises:
+        TypeError: If the manifold is a class, or not a `Manifold`.
         ValueError: If there is no law of a given name, or it does not apply.
 
     Example:
@@ -51,6 +53,7 @@ def check_random(
         >>> check_random(Stiefel(), jax.random.key(0), shape=(3, 3)).passed
         True
     """
+    require_manifold(manifold)
     selected = LAWS.select("check_random", shape, laws, tolerances)
     point_key, rotation_key = jax.random.split(key)
     x = np.asarray(manifold.random(point_key, (*shape, draws)), np.float64)

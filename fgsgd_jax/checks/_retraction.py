@@ -9,6 +9,7 @@ import numpy as np
 
 from fgsgd_jax.checks import _points
 from fgsgd_jax.checks._report import Law, Report
+from fgsgd_jax.checks._sample import require_manifold
 from fgsgd_jax.checks._slope import LENGTHS, slope
 from fgsgd_jax.geometry import Manifold
 
@@ -38,7 +39,8 @@ def check_retraction(
         equals `exp` up to round-off has no slope and passes.
 
     Raises:
-        ValueError: If the manifold has no `exp`.
+        TypeError: If the manifold is a class, or not a `Manifold`.
+        ValueError: If it has no `exp`.
 
     Example:
         >>> import jax
@@ -46,6 +48,7 @@ def check_retraction(
         >>> check_retraction(Sphere(), jax.random.key(0), order=2).passed
         True
     """
+    require_manifold(manifold)
     if not hasattr(manifold, "exp"):
         raise ValueError(
             f"check_retraction compares `retract` with `exp`, which {manifold!r} does not have. "

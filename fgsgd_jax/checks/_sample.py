@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax.checks import _points
+from fgsgd_jax.geometry import Manifold
 
 T = TypeVar("T")
 
@@ -65,6 +66,58 @@ class Sample:
     def number(self, value: float) -> jax.Array:
         """A scalar of the dtype of the points."""
         return jnp.asarray(value, self.subject.dtype)
+
+
+def require_manifold(manifold: Any) -> None:
+    """Raises a TypeError unless a manifold is an instance of `Manifold`."""
+    if isinstance(manifold, type) and issubclass(manifold, Manifold):
+        raise TypeError(
+            f"A check needs a manifold, but was given the class {manifold.__name__}. Make an "
+            f"instance of it: {manifold.__name__}()."
+        )
+    if not isinstance(manifold, Manifold):
+        raise TypeError(
+            f"A check needs a manifold, such as Sphere(), but was given {manifold!r}. A manifold "
+            "of your own derives from fgsgd_jax.Manifold."
+        )
+
+
+# How many points or vectors the verbs take, and whether they return such or a number per point.
+VERBS = {
+    "project": (1, True),
+    "to_tangent": (2, True),
+    "retract": (2, True),
+    "transport": (3, True),
+    "representer": (2, True),
+    "inner": (3, False),
+    "norm": (2, False),
+    "residual": (1, False),
+}
+
+
+def require_shapes(subject: Subject) -> None:
+    """Raises a ValueError if a verb of the manifold returns arrays of a wrong shape."""
+    manifold, shape, dtype = subject.manifold, subject.shape, subject.dtype
+    drawn = jax.eval_shape(lambda key: manifold.random(key, shape, dtype), jax.random.key(0))
+    x = drawn if isinstance(drawn, tuple) else jax.ShapeDtypeStruct(shape, dtype)
+    of_points = _shapes(x)
+    of_numbers = jax.tree.leaves(x)[0].shape[2:]
+    for verb, (arguments, returns_points) in VERBS.items():
+        found = _shapes(jax.eval_shape(getattr(manifold, verb), *[x] * arguments))
+        _require_shape(manifold, verb, found, of_points if returns_points else of_numbers)
+    _require_shape(manifold, "random", _shapes(drawn), of_points)
+
+
+def _shapes(tree: Any) -> Any:
+    return jax.tree.map(lambda leaf: tuple(leaf.shape), tree)
+
+
+def _require_shape(manifold: Any, verb: str, found: Any, right: Any) -> None:
+    if found != right:
+        raise ValueError(
+            f"`{verb}` of {manifold!r} returns shape {found} where it should return {right}: verbs "
+            "take points (rows, columns, *lanes), and a number per point has shape (*lanes)."
+        )
 
 
 def shared(compute: Callable[[Sample], T]) -> Callable[[Sample], T]:

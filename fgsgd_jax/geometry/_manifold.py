@@ -49,8 +49,9 @@ class Manifold(abc.ABC):
         """The point of the manifold nearest to x, `(rows, columns, *lanes)`.
 
         Raises:
-            ValueError: If x has no nearest point (a zero matrix or column, say). Inside a jitted
-                function, where values are unknown, the result is NaN instead.
+            ValueError: If x has no nearest point (a zero matrix or column, say) or has entries that
+                are not finite. Inside a jitted function, where values are unknown, the result is
+                NaN instead.
         """
 
     @abc.abstractmethod
@@ -169,14 +170,27 @@ def require_points(manifold: Manifold, x) -> None:
         )
 
 
-def require_nonzero(manifold: Manifold, lengths: jax.Array, what: str) -> None:
-    """Raises if some length is 0; silent inside a jitted function, where values are unknown."""
-    if isinstance(lengths, Tracer):
+def require_nonzero(manifold: Manifold, lengths, what: str) -> None:
+    """Raises if some length is 0 or not finite; silent for a tracer, whose values are unknown.
+
+    Args:
+        manifold: The manifold, for the message.
+        lengths: A length of every component, `(*lanes)`, or of every column, `(columns, *lanes)`.
+        what: What a length of 0 means: "zero component", "zero column", …
+    """
+    if isinstance(lengths, Tracer) or bool(jnp.all((lengths > 0) & jnp.isfinite(lengths))):
         return
-    zeros = int(jnp.sum(lengths == 0))
-    if zeros:
-        raise ValueError(
-            f"{manifold!r} has no nearest point to a zero {what}, but {zeros} of "
-            f"{math.prod(lengths.shape)} are zero. Initialize the weight at random "
-            "(`fgsgd_jax.initialize`) or leave it Euclidean."
-        )
+    lengths = np.asarray(lengths)
+    bad = ~((lengths > 0) & np.isfinite(lengths))
+    first = [int(index) for index in np.unravel_index(bad.argmax(), bad.shape)]
+    if not np.isfinite(lengths[tuple(first)]):
+        what = f"{what.split()[-1]} with NaN or infinite entries"
+    where = ""
+    if "column" in what:
+        where = f", first column {first[0]} of component {first[1:]}"
+    elif first:
+        where = f", first component {first}"
+    raise ValueError(
+        f"{manifold!r} has no nearest point to a {what}, but {bad.sum()} of {bad.size} are such"
+        f"{where}. Initialize the weight at random (`fgsgd_jax.initialize`) or leave it Euclidean."
+    )

@@ -42,7 +42,7 @@ class Oblique(Manifold):
     def project(self, x, /):
         require_points(self, x)
         length = linalg.column_norm(x)
-        require_nonzero(self, length, "column")
+        require_nonzero(self, length, "zero column")
         return x / length
 
     def to_tangent(self, x, g, /):

@@ -74,7 +74,7 @@ class Sphere(Manifold):
     def project(self, x, /):
         require_points(self, x)
         length = linalg.norm(x)
-        require_nonzero(self, length, "component")
+        require_nonzero(self, length, "zero component")
         return x / length
 
     def to_tangent(self, x, g, /):

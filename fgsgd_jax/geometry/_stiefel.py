@@ -6,6 +6,7 @@ from typing import Literal, final, get_args
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.core import Tracer
 
 from fgsgd_jax import linalg
 from fgsgd_jax.geometry._manifold import (
@@ -13,6 +14,7 @@ from fgsgd_jax.geometry._manifold import (
     require_nonzero,
     require_points,
 )
+from fgsgd_jax.geometry._polar_factor import checked_polar_factor, polar_factor
 
 Retraction = Literal["polar", "qr", "cayley"]
 
@@ -24,6 +26,8 @@ LONGEST_CAYLEY_STEP = {4: 1e2, 8: 1e6}
 LARGEST_LOG = 1024
 # The relative size of the last Gauss-Newton correction that still counts as converged.
 CERTAIN = {4: 1e-4, 8: 1e-9}
+# The exponential of a skew matrix keeps two digits in float32 up to a norm of 2¹⁵.
+SQUARINGS_OF_SKEW = 16
 
 
 @final
@@ -85,7 +89,12 @@ class Stiefel(Manifold):
         return _tall(route[self.retraction], x, v)
 
     def exp(self, x, v, /):
-        """The geodesic of the Euclidean metric; NaN where ‖v‖ is so large that no digit is left."""
+        """The geodesic of the Euclidean metric.
+
+        NaN beyond a length of about 3e3, of square points about 2e4. The rounding of v moves the
+        end by eps·‖v‖, and the matrix exponential multiplies that; in float32 two correct digits
+        are left there.
+        """
         require_points(self, x)
         return _tall(_exp, x, v)
 
@@ -139,19 +148,12 @@ class Stiefel(Manifold):
 
     def _project(self, x):
         # Once, before training: the only singular value decomposition of the library.
-        last = jnp.moveaxis(linalg.in_working_dtype(x), (0, 1), (-2, -1))
-        u, values, vt = jnp.linalg.svd(last, full_matrices=False)
-        # A singular value of zero leaves its direction, and with it the nearest point, undefined.
-        # One of the size of rounding does not: among a million random 3×3 there are always some,
-        # and every point the decomposition may give is as near as the next.
-        smallest, largest = values.min(-1), values.max(-1)
-        undefined = smallest <= jnp.finfo(values.dtype).eps ** 1.5 * largest
-        require_nonzero(self, jnp.where(undefined, 0, 1), "singular value")
-        nearest = jnp.matmul(u, vt, precision=lax.Precision.HIGHEST)
-        nearest = jnp.where(undefined[..., None, None], jnp.nan, nearest)
-        nearest = jnp.moveaxis(nearest, (-2, -1), (0, 1))
-        # The product of two LAPACK factors is orthonormal to 1e-5 only; one polish brings 1e-7.
-        return linalg.polish(nearest).astype(x.dtype)
+        working = linalg.in_working_dtype(x)
+        if isinstance(working, Tracer):
+            return polar_factor(working).astype(x.dtype)
+        nearest, defined = checked_polar_factor(working)
+        require_nonzero(self, defined, "rank-deficient component")
+        return nearest.astype(x.dtype)
 
     @staticmethod
     def _to_tangent(x, g):
@@ -167,7 +169,14 @@ def _tall(function, *points, point: bool = True):
 
 
 def _qr_step(x, v):
-    return linalg.gram_schmidt(x + linalg.shorten(v, linalg.LONGEST_STEP[x.dtype.itemsize]))
+    """The Q of x + v; NaN where its columns are linearly dependent up to rounding."""
+    y = x + linalg.shorten(v, linalg.LONGEST_STEP[x.dtype.itemsize])
+    q = linalg.gram_schmidt(y)
+    # Without rank, a column of Q is what rounding left of a column of y, and nearly normal to it.
+    shares = linalg.column_inner(q, y) / linalg.column_norm(y)
+    # From a tangent step no share is below 1/LONGEST_STEP.
+    smallest = 0.1 / linalg.LONGEST_STEP[x.dtype.itemsize]
+    return jnp.where(jnp.min(shares, axis=0) > smallest, q, jnp.nan)
 
 
 def _cayley_step(x, v):
@@ -187,9 +196,14 @@ def _cayley_step(x, v):
 
 
 def _exp(x, v):
-    """[x v]·expm([[A, −vᵀv], [1, A]])·[expm(−A); 0], A = xᵀv (Edelman et al., eq. 2.42)."""
+    """[x v]·expm([[A, −vᵀv], [1, A]])·[expm(−A); 0], A = xᵀv (Edelman et al., eq. 2.42).
+
+    For square points that is x·expm(A).
+    """
     p = x.shape[1]
     a = linalg.skew(linalg.gram(x, v))
+    if x.shape[0] == p:
+        return linalg.polish(linalg.matmul(x, linalg.expm(a, SQUARINGS_OF_SKEW)))
     eye = linalg.identity(p, p, x) + jnp.zeros_like(a)
     # With v/s for v the second block row is s times as large: then no block is larger than ‖v‖.
     s = lax.stop_gradient(jnp.maximum(1, linalg.norm(v)))

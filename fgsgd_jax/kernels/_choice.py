@@ -13,7 +13,7 @@ from fgsgd_jax.kernels._stiefel import RotationKernel
 from fgsgd_jax.spec import Collection, LeafSpec
 
 
-def _stiefel(manifold: Stiefel, size: tuple[int, int]) -> Kernel:
+def _stiefel(manifold: Stiefel, size: tuple[int, int], bounded: bool) -> Kernel:
     rotates = manifold.retraction == "polar" and size == (3, 3)
     return RotationKernel() if rotates else VerbsKernel(manifold)
 
@@ -21,9 +21,9 @@ def _stiefel(manifold: Stiefel, size: tuple[int, int]) -> Kernel:
 # A kernel carries momentum by projection and measures with the Frobenius inner product, which is
 # known of these manifolds, but not of a user's.
 KERNELS: dict[type[Manifold], Callable[..., Kernel]] = {
-    Euclidean: lambda manifold, size: EuclideanKernel(),
-    Sphere: lambda manifold, size: SphereKernel(),
-    Oblique: lambda manifold, size: ObliqueKernel(),
+    Euclidean: lambda manifold, size, bounded: EuclideanKernel(),
+    Sphere: lambda manifold, size, bounded: SphereKernel(),
+    Oblique: lambda manifold, size, bounded: ObliqueKernel(bounded=bounded),
     Stiefel: _stiefel,
 }
 
@@ -37,10 +37,16 @@ def has_kernels(spec: Collection) -> bool:
     )
 
 
-def kernel_for(leaf_spec: LeafSpec, manifold_ids: jax.Array | None) -> Kernel:
-    """The kernel of a weight, given the drawn manifold of every component."""
+def kernel_for(leaf_spec: LeafSpec, manifold_ids: jax.Array | None, *, bounded: bool) -> Kernel:
+    """The kernel of a weight.
+
+    Args:
+        leaf_spec: The leaf spec of the weight.
+        manifold_ids: The drawn manifold of every component.
+        bounded: Whether steps are divided by τ, so that their squares are finite.
+    """
     size = leaf_spec.points_shape[:2]
-    kernels = [KERNELS[type(manifold)](manifold, size) for manifold in leaf_spec.manifolds]
+    kernels = [KERNELS[type(manifold)](manifold, size, bounded) for manifold in leaf_spec.manifolds]
     if manifold_ids is None:
         return kernels[0]
     return MixtureKernel(manifold_ids, kernels)

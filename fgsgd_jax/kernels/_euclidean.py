@@ -1,5 +1,6 @@
 """Steps in flat space, for components that a mixture leaves unconstrained."""
 
+from fgsgd_jax import linalg
 from fgsgd_jax.kernels._kernel import Kernel
 
 
@@ -11,6 +12,12 @@ class EuclideanKernel(Kernel):
 
     def tangent(self, x, g, normal):
         return g
+
+    def squares(self, x, v, normal):
+        return linalg.square_norm(v)
+
+    def shortened(self, t, length):
+        return t
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         return ()

@@ -60,6 +60,15 @@ class Kernel(abc.ABC):
         """⟨v, v⟩, `(*lanes)`."""
         return linalg.inner(v, v)
 
+    def shortened(self, t: jax.Array, length: jax.Array) -> jax.Array:
+        """t, or less where the square of t·v could overflow, for a v of this length. `(*lanes)`.
+
+        Of so long a step only the direction counts, unless the space is flat.
+        """
+        most = linalg.SQUARABLE_STEP[length.dtype.itemsize]
+        product = jnp.abs(t) * length
+        return t * jnp.where(product > most, most / product, 1)
+
     @abc.abstractmethod
     def aim(
         self,
@@ -109,4 +118,5 @@ class VerbsKernel(Kernel):
         return at_rest
 
     def move(self, x, v, t, aimed, *, exact):
-        return jnp.where(aimed, 0, self.manifold.retract(x, t * v) - x)
+        # At rest t·v: exactly 0, with the derivative of the step.
+        return jnp.where(aimed, t * v, self.manifold.retract(x, t * v) - x)

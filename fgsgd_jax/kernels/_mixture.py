@@ -38,6 +38,9 @@ class MixtureKernel(Kernel):
         each = zip(self.kernels, v, normal, strict=True)
         return self.vector([kernel.squares(x, part, n) for kernel, part, n in each])
 
+    def shortened(self, t, length):
+        return self.vector([kernel.shortened(t, length) for kernel in self.kernels])
+
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         each = zip(self.kernels, v, normal, strict=True)
         return self._shared(

@@ -41,13 +41,25 @@ class SphereKernel(_RescalingKernel):
 
 
 class ObliqueKernel(_RescalingKernel):
-    """A step of `Oblique`: the same for every column."""
+    """A step of `Oblique`: the same for every column.
+
+    Args:
+        bounded: Whether the squares of a step are finite. Shortening the step of a component would
+            shorten that of its other columns.
+    """
+
+    def __init__(self, *, bounded: bool):
+        self.bounded = bounded
+
+    def shortened(self, t, length):
+        return t
 
     def normal(self, x, g):
         return linalg.column_inner(x, g)
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
-        return jnp.where(at_rest, 1, 1 / _column_norm_of_step(x, v, t))
+        length = _column_norm_of_step(x, v, t) if self.bounded else linalg.column_norm(x + t * v)
+        return jnp.where(at_rest, 1, 1 / length)
 
 
 # x + t·v is summed entry by entry where points are small, so that it is nowhere stored.

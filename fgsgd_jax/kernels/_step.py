@@ -101,7 +101,8 @@ def fused_step(
     """
     s, s_next = scales
     radius, factor = step_radius(settings.coordinates, s)
-    kernel = kernel_for(leaf_spec, drawn.manifold_ids)
+    bounded = settings.normalization is not None
+    kernel = kernel_for(leaf_spec, drawn.manifold_ids, bounded=bounded)
     step = _Step(leaf_spec, kernel, weight, s, radius, numbers, drawn.groups, exact, settings)
 
     def g():
@@ -179,11 +180,13 @@ class _Step:
         rate, _, rho, curvature = self.numbers
 
         def norms():
-            return linalg.norm(self.kernel.vector(v.vector()))
+            # A vector with an infinite entry has no direction: NaN, as for one that has a NaN.
+            return linalg.finite_or_nan(linalg.norm(self.kernel.vector(v.vector())))
 
         if self.settings.normalization is None:
             rate = rate if self.radius is None else rate / self.radius
-            return squarable(-rate, self.materialize(norms, after))
+            length = self.materialize(norms, after)
+            return jnp.where(jnp.isnan(length), length, self.kernel.shortened(-rate, length))
         # Divided by τ, no step is longer than the rate.
         rate = jnp.minimum(rate, linalg.SQUARABLE_STEP[squares.dtype.itemsize])
         tau = self.settings.normalizer
@@ -231,10 +234,3 @@ class _Step:
         """
         rows, columns = self.leaf_spec.points_shape[:2]
         return self.settings.normalization is not None and rows * columns <= linalg.UNROLLED_SIZE
-
-
-def squarable(t: jax.Array, length: jax.Array) -> jax.Array:
-    """t, or less where the square of t·length could overflow. `(*lanes)`."""
-    most = linalg.SQUARABLE_STEP[length.dtype.itemsize]
-    product = jnp.abs(t) * length
-    return t * jnp.where(product > most, most / product, 1)

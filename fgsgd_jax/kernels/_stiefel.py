@@ -13,6 +13,7 @@ class RotationKernel(Kernel):
     polar factor of x + t·v is x·r, with r the rotation by arctan ‖tw‖ about w, four numbers.
     """
 
+    approximates_aim = True
     mixes_entries = True
 
     def normal(self, x, g):
@@ -22,13 +23,19 @@ class RotationKernel(Kernel):
         return linalg.times_hat(x, normal)
 
     def squares(self, x, v, normal):
-        return 2 * linalg.inner(normal[None], normal[None])
+        return 2 * linalg.square_norm(normal[None])
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
-        rotation = linalg.rotation_3x3(normal, t)
-        # σ, the last of the four numbers, is never 0 in a rotation: 0 marks a point at rest.
-        return jnp.where(at_rest, 0, rotation)
+        *p, sigma = linalg.rotation_3x3(normal, t)
+        # σ is positive in a rotation: −σ marks a point at rest.
+        rotation = jnp.stack([*p, jnp.where(at_rest, -sigma, sigma)])
+        # Points that are too far off give NaN. It is the exact steps that find them.
+        return jnp.where(linalg.is_polishable_3x3(x), rotation, jnp.nan) if exact else rotation
+
+    def amplifies_rounding(self, t, normal):
+        return jnp.array(False)
 
     def move(self, x, v, t, aimed, *, exact):
-        moved = linalg.turned_3x3(x, aimed, polished=exact)
-        return jnp.where(aimed[3] == 0, 0, moved)
+        *p, sigma = aimed
+        rotation = [*p, jnp.abs(sigma)]
+        return linalg.turned_3x3(x, rotation, polished=exact, at_rest=sigma < 0)

@@ -10,10 +10,12 @@ JAX 0.10.0 to 0.11.0.
 """
 
 from fgsgd_jax.linalg._norms import column_norm as column_norm
+from fgsgd_jax.linalg._norms import finite_or_nan as finite_or_nan
 from fgsgd_jax.linalg._norms import magnitude as magnitude
 from fgsgd_jax.linalg._norms import norm as norm
 from fgsgd_jax.linalg._norms import safe_sqrt as safe_sqrt
 from fgsgd_jax.linalg._norms import shorten as shorten
+from fgsgd_jax.linalg._norms import square_norm as square_norm
 from fgsgd_jax.linalg._orthonormal import LONGEST_STEP as LONGEST_STEP
 from fgsgd_jax.linalg._orthonormal import SQUARABLE_STEP as SQUARABLE_STEP
 from fgsgd_jax.linalg._orthonormal import gram_error as gram_error
@@ -36,6 +38,7 @@ from fgsgd_jax.linalg._products import total as total
 from fgsgd_jax.linalg._products import transpose as transpose
 from fgsgd_jax.linalg._products import working_dtype as working_dtype
 from fgsgd_jax.linalg._rotations import axis_3x3 as axis_3x3
+from fgsgd_jax.linalg._rotations import is_polishable_3x3 as is_polishable_3x3
 from fgsgd_jax.linalg._rotations import rotation_3x3 as rotation_3x3
 from fgsgd_jax.linalg._rotations import times_hat as times_hat
 from fgsgd_jax.linalg._rotations import turned_3x3 as turned_3x3

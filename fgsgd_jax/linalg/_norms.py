@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fgsgd_jax import _xla_cpu
-from fgsgd_jax.linalg._products import entries, is_small, total
+from fgsgd_jax.linalg._products import entries, inner, is_small, total
 
 
 def safe_sqrt(x: jax.Array) -> jax.Array:
@@ -44,6 +44,16 @@ def magnitude(x: jax.Array) -> jax.Array:
         return _largest(entries(x)) if is_small(x) else jnp.max(jnp.abs(x), axis=(0, 1))
 
     return _xla_cpu.materialize(lambda: _divisor(largest()), x)
+
+
+def square_norm(x: jax.Array) -> jax.Array:
+    """‖x‖² of every matrix, `(*lanes)`: infinite by overflow, NaN where an entry is infinite."""
+    return jnp.where(jnp.any(jnp.isinf(x), axis=(0, 1)), jnp.nan, inner(x, x))
+
+
+def finite_or_nan(number: jax.Array) -> jax.Array:
+    """The number, NaN where it is infinite."""
+    return jnp.where(jnp.isinf(number), jnp.nan, number)
 
 
 def shorten(v: jax.Array, longest: float) -> jax.Array:

@@ -7,7 +7,13 @@ from jax import lax
 from fgsgd_jax import _xla_cpu
 from fgsgd_jax.linalg._norms import norm, shorten
 from fgsgd_jax.linalg._products import gram, identity, inner, matmul
-from fgsgd_jax.linalg._rotations import axis_3x3, rotation_3x3, turned_3x3
+from fgsgd_jax.linalg._rotations import (
+    POLISHABLE,
+    axis_3x3,
+    is_polishable_3x3,
+    rotation_3x3,
+    turned_3x3,
+)
 
 # Side of the largest matrix that Gram-Schmidt unrolls column by column; longer ones take a loop
 # over the columns, whose compile time does not grow.
@@ -30,6 +36,8 @@ SHORT_PASSES = {4: 1, 8: 2}
 # as 1 and LONGEST_STEP² meet after 11 (float32) or 21 (float64) passes; the rest is for the loose
 # bound that scales the first pass (a row sum, up to √columns too large) and for convergence.
 LONG_PASSES = {4: 16, 8: 28}
+# An error that the passes leave only where they did not converge; rounding is far below it.
+CONVERGED = 1e-3
 
 
 def gram_error(y: jax.Array) -> jax.Array:
@@ -38,15 +46,23 @@ def gram_error(y: jax.Array) -> jax.Array:
 
 
 def polish(y: jax.Array) -> jax.Array:
-    """One Newton-Schulz step y(3⁄2 − ½yᵀy): removes the rounding of many steps."""
-    return y - matmul(y, 0.5 * gram_error(y))
+    """One Newton-Schulz step y(3⁄2 − ½yᵀy), which removes rounding; NaN far from orthonormal."""
+    e = gram_error(y)
+    return y - matmul(y, jnp.where(_row_sum_norm(e) <= POLISHABLE, 0.5, jnp.nan) * e)
+
+
+def _row_sum_norm(e: jax.Array) -> jax.Array:
+    """The largest row sum of |e|, a bound of its eigenvalues. `(*lanes)`."""
+    return jnp.max(jnp.sum(jnp.abs(e), axis=1), axis=0)
 
 
 def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
     """The polar factor of x + v, for x with orthonormal columns and v tangent there.
 
     Because v is tangent, (x+v)ᵀ(x+v) = 1 + vᵀv: no singular value is below 1, and a polynomial in
-    the residual E = (x+v)ᵀ(x+v) − 1 gives the polar factor and corrects drift of x at once.
+    the residual E = (x+v)ᵀ(x+v) − 1 gives the polar factor and corrects drift of x at once. Any
+    other x + v gives its polar factor or, where its singular values are too far apart, NaN; a 3×3
+    x that is far from orthonormal gives NaN.
     """
     rows, columns = x.shape[:2]
     if columns == 1:
@@ -57,7 +73,7 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
     size = x.dtype.itemsize
     y = _xla_cpu.materialize(lambda: x + v, x)
     e = gram_error(y)
-    short = jnp.max(jnp.sum(jnp.abs(e), axis=1), axis=0) <= SHORT_STEP[size]  # False for NaN
+    short = _row_sum_norm(e) <= SHORT_STEP[size]  # False for NaN
 
     def some_are_long():
         # y − x rather than v, which then need not stay in memory for this rare branch.
@@ -74,7 +90,8 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
 
 def _polar_step_3x3(x: jax.Array, v: jax.Array) -> jax.Array:
     def rotation():
-        return rotation_3x3(axis_3x3(x, shortened), jnp.ones((), x.dtype))
+        rotation = rotation_3x3(axis_3x3(x, shortened), jnp.ones((), x.dtype))
+        return jnp.where(is_polishable_3x3(x), rotation, jnp.nan)
 
     shortened = shorten(v, SQUARABLE_STEP[x.dtype.itemsize])
     return x + turned_3x3(x, _xla_cpu.materialize(rotation, x))
@@ -88,18 +105,23 @@ def _short_polar(y: jax.Array, e: jax.Array) -> jax.Array:
 
 
 def _long_polar(y: jax.Array) -> jax.Array:
-    """The polar factor for any y of full rank, by centered passes of the residual polynomial."""
+    """The polar factor of any y, by centered passes of the residual polynomial.
+
+    NaN where they do not converge: where singular values are much further apart than in a step, or
+    zero.
+    """
 
     def centered_pass(_, y):
         m = gram(y, y)
         # Eigenvalues lie in (0, b]: scaling by 2/b puts them in (0, 2], where the series converges.
         # Only shrink: a matrix whose largest value is below 2 needs no scaling.
-        largest = jnp.max(jnp.sum(jnp.abs(m), axis=1), axis=0)
+        largest = _row_sum_norm(m)
         scale = jnp.minimum(1, 1.9 / largest)
         e = scale * m - identity(y.shape[1], y.shape[1], y)
         return _residual_polynomial(y, e, jnp.sqrt(scale))
 
-    return lax.fori_loop(0, LONG_PASSES[y.dtype.itemsize], centered_pass, y)
+    y = lax.fori_loop(0, LONG_PASSES[y.dtype.itemsize], centered_pass, y)
+    return jnp.where(_row_sum_norm(gram_error(y)) <= CONVERGED, y, jnp.nan)
 
 
 def _residual_polynomial(y: jax.Array, e: jax.Array, scale: jax.Array | None = None) -> jax.Array:

@@ -1,9 +1,16 @@
 """Rotations of 3×3 matrices in closed form: polar factors without an iteration."""
 
+from collections.abc import Iterable
+
 import jax
 import jax.numpy as jnp
 
 from fgsgd_jax.linalg._products import total
+
+# One Newton-Schulz step turns an error E = xᵀx − 1 into ¾E². It is taken for points up to this far
+# off (a bound of the largest eigenvalue of E), which the rounding of bfloat16 stays below; what
+# is left is below 1e-2, and the next step leaves 1e-4 of it. Points further off give NaN.
+POLISHABLE = 0.1
 
 
 def axis_3x3(x: jax.Array, g: jax.Array) -> jax.Array:
@@ -36,19 +43,40 @@ def rotation_3x3(w: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.stack([*(c / sigma * (t * w[k]) for k in range(3)), sigma])
 
 
-def turned_3x3(x: jax.Array, rotation: jax.Array, *, polished: bool = True) -> jax.Array:
+def is_polishable_3x3(x: jax.Array) -> jax.Array:
+    """Whether one Newton-Schulz step makes a 3×3 x orthonormal. `(*lanes)`, False for NaN."""
+    e = _gram_error_3x3(x)
+    return total(entry**2 for entry in e.values()) <= POLISHABLE**2
+
+
+def _gram_error_3x3(x: jax.Array) -> dict[tuple[int, int], jax.Array]:
+    """The entries of E = xᵀx − 1."""
+    e = {}
+    for m, n in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)):
+        e[m, n] = e[n, m] = total(x[i, m] * x[i, n] for i in range(3)) - (m == n)
+    return e
+
+
+def turned_3x3(
+    x: jax.Array,
+    rotation: Iterable[jax.Array],
+    *,
+    polished: bool = True,
+    at_rest: jax.Array | bool = False,
+) -> jax.Array:
     """The polar factor of x + t·v minus x, for the tangent vector v = x·hat(w) at a 3×3 x.
 
     1 + t·hat(w) has the eigenvalues 1 and 1 ± i‖tw‖, so its polar factor is exactly r, the
     `rotation_3x3` of w and t, for every length. If `polished`, a Newton-Schulz step comes first,
     1 − ½E with E = xᵀx − 1, which removes the rounding of x. The result is x·(r − 1) or, polished,
-    x·(r − 1 − ½Er).
+    x·(r − 1 − ½Er), for an x that `is_polishable_3x3`.
+
+    Points `at_rest` are not polished: where r = 1 the result is exactly 0 there, and its derivative
+    is still that of the step.
     """
     *p, sigma = rotation
-    e = {}
-    if polished:
-        for m, n in ((0, 0), (1, 1), (2, 2), (0, 1), (1, 2), (2, 0)):
-            e[m, n] = e[n, m] = total(x[i, m] * x[i, n] for i in range(3)) - (m == n)
+    e = _gram_error_3x3(x) if polished else {}
+    half = jnp.where(at_rest, 0, 0.5)
     columns = []
     for j, a, b in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         turn = {j: -(p[a] * p[a] + p[b] * p[b])}  # column j of r − 1
@@ -56,6 +84,6 @@ def turned_3x3(x: jax.Array, rotation: jax.Array, *, polished: bool = True) -> j
         turn[b] = p[j] * p[b] - sigma * p[a]
         if polished:
             r = turn | {j: 1 + turn[j]}
-            turn = {m: turn[m] - 0.5 * total(e[m, n] * r[n] for n in range(3)) for m in range(3)}
+            turn = {m: turn[m] - half * total(e[m, n] * r[n] for n in range(3)) for m in range(3)}
         columns.append(total(x[:, m] * turn[m] for m in range(3))[:, None])
     return jnp.concatenate(columns, axis=1)

@@ -14,6 +14,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 from fgsgd_jax import linalg
 from fgsgd_jax.geometry import Manifold, overrides
@@ -22,7 +23,13 @@ from fgsgd_jax.spec._groups import group_norms, per_component
 from fgsgd_jax.spec._mixture import Mixture, select
 from fgsgd_jax.spec._scales import Coordinates, Gamma, Numbers, step_radius
 from fgsgd_jax.spec._schemes import Draw, Scheme, channel_counts, draw
-from fgsgd_jax.spec._sharding import keeps_sharding, on_automatic_axes, split_by_rows
+from fgsgd_jax.spec._sharding import (
+    is_partitioned,
+    keeps_sharding,
+    on_automatic_axes,
+    placed_like,
+    split_by_rows,
+)
 
 
 def jitted(*static: str) -> Callable:
@@ -134,7 +141,10 @@ class LeafSpec:
     def project(self, weight: jax.Array, manifold_ids, s=None) -> jax.Array:
         """The nearest weight on the manifolds."""
         projected = self.manifold(manifold_ids).project(self.unit_points(weight, s))
-        return self.to_weight(times(projected, s), weight.dtype)
+        projected = self.to_weight(times(projected, s), weight.dtype)
+        # A singular value decomposition has a result on every device.
+        split = isinstance(projected, Tracer) and is_partitioned()
+        return placed_like(projected, weight) if split else projected
 
     @jitted("coordinates")
     @keeps_sharding
@@ -187,13 +197,17 @@ class LeafSpec:
         """The update that carries the weight along the tangent step (Algorithm 1, line 7).
 
         Exactly 0 for components whose step is 0 and whose scale stays: a retraction that divides
-        by a norm would otherwise move them by its rounding.
+        by a norm would otherwise move them by its rounding. NaN, every entry of it, for components
+        whose step is not finite.
         """
         radius, _ = step_radius(coordinates, s)
         x, v = self.unit_points(weight, s), self.points(step)
         v = v if radius is None else v / radius
         moved = self.manifold(manifold_ids).retract(x, v) - x
-        moved = jnp.where(linalg.norm(v) == 0, 0, moved)
+        length = linalg.norm(v)
+        # At rest v itself: exactly 0, with the derivative of the step.
+        moved = jnp.where(length == 0, v, moved)
+        moved = jnp.where(jnp.isfinite(length), moved, jnp.nan)
         return self.update(x, moved, s, s_next, weight.dtype)
 
     @jitted("normalizer", "single_components")
@@ -224,9 +238,12 @@ class LeafSpec:
         manifold, v = self.manifold(manifold_ids), self.points(vector)
         x: Any = None if weight is None else self.unit_points(weight, s)
         if single_components:
-            tau = normalizer(manifold.norm(x, v), *numbers)
+            tau = normalizer(linalg.finite_or_nan(manifold.norm(x, v)), *numbers)
         else:
-            g = group_norms(self, manifold.inner(x, v, v), groups)
+            squares = manifold.inner(x, v, v)
+            # An infinite entry makes its group NaN, as a NaN does; squares may overflow.
+            squares = jnp.where(jnp.any(jnp.isinf(v), axis=(0, 1)), jnp.nan, squares)
+            g = group_norms(self, squares, groups)
             tau = per_component(normalizer(g, *numbers), groups)
         return self.to_weight(v / tau, vector.dtype)
 

@@ -6,12 +6,13 @@ from collections.abc import Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax.core import Tracer
 
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec._collection import Collection, require_collection
 from fgsgd_jax.spec._leaf import LeafSpec
-from fgsgd_jax.spec._walk import map_leaves
+from fgsgd_jax.spec._walk import map_leaves, require_known_leaves, spec_of_leaf
 
 
 def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | None = None) -> Any:
@@ -28,8 +29,9 @@ def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | N
         A tree with the structure of `params`.
 
     Raises:
-        ValueError: If a component has no nearest point (a zero matrix, for instance), or the spec
-            was not built from these parameters.
+        ValueError: If a component has no nearest point (it is zero, on a Stiefel manifold of
+            deficient rank, or not finite), or the spec was not built from these parameters. Inside
+            a jitted function, where values are unknown, such a component becomes NaN.
 
     Example:
         >>> import jax.numpy as jnp
@@ -48,6 +50,7 @@ def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | N
             projected = leaf_spec.project(weight, manifold_ids.get(path), s)
         except ValueError as error:
             raise ValueError(f"{path!r}: {error}") from None
+        _require_numbers(path, projected)
         return _on_devices_of(weight, projected)
 
     return map_leaves(spec, project_leaf, lambda weight: weight, params)
@@ -121,16 +124,27 @@ def residual(
     """
     require_collection(spec)
     manifold_ids, stds = spec.manifold_ids(), spec.feature_std(feature_std)
+    require_known_leaves(spec, params)
     return {
         path: _residual_of_leaf(leaf_spec, weight, manifold_ids.get(path), stds.get(path))
         for path, weight in leaves_with_paths(params)
-        if (leaf_spec := spec.leaf_spec_of(path, weight)) is not None
+        if (leaf_spec := spec_of_leaf(spec, path, weight)) is not None
     }
 
 
 @functools.partial(jax.jit, static_argnums=0)
 def _residual_of_leaf(leaf_spec: LeafSpec, weight, manifold_ids, feature_std) -> jax.Array:
     return leaf_spec.residual(weight, manifold_ids, leaf_spec.scale(feature_std, weight.dtype))
+
+
+def _require_numbers(path: str, projected: jax.Array) -> None:
+    """Raises if a projected weight is known to have NaN entries."""
+    if not isinstance(projected, Tracer) and bool(jnp.any(jnp.isnan(projected))):
+        raise ValueError(
+            f"{path!r} has components without a nearest point: entries are NaN or infinite, or a "
+            "component is zero or of deficient rank. Initialize the weight at random "
+            "(`fgsgd_jax.initialize`) or leave it Euclidean."
+        )
 
 
 def _on_devices_of(weight: Any, value: jax.Array) -> jax.Array:

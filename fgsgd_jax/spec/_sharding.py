@@ -37,6 +37,12 @@ def on_automatic_axes(function: Callable, first, *rest, replicated: bool = False
     sharding = jax.typeof(first).sharding
     if AxisType.Explicit not in sharding.mesh.axis_types:
         return function(first, *rest)
+    if get_abstract_mesh().empty:
+        raise ValueError(
+            f"A weight is sharded as {sharding.spec} over a mesh with Explicit axes "
+            f"{sharding.mesh.axis_names}, but no mesh is set. Call jax.set_mesh(mesh) first, or "
+            "use Auto axes."
+        )
     result = NamedSharding(sharding.mesh, PartitionSpec()) if replicated else sharding
     return auto_axes(function, out_sharding=result)(first, *rest)  # pyright: ignore[reportCallIssue]
 

@@ -1,10 +1,14 @@
 """`map_leaves`: a walk over trees that have the leaves of a spec."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
-from fgsgd_jax._trees import leaves_with_paths, map_with_path
+import jax.numpy as jnp
+import numpy as np
+
+from fgsgd_jax._trees import leaves_with_paths, listed, map_with_path
 from fgsgd_jax.spec._collection import Collection
+from fgsgd_jax.spec._leaf import LeafSpec
 
 
 def map_leaves(
@@ -23,22 +27,86 @@ def map_leaves(
         *rest: Further trees, or dictionaries from path to leaf.
 
     Raises:
-        ValueError: If a tree of `rest` lacks a leaf of `tree`, or a leaf does not fit the spec.
+        ValueError: If a tree of `rest` lacks a leaf of `tree`, leaves that belong together differ
+            in shape, or a leaf does not fit the spec.
     """
+    require_known_leaves(spec, tree)
     others = [dict(leaves_with_paths(other)) for other in rest]
 
     def map_leaf(path, leaf):
-        leaf_spec = spec.leaf_spec_of(path, leaf)
         if any(path not in other for other in others):
             raise ValueError(
                 f"The updates have a leaf {path!r} that the parameters or the state do not have. "
                 "Give init and update trees with the same leaves."
             )
         leaves = (leaf, *(other[path] for other in others))
+        for other in leaves[1:]:
+            spec_of_leaf(spec, path, other)
+            _require_same_shape(path, leaf, other)
+        leaf_spec = spec_of_leaf(spec, path, leaf)
         if leaf_spec is None:
             return on_euclidean(*leaves)
-        for other in leaves[1:]:
-            spec.leaf_spec_of(path, other)
         return on_manifold(path, leaf_spec, *leaves)
 
     return map_with_path(map_leaf, tree)
+
+
+def spec_of_leaf(spec: Collection, path: str, leaf: Any) -> LeafSpec | None:
+    """The leaf spec of a leaf, after a check of its shape and dtype; None if it is Euclidean.
+
+    Raises:
+        ValueError: If the shape is not that of the spec, or the geometry of a leaf on manifolds
+            cannot be computed in its dtype.
+    """
+    leaf_spec = spec.leaf_spec_of(path, leaf)
+    if leaf_spec is not None and not _has_working_dtype(leaf.dtype):
+        raise ValueError(
+            f"{path!r} has dtype {leaf.dtype}, but weights on manifolds, and their gradients, need "
+            "float16, bfloat16, float32 or float64. Cast the leaf to one of them, or make it "
+            "Euclidean in the spec (None)."
+        )
+    return leaf_spec
+
+
+def require_known_leaves(spec: Collection, tree: Any) -> None:
+    """Raises a ValueError if a tree has leaves that the spec does not have."""
+    known = dict(spec.layers)
+    unknown = [path for path, _ in leaves_with_paths(tree) if path not in known]
+    if unknown:
+        raise ValueError(
+            f"The spec has no lea{'f' if len(unknown) == 1 else 'ves'} {listed(unknown)}; it was "
+            f"built from the leaves {listed(known)}. {_advice(known, unknown)}"
+        )
+
+
+def _advice(known: Container[str], unknown: list[str]) -> str:
+    """What to do about leaves that the spec does not have."""
+    parts = [path.rpartition("/") for path in unknown]
+    if any(parent in known and name in ("real", "imaginary") for parent, _, name in parts):
+        return (
+            "optax.contrib.split_real_and_imaginary splits every complex leaf: wrap only the "
+            "transformation of the Euclidean leaves in it, which you give as `euclidean`."
+        )
+    if unknown == [""]:
+        return (
+            "A single array was given in place of the tree, as by optax.flatten, which hides the "
+            "shapes of the weights: wrap only the transformation of the Euclidean leaves in it, "
+            "which you give as `euclidean`."
+        )
+    return "Build the spec from the parameters you use it with."
+
+
+def _require_same_shape(path: str, leaf: Any, other: Any) -> None:
+    if np.shape(leaf) != np.shape(other):
+        raise ValueError(
+            f"The gradient, update or momentum of {path!r} has shape {np.shape(leaf)}, but its "
+            f"weight has shape {np.shape(other)}. Give gradients of these parameters, and the "
+            "state that was made for them."
+        )
+
+
+def _has_working_dtype(dtype: Any) -> bool:
+    """Whether geometry can be computed for a dtype; gradients of whole numbers can be."""
+    if jnp.issubdtype(dtype, jnp.floating):
+        return jnp.dtype(dtype).itemsize >= 2
+    return jnp.issubdtype(dtype, jnp.integer)

@@ -3,6 +3,7 @@
 from fgsgd_jax.transforms._average import AverageOnManifoldsState as AverageOnManifoldsState
 from fgsgd_jax.transforms._average import average_on_manifolds as average_on_manifolds
 from fgsgd_jax.transforms._average import get_average as get_average
+from fgsgd_jax.transforms._checked import checked as checked
 from fgsgd_jax.transforms._feature_std import get_feature_std as get_feature_std
 from fgsgd_jax.transforms._feature_std import set_feature_std as set_feature_std
 from fgsgd_jax.transforms._fused import FusedState as FusedState

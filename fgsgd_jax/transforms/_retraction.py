@@ -11,16 +11,19 @@ from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import (
     Collection,
     Coordinates,
+    LeafSpec,
     checked_coordinates,
     map_leaves,
     require_collection,
+    require_known_leaves,
     residual,
+    spec_of_leaf,
 )
 from fgsgd_jax.transforms._link import Link, SpecState, require_params
 
-# A weight with a residual up to this counts as on its manifold. Rounding leaves about eps per
-# entry; the bound admits weights that were averaged, stored in a shorter dtype or measured by a
-# norm over thousands of entries, and is far below the residual of a weight never projected.
+# A weight with a residual up to this counts as on its manifold, by the item size of its dtype. The
+# bound admits weights that were averaged or stored in a shorter dtype, and is far below the
+# residual of a weight never projected.
 ON_MANIFOLD = {2: 5e-2, 4: 1e-3, 8: 1e-3}
 
 
@@ -30,8 +33,10 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
     A tangent step v at the weight x becomes the update R(x, v) − x, where R is the retraction of
     the manifold; adding it, as `optax.apply_updates` does, ends on the manifold. So this is the
     last link of a chain: scaling or clipping after it would leave the manifold. A component whose
-    step is 0 does not move. Euclidean leaves pass unchanged, in the dtype of the weight. After
-    `set_feature_std` the update ends on the re-scaled manifolds.
+    step is 0 does not move; one whose step has a NaN or infinite entry becomes NaN. From a weight
+    that is off its manifold a step ends within 1e-2 of the manifold, or is NaN. Euclidean leaves
+    pass unchanged, in the dtype of the weight. After `set_feature_std` the update ends on the
+    re-scaled manifolds.
 
     Args:
         spec: The spec of the parameters.
@@ -79,25 +84,40 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
     return Link.of(init_fn, update_fn, spec=spec, coordinates=coordinates)
 
 
-def require_on_manifolds(params, spec: Collection) -> None:
-    """Raises if the values of weights are known, and not on their manifolds."""
-    leaves = leaves_with_paths(params)
-    for path, leaf in leaves:
-        spec.leaf_spec_of(path, leaf)
-    known = all(
+def tolerance(leaf_spec: LeafSpec, dtype) -> float:
+    """The largest residual with which a weight of a dtype counts as on its manifolds.
+
+    Rounding every entry of an orthonormal x by half an eps of itself leaves ‖xᵀx − 1‖ at most
+    eps·√columns, since ‖x‖ = √columns, which for a large bfloat16 matrix is above the fixed bound.
+    """
+    dtype = jnp.dtype(dtype)
+    rounding = float(jnp.finfo(dtype).eps) * math.sqrt(min(leaf_spec.points_shape[:2]))
+    return max(ON_MANIFOLD[min(dtype.itemsize, 8)], 2 * rounding)
+
+
+def are_known(params) -> bool:
+    """Whether the values of all leaves are known."""
+    return all(
         isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
-        for _, leaf in leaves
+        for leaf in jax.tree.leaves(params)
     )
-    if not known:
+
+
+def require_on_manifolds(params, spec: Collection, feature_std=None) -> None:
+    """Raises if the values of weights are known, and not on their manifolds."""
+    require_known_leaves(spec, params)
+    leaf_specs = {path: spec_of_leaf(spec, path, leaf) for path, leaf in leaves_with_paths(params)}
+    if not are_known(params):
         return
-    dtypes = {path: leaf.dtype for path, leaf in leaves}
     with jax.ensure_compile_time_eval():  # known weights may be used in a function being traced
-        distances = {path: float(distance) for path, distance in residual(params, spec).items()}
-    off = {
-        path: distance
-        for path, distance in distances.items()
-        if not distance <= ON_MANIFOLD[min(jnp.dtype(dtypes[path]).itemsize, 8)]
+        measured = residual(params, spec, feature_std=feature_std)
+        distances = {path: float(distance) for path, distance in measured.items()}
+    tolerances = {
+        path: tolerance(leaf_spec, leaf.dtype)
+        for path, leaf in leaves_with_paths(params)
+        if (leaf_spec := leaf_specs[path]) is not None
     }
+    off = {path: d for path, d in distances.items() if not d <= tolerances[path]}
     if off:
         worst = max(off, key=lambda path: math.inf if math.isnan(off[path]) else off[path])
         raise ValueError(

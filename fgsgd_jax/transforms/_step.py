@@ -96,7 +96,8 @@ def scale_by_fgsgd(
     """Divides the step of every group by τ (eq. 5), one number per group.
 
     Euclidean leaves pass unchanged: they are in no group. (Components placed on `Euclidean()`
-    inside a group count like any other.)
+    inside a group count like any other.) A NaN or infinite entry of a vector makes its group NaN;
+    norms too large for the dtype give steps of 0.
 
     Args:
         spec: The spec of the parameters.

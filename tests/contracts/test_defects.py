@@ -272,15 +272,23 @@ def test_a_matrix_of_too_low_rank_has_no_nearest_frame_and_gets_none(zero):
     """riemannax, geoopt: a zero singular value or R entry becomes a zero or arbitrary column."""
     x = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
     x[:, slice(None) if zero == "all" else 1] = 0
-    with pytest.raises(ValueError, match="no nearest point to a zero singular value"):
+    with pytest.raises(ValueError, match="no nearest point to a rank-deficient component"):
         fg.Stiefel().project(jnp.asarray(x))
     assert bool(jnp.all(jnp.isnan(jax.jit(fg.Stiefel().project)(jnp.asarray(x)))))
 
 
-def test_a_matrix_of_low_rank_to_rounding_gets_a_frame_that_is_as_near_as_any():
-    """riemannax, geoopt: a small singular value becomes a zero column."""
+def test_a_tall_matrix_of_low_rank_to_rounding_is_refused():
+    """riemannax, geoopt: a direction that rounding chose becomes a column."""
     rng = np.random.default_rng(0)
     x = (rng.normal(size=(4, 2)) @ rng.normal(size=(2, 3))).astype(np.float32)
+    with pytest.raises(ValueError, match="rank-deficient component"):
+        fg.Stiefel().project(jnp.asarray(x))
+
+
+def test_a_square_matrix_of_low_rank_to_rounding_gets_one_of_its_two_nearest_frames():
+    """riemannax, geoopt: a small singular value becomes a zero column."""
+    rng = np.random.default_rng(0)
+    x = (rng.normal(size=(3, 2)) @ rng.normal(size=(2, 3))).astype(np.float32)
     y = np.asarray(fg.Stiefel().project(jnp.asarray(x)), np.float64)
     np.testing.assert_allclose(y.T @ y, np.eye(3), rtol=0, atol=1e-6)  # a few roundings
     # The nearest frames are those that maximize ⟨y, x⟩, which is then the sum of singular values.

@@ -170,3 +170,20 @@ def test_one_device_with_explicit_axes_takes_the_steps_of_one_without(manifold, 
         placed, _ = jax.jit(step)(params, jax.jit(tx.init)(params))
         assert placed["w"].sharding.spec == place.spec
     assert_allclose(placed["w"], plain["w"], atol=TOLERANCE)
+
+
+def test_explicit_axes_without_a_mesh_that_is_set_are_answered_with_what_to_call():
+    mesh = jax.make_mesh((1,), ("device",), axis_types=(AxisType.Explicit,))
+    weight = jax.device_put(jnp.eye(4, 3), NamedSharding(mesh, PartitionSpec(None, "device")))
+    spec = fg.collection({"w": weight}, ("w", fg.pom("layer", fg.Stiefel())))
+    tx = fg.fgsgd(0.1, spec)
+    with jax.set_mesh(mesh):
+        state = tx.init({"w": weight})
+    for call in (
+        lambda: fg.project({"w": weight}, spec),
+        lambda: fg.residual({"w": weight}, spec),
+        lambda: tx.init({"w": weight}),
+        lambda: tx.update({"w": weight}, state, {"w": weight}),
+    ):
+        with pytest.raises(ValueError, match=r"Explicit axes.*Call jax\.set_mesh\(mesh\)"):
+            call()
