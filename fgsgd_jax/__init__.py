@@ -20,6 +20,7 @@ from fgsgd_jax.geometry import Product as Product
 from fgsgd_jax.geometry import Sphere as Sphere
 from fgsgd_jax.geometry import Stiefel as Stiefel
 from fgsgd_jax.optimizers import fgsgd as fgsgd
+from fgsgd_jax.optimizers import on_manifold as on_manifold
 from fgsgd_jax.optimizers import robbins_monro as robbins_monro
 from fgsgd_jax.optimizers import rsgd as rsgd
 from fgsgd_jax.pathsgd import balance as balance
@@ -40,6 +41,7 @@ from fgsgd_jax.spec import project as project
 from fgsgd_jax.spec import residual as residual
 from fgsgd_jax.transforms import Group as Group
 from fgsgd_jax.transforms import get_feature_std as get_feature_std
+from fgsgd_jax.transforms import keep_on_manifolds as keep_on_manifolds
 from fgsgd_jax.transforms import per_group as per_group
 from fgsgd_jax.transforms import project_to_tangent as project_to_tangent
 from fgsgd_jax.transforms import retract_updates as retract_updates

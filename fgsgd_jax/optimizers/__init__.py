@@ -2,4 +2,5 @@
 
 from fgsgd_jax.optimizers._fgsgd import fgsgd as fgsgd
 from fgsgd_jax.optimizers._fgsgd import rsgd as rsgd
+from fgsgd_jax.optimizers._on_manifold import on_manifold as on_manifold
 from fgsgd_jax.optimizers._schedules import robbins_monro as robbins_monro

@@ -18,9 +18,10 @@ PUBLIC = {
     "Collection", "Component", "Euclidean", "Group", "Layer", "LeafSpec", "Manifold", "Oblique",
     "Pom",
     "Product", "Sphere", "Stiefel", "balance", "bounds", "checks", "collection", "diagnostics",
-    "fgsgd", "get_feature_std", "initialize", "norms", "path_norm", "path_scales", "path_sgd",
-    "per_group", "pom", "project", "project_to_tangent", "report", "residual", "retract_updates",
-    "robbins_monro", "rsgd", "scale_by_fgsgd", "scale_by_path", "set_feature_std",
+    "fgsgd", "get_feature_std", "initialize", "keep_on_manifolds", "manifold_muon",
+    "norms", "on_manifold", "path_norm", "path_scales", "path_sgd", "per_group", "pom", "project", "project_to_tangent", "report", "residual", "retract_updates",
+    "riemannian_adam", "robbins_monro", "rsgd", "scale_by_fgsgd", "scale_by_manifold_muon",
+    "scale_by_path", "scale_by_riemannian_adam", "set_feature_std",
     "trace_on_manifold", "unbalance",
 }  # fmt: skip
 
