@@ -1,5 +1,7 @@
 """The links of a chain on manifolds, as Optax transformations."""
 
+from fgsgd_jax.transforms._adam import Moment as Moment
+from fgsgd_jax.transforms._adam import scale_by_riemannian_adam as scale_by_riemannian_adam
 from fgsgd_jax.transforms._feature_std import get_feature_std as get_feature_std
 from fgsgd_jax.transforms._feature_std import set_feature_std as set_feature_std
 from fgsgd_jax.transforms._fused import FusedState as FusedState
@@ -9,6 +11,8 @@ from fgsgd_jax.transforms._link import SpecState as SpecState
 from fgsgd_jax.transforms._link import require_params as require_params
 from fgsgd_jax.transforms._momentum import TraceOnManifoldState as TraceOnManifoldState
 from fgsgd_jax.transforms._momentum import trace_on_manifold as trace_on_manifold
+from fgsgd_jax.transforms._muon import Solver as Solver
+from fgsgd_jax.transforms._muon import scale_by_manifold_muon as scale_by_manifold_muon
 from fgsgd_jax.transforms._nearest import keep_on_manifolds as keep_on_manifolds
 from fgsgd_jax.transforms._nearest import nearest_points as nearest_points
 from fgsgd_jax.transforms._rate import scale_by_learning_rate as scale_by_learning_rate
