@@ -1,6 +1,7 @@
-"""`manifold_muon`: directions near the optimum of the dual problem, whatever the gradient's size."""
+"""`manifold_muon`: directions near the optimum of the dual, whatever the gradient's size."""
 
 import functools
+import re
 
 import jax
 import jax.numpy as jnp
@@ -261,7 +262,7 @@ def test_no_decomposition_is_in_the_jitted_step():
     for solver in ("tangent", "exact"):
         tx = fg.manifold_muon(0.1, spec, solver=solver)
         program = str(jax.make_jaxpr(tx.update)(params, tx.init(params), params))
-        assert not any(name in program for name in (" svd", " eigh", " qr", " cholesky"))
+        assert not re.search(r"\b(svd|eigh|qr|cholesky|lu)\[", program)
 
 
 @pytest.mark.slow
@@ -281,5 +282,5 @@ def test_the_exact_solver_is_refused_on_other_manifolds():
         fg.manifold_muon(0.1, spec, solver="exact")
     with pytest.raises(ValueError, match="'tangent', 'exact'; got 'dual'"):
         fg.manifold_muon(0.1, spec, solver="dual")
-    with pytest.raises(TypeError, match="momentum must be a number, or None for none, got '0.9'"):
+    with pytest.raises(TypeError, match="momentum must be a number, or None for none"):
         fg.manifold_muon(0.1, spec, momentum="0.9")
