@@ -22,6 +22,10 @@ from fgsgd_jax.linalg._orthonormal import gram_error as gram_error
 from fgsgd_jax.linalg._orthonormal import gram_schmidt as gram_schmidt
 from fgsgd_jax.linalg._orthonormal import polar_step as polar_step
 from fgsgd_jax.linalg._orthonormal import polish as polish
+from fgsgd_jax.linalg._polar import msign as msign
+from fgsgd_jax.linalg._polar import polar as polar
+from fgsgd_jax.linalg._polar import solve_lyapunov as solve_lyapunov
+from fgsgd_jax.linalg._polar import unit as unit
 from fgsgd_jax.linalg._products import UNROLLED_SIZE as UNROLLED_SIZE
 from fgsgd_jax.linalg._products import column_inner as column_inner
 from fgsgd_jax.linalg._products import entries as entries

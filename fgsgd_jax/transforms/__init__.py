@@ -1,5 +1,7 @@
 """The links of a chain on manifolds, as Optax transformations."""
 
+from fgsgd_jax.transforms._adam import Moment as Moment
+from fgsgd_jax.transforms._adam import scale_by_riemannian_adam as scale_by_riemannian_adam
 from fgsgd_jax.transforms._average import AverageOnManifoldsState as AverageOnManifoldsState
 from fgsgd_jax.transforms._average import average_on_manifolds as average_on_manifolds
 from fgsgd_jax.transforms._average import get_average as get_average
@@ -13,7 +15,12 @@ from fgsgd_jax.transforms._link import SpecState as SpecState
 from fgsgd_jax.transforms._link import require_params as require_params
 from fgsgd_jax.transforms._momentum import TraceOnManifoldState as TraceOnManifoldState
 from fgsgd_jax.transforms._momentum import trace_on_manifold as trace_on_manifold
+from fgsgd_jax.transforms._muon import Solver as Solver
+from fgsgd_jax.transforms._muon import scale_by_manifold_muon as scale_by_manifold_muon
+from fgsgd_jax.transforms._nearest import keep_on_manifolds as keep_on_manifolds
+from fgsgd_jax.transforms._nearest import nearest_points as nearest_points
 from fgsgd_jax.transforms._rate import scale_by_learning_rate as scale_by_learning_rate
+from fgsgd_jax.transforms._retraction import require_on_manifolds as require_on_manifolds
 from fgsgd_jax.transforms._retraction import retract_updates as retract_updates
 from fgsgd_jax.transforms._step import Group as Group
 from fgsgd_jax.transforms._step import PerGroup as PerGroup

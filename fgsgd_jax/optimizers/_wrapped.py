@@ -1,0 +1,104 @@
+"""What `on_manifold` asks of the optimizer it wraps, and how it reaches into its state."""
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jax.core import Tracer
+
+from fgsgd_jax import linalg
+from fgsgd_jax._trees import leaves_with_paths, listed
+from fgsgd_jax.optimizers._arguments import require_number_or_schedule
+from fgsgd_jax.spec import Collection
+
+
+def map_fields(state: Any, names: Sequence[str], function: Callable) -> Any:
+    """The state with a function applied to its fields of the given names."""
+
+    def is_named(node):
+        return any(name in getattr(node, "_fields", ()) for name in names)
+
+    def renewed(node):
+        if not is_named(node):
+            return node
+        present = [name for name in names if name in node._fields]
+        return node._replace(**{name: function(getattr(node, name)) for name in present})
+
+    return jax.tree.map(renewed, state, is_leaf=is_named)
+
+
+def check_arguments(tx, spec: Collection, relative_step) -> None:
+    """Raises unless the arguments of `on_manifold` are of the right types and fit the spec."""
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(
+            f"on_manifold takes a transformation first, such as optax.adam(1e-3), got {tx!r}."
+        )
+    if relative_step is None:
+        return
+    require_number_or_schedule("relative_step", relative_step)
+    free = [path for path, leaf_spec in spec.on_manifolds() if not leaf_spec.fixes_norm]
+    if free:
+        raise ValueError(
+            f"A relative_step needs manifolds that fix the norm of a component, but {listed(free)} "
+            "may change theirs. Leave relative_step out, or choose other manifolds for them."
+        )
+
+
+def require_supported(inner: Any, momentum: Sequence[str]) -> None:
+    """Raises for optimizers whose own averages leave the manifolds, and for unknown fields."""
+
+    def is_average(node):
+        return isinstance(node, optax.contrib.ScheduleFreeState)
+
+    if any(map(is_average, jax.tree.leaves(inner, is_leaf=is_average))):
+        raise ValueError(
+            "optax.contrib.schedule_free keeps averages of weights along straight lines, which "
+            "leave the manifolds. Wrap its base optimizer alone, and decay the rate instead."
+        )
+    for name in momentum:
+        found: list[Any] = []
+        map_fields(inner, (name,), found.append)
+        if not found:
+            raise ValueError(
+                f"`transport` names the momentum {name!r}, but no state of this optimizer has such "
+                "a field. Adam and Muon have 'mu', SGD with momentum has 'trace'."
+            )
+
+
+def require_no_decay(tx, inner: Any, weights: Any, spec: Collection) -> None:
+    """Raises if a zero gradient changes the length of weights whose norm is fixed.
+
+    Where values are known: not inside a jitted function.
+    """
+    fixed = {path for path, leaf_spec in spec.on_manifolds() if leaf_spec.fixes_norm}
+    leaves = dict(leaves_with_paths(weights))
+    known = (jax.Array, np.ndarray)
+    if not all(
+        isinstance(leaf, known) and not isinstance(leaf, Tracer) for leaf in leaves.values()
+    ):
+        return
+    try:
+        steps, _ = tx.update(jax.tree.map(jnp.zeros_like, weights), inner, weights)
+    except TypeError:  # it needs further arguments, such as the loss
+        return
+    decayed = [
+        path
+        for path, step in leaves_with_paths(steps)
+        if path in fixed
+        and bool(jnp.vdot(step, leaves[path]) < 0)
+        and _parallel(step, leaves[path])
+    ]
+    if decayed:
+        raise ValueError(
+            f"This optimizer decays {listed(decayed)}, whose norm is fixed: there, weight decay "
+            "only shortens the steps. Give it without weight decay (optax.adam for optax.adamw), "
+            "or with the mask spec.euclidean_mask for its weight decay."
+        )
+
+
+def _parallel(u: jax.Array, v: jax.Array) -> bool:
+    u, v = (jnp.ravel(linalg.in_working_dtype(array)) for array in (u, v))
+    return bool(jnp.abs(jnp.vdot(u, v)) >= 0.99 * jnp.linalg.norm(u) * jnp.linalg.norm(v))

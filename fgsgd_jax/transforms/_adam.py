@@ -1,0 +1,199 @@
+"""`scale_by_riemannian_adam`: momentum over the root of a second moment per component."""
+
+import functools
+from typing import Any, Literal, NamedTuple, get_args
+
+import jax
+import jax.numpy as jnp
+import optax
+
+from fgsgd_jax._trees import leaves_with_paths
+from fgsgd_jax.spec import (
+    Collection,
+    LeafSpec,
+    group_norms,
+    keeps_sharding,
+    map_leaves,
+    per_component,
+    require_collection,
+    split_by_rows,
+)
+from fgsgd_jax.transforms._link import Link, SpecState, require_params
+
+Moment = Literal["component", "group", "entry"]
+
+
+class ScaleByRiemannianAdamState(NamedTuple):
+    """The state of Riemannian Adam.
+
+    Attributes:
+        count: The number of steps taken.
+        mu: The first moment: a tree like the parameters, without Euclidean leaves.
+        nu: The root of the second moment √v, by path; squares would overflow in float32.
+        nu_max: The largest √v so far, by path; empty without `amsgrad`.
+        groups: The drawn groups, by path, for a moment per group.
+        euclidean: The state of Optax's Adam, for Euclidean leaves.
+        spec: The drawn manifolds, and λ.
+    """
+
+    count: jax.Array
+    mu: Any
+    nu: dict[str, jax.Array]
+    nu_max: dict[str, jax.Array]
+    groups: dict[str, jax.Array]
+    euclidean: Any
+    spec: SpecState
+
+
+def scale_by_riemannian_adam(
+    spec: Collection,
+    b1: Any = 0.9,
+    b2: Any = 0.999,
+    eps: Any = 1e-8,
+    *,
+    moment: Moment = "component",
+    amsgrad: bool = False,
+) -> Link:
+    """Rescales tangent vectors as Adam does, with one second moment for each component.
+
+    For the tangent vector g of a component, in the t-th step::
+
+        m = b1·P(m) + (1 − b1)·g          P: transport to the present weight, by default projection
+        v = b2·v + (1 − b2)·‖g‖²          one number, so that m/√v is tangent
+        d = m/(1 − b1ᵗ) / (√(v/(1 − b2ᵗ)) + eps)
+
+    So in the first step every component has ‖d‖ = 1, whatever the size of its gradient. Euclidean
+    leaves get `optax.scale_by_adam` (with `amsgrad`, `optax.scale_by_amsgrad`) of the same
+    constants.
+
+    Args:
+        spec: The spec of the parameters.
+        b1: The decay of the first moment.
+        b2: The decay of the second moment.
+        eps: A small constant outside the root, in the unit of gradients.
+        moment: What has a second moment of its own: every "component", every "group" of the spec
+            (its components then keep the relative lengths of their gradients), or every "entry" as
+            in Adam, after which the result is projected on the tangent space again.
+        amsgrad: Whether to use the largest v so far in place of v.
+
+    Returns:
+        A transformation whose `update` needs `params`. It takes tangent vectors, so it comes after
+        `project_to_tangent`.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jnp.array([[1.0], [0.0]]).reshape(2, 1, 1, 1)}
+        >>> spec = fg.collection(params, ("w", fg.pom("layer", fg.Sphere())))
+        >>> link = scale_by_riemannian_adam(spec)
+        >>> gradient = {"w": jnp.array([0.0, 100.0]).reshape(2, 1, 1, 1)}
+        >>> step, _ = link.update(gradient, link.init(params), params)
+        >>> step["w"].ravel().round(4)
+        Array([0., 1.], dtype=float32)
+
+    References:
+        Bécigneul & Ganea, *Riemannian adaptive optimization methods*, 2019; Kingma & Ba, *Adam*,
+        2015; Reddi, Kale & Kumar, *On the convergence of Adam and beyond*, 2018 (AMSGrad).
+    """
+    require_collection(spec)
+    if moment not in get_args(Moment):
+        raise ValueError(
+            f"`moment` is one of {', '.join(map(repr, get_args(Moment)))}; got {moment!r}."
+        )
+    adam = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
+    on_euclidean = optax.masked(adam(b1, b2, eps), spec.euclidean_mask)
+
+    def init_fn(params):
+        def zeros(path, leaf_spec, weight):
+            del path, leaf_spec
+            return jnp.zeros(weight.shape, weight.dtype)
+
+        roots = {
+            path: jnp.zeros(_moment_shape(leaf_spec, moment))
+            for path, leaf_spec in spec.on_manifolds()
+        }
+        return ScaleByRiemannianAdamState(
+            count=jnp.zeros([], jnp.int32),
+            mu=map_leaves(spec, zeros, lambda _: optax.MaskedNode(), params),
+            nu=roots,
+            nu_max=jax.tree.map(jnp.copy, roots) if amsgrad else {},
+            groups=spec.groups() if moment == "group" else {},
+            euclidean=on_euclidean.init(params),
+            spec=SpecState.of(spec),
+        )
+
+    def update_fn(updates, state, params=None, **extra_args):
+        del extra_args
+        require_params(params, "momentum is carried to the present weights")
+        count = jnp.asarray(optax.safe_increment(state.count))
+        old = dict(leaves_with_paths(state.mu))
+        mu, nu, nu_max = {}, dict(state.nu), dict(state.nu_max)
+
+        def direction(path, leaf_spec, g, weight):
+            manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)
+            drawn = (manifold_ids, state.groups.get(path), s)
+            carried = leaf_spec.transport(weight, old[path], None, manifold_ids, s)
+            mu[path] = (b1 * carried + (1 - b1) * g).astype(carried.dtype)
+            size = _sizes(leaf_spec, g, weight, *drawn, moment=moment)
+            nu[path] = _hypot(b2, nu[path], size).astype(nu[path].dtype)
+            root = nu[path]
+            if amsgrad:
+                root = nu_max[path] = jnp.maximum(nu_max[path], root)
+            divisor = root / jnp.sqrt(1 - b2**count) + eps
+            step = (mu[path] / (1 - b1**count)).astype(g.dtype)
+            return _divide(leaf_spec, step, weight, divisor, *drawn, moment=moment)
+
+        updates, euclidean = on_euclidean.update(updates, state.euclidean, params)
+        steps = map_leaves(spec, direction, lambda step, _: step, updates, params)
+        new_mu = map_leaves(spec, lambda path, *_: mu[path], lambda leaf: leaf, state.mu)
+        return steps, ScaleByRiemannianAdamState(
+            count, new_mu, nu, nu_max, state.groups, euclidean, state.spec.after_update()
+        )
+
+    return Link.of(init_fn, update_fn, spec=spec, b1=b1, b2=b2, eps=eps, moment=moment)
+
+
+def _hypot(b2, root: jax.Array, size: jax.Array) -> jax.Array:
+    """√(b2·v + (1 − b2)·‖g‖²) from √v and ‖g‖, without their squares."""
+    largest = jnp.maximum(root, size)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * jnp.sqrt(b2 * (root / scale) ** 2 + (1 - b2) * (size / scale) ** 2)
+
+
+def _moment_shape(leaf_spec: LeafSpec, moment: Moment) -> tuple[int, ...]:
+    if moment == "entry":
+        return leaf_spec.shape
+    lanes = leaf_spec.points_shape[2:]
+    if moment == "component":
+        return lanes
+    groups = leaf_spec.draw().groups
+    shape = None if groups is None else jax.ShapeDtypeStruct(groups.shape, groups.dtype)
+    squares = jax.ShapeDtypeStruct(lanes, jnp.float32)
+    return jax.eval_shape(functools.partial(group_norms, leaf_spec), squares, shape).shape
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="moment")
+def _sizes(leaf_spec: LeafSpec, vector, weight, manifold_ids, groups, s, *, moment: Moment):
+    """|g| of every entry, or ‖g‖ of every component or group."""
+    if moment == "entry":
+        return jnp.abs(vector)
+    sizes = leaf_spec.manifold(manifold_ids).norm(
+        leaf_spec.unit_points(weight, s), leaf_spec.points(vector)
+    )
+    if moment == "component":
+        return sizes
+    largest = jnp.max(sizes)
+    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
+    return scale * group_norms(leaf_spec, (sizes / scale) ** 2, groups)
+
+
+@functools.partial(jax.jit, static_argnums=0, static_argnames="moment")
+@keeps_sharding
+@split_by_rows
+def _divide(leaf_spec: LeafSpec, vector, weight, divisor, manifold_ids, groups, s, *, moment):
+    if moment == "entry":
+        x, v = leaf_spec.unit_points(weight, s), leaf_spec.points(vector / divisor)
+        v = leaf_spec.manifold(manifold_ids).to_tangent(x, v)
+        return leaf_spec.to_weight(v, vector.dtype)
+    numbers = per_component(divisor, groups) if moment == "group" else divisor
+    return leaf_spec.to_weight(leaf_spec.points(vector) / numbers, vector.dtype)

@@ -1,0 +1,138 @@
+"""The table of the README of `optimizers`: which wrappers of Optax stay on the manifolds."""
+
+import functools
+import re
+from pathlib import Path
+
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from conformance_helpers import random_like
+
+import fgsgd_jax as fg
+
+README = Path(fg.__file__).parent / "optimizers" / "README.md"
+ROWS = re.findall(r"^\| `(.+)` \| ([a-z ]+) \| .+ \|$", README.read_text(), re.MULTILINE)
+VERDICTS = ("as it is", "with the link", "refused")
+
+
+@functools.cache
+def problem():
+    """A matrix on Stiefel at scale 2, and a bias."""
+    params = {"w": jnp.ones((5, 3)), "b": jnp.ones(3)}
+    spec = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel(), scale=2.0)), default=None)
+    return fg.project(random_like(params, seed=0), spec), spec
+
+
+def wrapped(code, tx=None):
+    _, spec = problem()
+    names = {"optax": optax, "fg": fg, "spec": spec, "tx": tx or fg.rsgd(0.1, spec)}
+    return eval(code, names)
+
+
+def largest_residual(tx, pair, steps=6):
+    """The largest residual of the weights over some steps, of fast and slow weights for pairs."""
+    params, spec = problem()
+    target = random_like(params, seed=5)
+    weights = _pair(params) if pair else params
+    tx = optax.with_extra_args_support(tx)
+
+    def loss(params):
+        gaps = jax.tree.map(lambda p, t: jnp.sum((p - t) ** 2), params, target)
+        return jax.tree.reduce(jnp.add, gaps)
+
+    @jax.jit
+    def step(weights, state):
+        fast = weights.fast if pair else weights
+        value, grad = jax.value_and_grad(loss)(fast)
+        updates, state = tx.update(grad, state, weights, value=value, grad=grad, value_fn=loss)
+        return optax.apply_updates(weights, updates), state
+
+    state, worst = tx.init(weights), 0.0
+    for _ in range(steps):
+        weights, state = step(weights, state)
+        halves = weights if pair else (weights,)
+        worst = max(worst, *(float(fg.residual(half, spec)["w"]) for half in halves))
+        assert all(jnp.isfinite(leaf).all() for leaf in jax.tree.leaves(weights))
+    return worst
+
+
+def _pair(params):
+    return optax.LookaheadParams.init_synced(jax.tree.map(jnp.asarray, params))
+
+
+def test_the_table_is_read_whole():
+    table = [line for line in README.read_text().splitlines() if line.startswith("| `")]
+    assert len(ROWS) == len(table) > 15
+    assert {verdict for _, verdict in ROWS} == set(VERDICTS)
+
+
+@pytest.mark.sweep(fast=6)
+@pytest.mark.parametrize(("code", "verdict"), ROWS, ids=[code for code, _ in ROWS])
+def test_every_row_of_the_table_holds(code, verdict):
+    _, spec = problem()
+    pair = "lookahead" in code  # of fast and slow weights
+    bare = largest_residual(wrapped(code), pair)
+    if verdict == "as it is":
+        assert bare < 2e-6
+        return
+    assert bare > 1e-4, "the link is not needed"
+    kept = optax.chain(wrapped(code), fg.keep_on_manifolds(spec))
+    if verdict == "with the link":
+        assert largest_residual(kept, pair) < 2e-6
+    else:
+        params, _ = problem()
+        with pytest.raises(ValueError, match="averages of weights along straight lines"):
+            fg.on_manifold(wrapped(code, tx=optax.sgd(0.1)), spec).init(params)
+
+
+def test_fast_and_slow_weights_are_equal_after_they_are_synchronized():
+    params, spec = problem()
+    tx = optax.chain(optax.lookahead(fg.rsgd(0.1, spec), 2, 0.5), fg.keep_on_manifolds(spec))
+    weights = _pair(params)
+    state = tx.init(weights)
+    for _ in range(2):
+        updates, state = tx.update(random_like(params, 1), state, weights)
+        weights = optax.apply_updates(weights, updates)
+    assert jnp.allclose(weights.fast["w"], weights.slow["w"], atol=1e-6)
+    assert not jnp.allclose(weights.fast["w"], params["w"], atol=1e-2)
+
+
+@pytest.mark.parametrize("name", ["w", "b"])
+def test_a_zero_update_stays_zero_and_euclidean_leaves_pass(name):
+    params, spec = problem()
+    link = fg.keep_on_manifolds(spec)
+    update = {"w": jnp.zeros((5, 3)), "b": jnp.zeros(3)} | {name: 0.1 * jnp.ones_like(params[name])}
+    kept, _ = link.update(update, link.init(params), params)
+    if name == "b":
+        assert not kept["w"].any()
+        assert (kept["b"] == update["b"]).all()
+    else:
+        assert kept["w"].any()
+        assert not kept["b"].any()
+
+
+def test_the_link_keeps_weights_at_their_measured_scale():
+    params, spec = problem()
+    tx = optax.chain(fg.rsgd(0.1, spec), optax.ema(0.9), fg.keep_on_manifolds(spec))
+    state = fg.set_feature_std(tx.init(params), {"w": 4.0})
+    for seed in (1, 2):
+        updates, state = tx.update(random_like(params, seed), state, params)
+        params = optax.apply_updates(params, updates)
+        stds = fg.get_feature_std(state)
+        assert fg.residual(params, spec, feature_std=stds)["w"] < 1e-6
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 2, 4), (4, 3, 2, 4), (2, 3, 2, 4)])
+def test_the_link_ends_at_the_point_that_project_gives(shape):
+    params = {"w": jnp.ones(shape)}
+    manifolds = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
+    spec = fg.collection(params, ("w", fg.pom("PIO", manifolds, groups=2)))
+    params = fg.project(random_like(params, 0), spec)
+    link = fg.keep_on_manifolds(spec)
+    for size in (1e-3, 0.3, 1.0, 30.0):
+        update = random_like(params, 1, scale=size)
+        kept, _ = jax.jit(link.update)(update, link.init(params), params)
+        expected = fg.project(optax.apply_updates(params, update), spec)
+        assert jnp.allclose(params["w"] + kept["w"], expected["w"], atol=2e-5)
