@@ -59,7 +59,7 @@ def scale_by_manifold_muon(
         solver: "tangent": msign(G), projected on the tangent space, at most 1 long. Exact for
             square points on Stiefel, and for others at least 0.9 of the maximum on typical
             problems. "exact": twelve rounds of Su's fixed point with Anderson acceleration, at
-            least 0.965 of the maximum on hard problems and 0.999 on most; some ten times the work.
+            least 0.965 of the maximum on hard problems and 0.999 on most; 15 to 30 times the work.
             For Stiefel manifolds only.
         rescale: Whether to multiply by √(columns/rows) of a component, for rates that transfer
             between widths.
