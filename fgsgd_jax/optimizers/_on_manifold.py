@@ -28,7 +28,13 @@ from fgsgd_jax.spec import (
     split_by_rows,
     times,
 )
-from fgsgd_jax.transforms import SpecState, nearest_points, require_on_manifolds, require_params
+from fgsgd_jax.transforms import (
+    SpecState,
+    nearest_points,
+    previous_weights,
+    require_on_manifolds,
+    require_params,
+)
 
 Tangent = Literal["none", "direction", "gradient"]
 
@@ -39,11 +45,13 @@ class OnManifoldState(NamedTuple):
     Attributes:
         count: The number of steps taken, for a schedule of the relative step.
         inner: The state of the wrapped optimizer.
+        previous: As in `TraceOnManifoldState`, where momentum is transported.
         spec: The drawn manifolds, and λ.
     """
 
     count: jax.Array
     inner: Any
+    previous: dict[str, jax.Array]
     spec: SpecState
 
 
@@ -141,7 +149,8 @@ def on_manifold(
         inner = tx.init(weights)
         require_supported(inner, momentum)
         require_no_decay(tx, inner, weights, spec)
-        return OnManifoldState(jnp.zeros([], jnp.int32), inner, state)
+        previous = previous_weights(spec, state, params) if momentum else {}
+        return OnManifoldState(jnp.zeros([], jnp.int32), inner, previous, state)
 
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step on a manifold starts from the present weights")
@@ -155,7 +164,7 @@ def on_manifold(
 
         def carried(path, leaf_spec, vector, weight):
             manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)
-            return leaf_spec.transport(weight, vector, None, manifold_ids, s)
+            return leaf_spec.transport(weight, vector, state.previous.get(path), manifold_ids, s)
 
         def move(path, leaf_spec, step, weight):
             leaf_state = state.spec.leaf(path, leaf_spec, weight)
@@ -174,7 +183,8 @@ def on_manifold(
         steps, inner = tx.update(gradients, inner, weights, **extra_args)
         moves = map_leaves(spec, move, cast, steps, params)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return moves, OnManifoldState(count, inner, state.spec.after_update())
+        previous = previous_weights(spec, state.spec, params) if momentum else {}
+        return moves, OnManifoldState(count, inner, previous, state.spec.after_update())
 
     links = optax.GradientTransformationExtraArgs(init_fn, update_fn)
     return with_euclidean(links, spec, euclidean, 0.0, None)

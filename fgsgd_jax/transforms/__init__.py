@@ -14,6 +14,7 @@ from fgsgd_jax.transforms._link import Link as Link
 from fgsgd_jax.transforms._link import SpecState as SpecState
 from fgsgd_jax.transforms._link import require_params as require_params
 from fgsgd_jax.transforms._momentum import TraceOnManifoldState as TraceOnManifoldState
+from fgsgd_jax.transforms._momentum import previous_weights as previous_weights
 from fgsgd_jax.transforms._momentum import trace_on_manifold as trace_on_manifold
 from fgsgd_jax.transforms._muon import Solver as Solver
 from fgsgd_jax.transforms._muon import scale_by_manifold_muon as scale_by_manifold_muon

@@ -19,6 +19,7 @@ from fgsgd_jax.spec import (
     split_by_rows,
 )
 from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._momentum import previous_weights
 
 Moment = Literal["component", "group", "entry"]
 
@@ -32,6 +33,7 @@ class ScaleByRiemannianAdamState(NamedTuple):
         nu: The root of the second moment √v, by path; squares would overflow in float32.
         nu_max: The largest √v so far, by path; empty without `amsgrad`.
         groups: The drawn groups, by path, for a moment per group.
+        previous: As in `TraceOnManifoldState`, for manifolds with a `transport` of their own.
         euclidean: The state of Optax's Adam, for Euclidean leaves.
         spec: The drawn manifolds, and λ.
     """
@@ -41,6 +43,7 @@ class ScaleByRiemannianAdamState(NamedTuple):
     nu: dict[str, jax.Array]
     nu_max: dict[str, jax.Array]
     groups: dict[str, jax.Array]
+    previous: dict[str, jax.Array]
     euclidean: Any
     spec: SpecState
 
@@ -112,14 +115,16 @@ def scale_by_riemannian_adam(
             path: jnp.zeros(_moment_shape(leaf_spec, moment))
             for path, leaf_spec in spec.on_manifolds()
         }
+        state = SpecState.of(spec)
         return ScaleByRiemannianAdamState(
             count=jnp.zeros([], jnp.int32),
             mu=map_leaves(spec, zeros, lambda _: optax.MaskedNode(), params),
             nu=roots,
             nu_max=jax.tree.map(jnp.copy, roots) if amsgrad else {},
             groups=spec.groups() if moment == "group" else {},
+            previous=previous_weights(spec, state, params),
             euclidean=on_euclidean.init(params),
-            spec=SpecState.of(spec),
+            spec=state,
         )
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -132,7 +137,8 @@ def scale_by_riemannian_adam(
         def direction(path, leaf_spec, g, weight):
             manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)
             drawn = (manifold_ids, state.groups.get(path), s)
-            carried = leaf_spec.transport(weight, old[path], None, manifold_ids, s)
+            previous = state.previous.get(path)
+            carried = leaf_spec.transport(weight, old[path], previous, manifold_ids, s)
             mu[path] = (b1 * carried + (1 - b1) * g).astype(carried.dtype)
             size = _sizes(leaf_spec, g, weight, *drawn, moment=moment)
             nu[path] = _hypot(b2, nu[path], size).astype(nu[path].dtype)
@@ -146,8 +152,10 @@ def scale_by_riemannian_adam(
         updates, euclidean = on_euclidean.update(updates, state.euclidean, params)
         steps = map_leaves(spec, direction, lambda step, _: step, updates, params)
         new_mu = map_leaves(spec, lambda path, *_: mu[path], lambda leaf: leaf, state.mu)
+        previous = previous_weights(spec, state.spec, params)
+        after = state.spec.after_update()
         return steps, ScaleByRiemannianAdamState(
-            count, new_mu, nu, nu_max, state.groups, euclidean, state.spec.after_update()
+            count, new_mu, nu, nu_max, state.groups, previous, euclidean, after
         )
 
     return Link.of(init_fn, update_fn, spec=spec, b1=b1, b2=b2, eps=eps, moment=moment)

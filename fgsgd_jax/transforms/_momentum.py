@@ -70,7 +70,7 @@ def trace_on_manifold(
     def init_fn(params):
         state = SpecState.of(spec)
         trace = optax.tree.zeros_like(params, dtype=accumulator_dtype)
-        return TraceOnManifoldState(trace, _previous(spec, state, params), state)
+        return TraceOnManifoldState(trace, previous_weights(spec, state, params), state)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
@@ -86,7 +86,7 @@ def trace_on_manifold(
         updates, traced = plain.update(updates, optax.TraceState(trace=old))
         # A decay or gradient of a longer dtype must not change that of the state.
         trace = jax.tree.map(lambda new, old: new.astype(old.dtype), traced.trace, old)
-        previous = _previous(spec, state.spec, params)
+        previous = previous_weights(spec, state.spec, params)
         return updates, TraceOnManifoldState(trace, previous, state.spec.after_update())
 
     return Link.of(
@@ -99,7 +99,7 @@ def trace_on_manifold(
     )
 
 
-def _previous(spec: Collection, state: SpecState, params) -> dict[str, jax.Array]:
+def previous_weights(spec: Collection, state: SpecState, params) -> dict[str, jax.Array]:
     """The weights at unit scale from which a manifold's own transport will start."""
 
     def unit(path, leaf_spec: LeafSpec, weight):

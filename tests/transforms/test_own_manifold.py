@@ -132,6 +132,42 @@ def test_the_two_transports_differ():
         assert np.max(np.abs(one - other)) > 1e-4  # 1e8 times the tolerance above
 
 
+def adam_by_formula(x, rate, transport, steps, b1=0.9, b2=0.999, eps=1e-8):
+    """Riemannian Adam on the ellipsoid with a moment per component, lane by lane in NumPy."""
+    w = WEIGHTS.reshape(3, 1)
+    x = np.array(x)
+    m, previous, moments = np.zeros_like(x), x.copy(), np.zeros(SHAPE[2:])
+    for step in range(steps):
+        g = np.asarray(gradients(step)["w"])
+        for lane in np.ndindex(*SHAPE[2:]):
+            at = (slice(None), slice(None), *lane)
+            point = x[at].copy()
+            r = g[at] / w
+            v = r - np.sum(w * point * r) * point
+            m[at] = b1 * transport(previous[at], point, m[at]) + (1 - b1) * v
+            moments[lane] = b2 * moments[lane] + (1 - b2) * np.sum(w * v**2)
+            root = np.sqrt(moments[lane] / (1 - b2 ** (step + 1)))
+            y = point - rate * m[at] / (1 - b1 ** (step + 1)) / (root + eps)
+            previous[at] = point
+            x[at] = y / np.sqrt(np.sum(w * y**2))
+    return x
+
+
+@pytest.mark.parametrize(
+    ("manifold", "transport"), [(Ellipsoid(), projection), (Rotated(), rotation)]
+)
+def test_riemannian_adam_takes_its_inner_product_and_its_transport(manifold, transport):
+    with jax.enable_x64(True):
+        params, spec = start(manifold)
+        expected = adam_by_formula(params["w"], 0.3, transport, steps=3)
+        tx = fg.riemannian_adam(0.3, spec)
+        state, update = tx.init(params), jax.jit(tx.update)
+        for step in range(3):
+            updates, state = update(gradients(step), state, params)
+            params = optax.apply_updates(params, updates)
+        np.testing.assert_allclose(params["w"], expected, rtol=1e-6, atol=1e-7)  # √v is float32
+
+
 @pytest.mark.parametrize("optimizer", [fg.fgsgd, fg.rsgd])
 def test_it_reaches_the_minimum_of_a_linear_function(optimizer):
     # The least of ⟨c, x⟩ on the ellipsoid is at x = −W⁻¹c/‖W⁻¹c‖.
