@@ -3,7 +3,7 @@
 import functools
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 from jax.core import Tracer
@@ -13,8 +13,12 @@ from fgsgd_jax.spec._collection import Collection, require_collection
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._walk import map_leaves
 
+Tree = TypeVar("Tree")
 
-def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | None = None) -> Any:
+
+def project(
+    params: Tree, spec: Collection, *, feature_std: Mapping[str, Any] | None = None
+) -> Tree:
     """Moves every component to the nearest point of its manifold.
 
     Args:
@@ -53,7 +57,7 @@ def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | N
     return map_leaves(spec, project_leaf, lambda weight: weight, params)
 
 
-def initialize(key: jax.Array, params: Any, spec: Collection) -> Any:
+def initialize(key: jax.Array, params: Tree, spec: Collection) -> Tree:
     """Draws every component uniformly from its manifold.
 
     Args:
