@@ -1,8 +1,9 @@
 """Which step Euclidean leaves should take beside `fgsgd`, if nothing is said about their rate.
 
-`python -m tests.benchmarks.euclidean_rates` trains small networks on scikit-learn's digits at several
-learning rates, with several rules for the Euclidean leaves (dense head, biases, normalization), and
-prints the validation error in per cent. A good rule is good at every rate that suits the kernels.
+`python -m tests.benchmarks.euclidean_rates` trains small networks on scikit-learn's digits at
+several learning rates, with several rules for the Euclidean leaves (dense head, biases,
+normalization), and prints the validation error in per cent. A good rule is good at every rate that
+suits the kernels.
 """
 
 import argparse
@@ -61,6 +62,10 @@ def normal(key, *shape):
     return jax.random.normal(key, shape) * np.sqrt(2 / fan_in)
 
 
+def normalization(channels):
+    return {"scale": jnp.ones(channels), "bias": jnp.zeros(channels)}
+
+
 def batch_norm(x, scale, bias):
     axes = tuple(range(x.ndim - 1))
     x = (x - x.mean(axes)) / jnp.sqrt(x.var(axes) + 1e-5)
@@ -71,16 +76,8 @@ def convolutional(key):
     """Two convolutions with normalization, and a dense head."""
     keys = jax.random.split(key, 3)
     params = {
-        "conv1": {
-            "kernel": normal(keys[0], 3, 3, 1, 16),
-            "scale": jnp.ones(16),
-            "bias": jnp.zeros(16),
-        },
-        "conv2": {
-            "kernel": normal(keys[1], 3, 3, 16, 32),
-            "scale": jnp.ones(32),
-            "bias": jnp.zeros(32),
-        },
+        "conv1": {"kernel": normal(keys[0], 3, 3, 1, 16)} | normalization(16),
+        "conv2": {"kernel": normal(keys[1], 3, 3, 16, 32)} | normalization(32),
         "head": {"kernel": normal(keys[2], 128, 10), "bias": jnp.zeros(10)},
     }
 
@@ -100,15 +97,9 @@ def convolutional(key):
 
 def dense(key, normalize: bool):
     """Three hidden dense layers on Stiefel manifolds, and a dense head."""
-    sizes = (64, 64, 64, 64)
     keys = jax.random.split(key, 4)
     params = {
-        f"dense{i}": {
-            "kernel": normal(keys[i], sizes[i], sizes[i + 1]),
-            "bias": jnp.zeros(sizes[i + 1]),
-        }
-        | ({"scale": jnp.ones(sizes[i + 1])} if normalize else {})
-        for i in range(3)
+        f"dense{i}": {"kernel": normal(keys[i], 64, 64)} | normalization(64) for i in range(3)
     }
     params["head"] = {"kernel": normal(keys[3], 64, 10), "bias": jnp.zeros(10)}
 

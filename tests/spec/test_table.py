@@ -140,7 +140,9 @@ def test_the_table_says_why_a_leaf_is_euclidean():
     told = dataclasses.replace(spec, reasons=("one axis", "frozen", ""))
     assert told == spec
     text = told.table()
-    assert "bias1" in text and "Euclidean (one axis)" in text and "Euclidean (frozen)" in text
+    assert "bias1" in text
+    assert "Euclidean (one axis)" in text
+    assert "Euclidean (frozen)" in text
     assert "bias{1,2}" in dataclasses.replace(spec, reasons=("one axis", "one axis", "")).table()
 
 
@@ -163,7 +165,8 @@ def test_a_spec_is_a_container_of_paths():
         assert list(spec) == [path for path, _ in spec.layers]
         assert len(spec) == len(list(spec))
         assert all(path in spec for path in spec)
-        assert "nothing" not in spec and 3 not in spec
+        assert "nothing" not in spec
+        assert 3 not in spec
 
 
 def test_json_holds_what_was_decided():
@@ -176,7 +179,8 @@ def test_json_holds_what_was_decided():
         if found is not None:
             axes = {role: tuple(axes) for role, axes in record["axes"].items()}
             assert fg.Component(**axes) == found.component
-            assert record["scheme"] == found.scheme and record["seed"] == found.seed
+            assert record["scheme"] == found.scheme
+            assert record["seed"] == found.seed
     scaled = fg.collection({"w": leaf(3, 3, 2, 4)}, scale=np.ones((2, 1)))
     assert json.loads(scaled.to_json())["leaves"][0]["gamma"] == [[1.0], [1.0]]
 
@@ -187,7 +191,8 @@ def test_html_has_a_row_for_each_row_of_the_table():
     assert page.count("<tr>") == 1 + len(rows(spec))
     assert str(spec).splitlines()[0] in page
     odd = fg.collection({"<b>": leaf(3, 3, 2, 4)})
-    assert "<b>" not in odd._repr_html_() and "&lt;b&gt;" in odd._repr_html_()
+    assert "<b>" not in odd._repr_html_()
+    assert "&lt;b&gt;" in odd._repr_html_()
 
 
 # --- the fingerprint -----------------------------------------------------------------------------
