@@ -46,5 +46,6 @@ from fgsgd_jax.transforms import retract_updates as retract_updates
 from fgsgd_jax.transforms import scale_by_fgsgd as scale_by_fgsgd
 from fgsgd_jax.transforms import set_feature_std as set_feature_std
 from fgsgd_jax.transforms import trace_on_manifold as trace_on_manifold
+from fgsgd_jax.transforms import with_master_weights as with_master_weights
 
 __version__ = "0.1.0"

@@ -16,7 +16,7 @@ from fgsgd_jax.spec import (
     require_collection,
     residual,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 # A weight with a residual up to this counts as on its manifold. Rounding leaves about eps per
 # entry; the bound admits weights that were averaged, stored in a shorter dtype or measured by a
@@ -65,6 +65,7 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "a retraction starts from the present weights")
+        require_state(state, SpecState, spec)
 
         def on_manifold(path, leaf_spec, step, weight):
             manifold_ids, s, s_next = state.leaf(path, leaf_spec, weight)

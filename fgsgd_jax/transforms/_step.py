@@ -20,7 +20,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 
 class Group(NamedTuple):
@@ -78,7 +78,8 @@ class ScaleByFgsgdState(NamedTuple):
     Attributes:
         count: The number of steps taken, for schedules.
         groups: The drawn groups, by path, of weights under PIO.
-        spec: The drawn manifolds, and λ, where a manifold has an `inner` of its own.
+        spec: The fingerprint of the spec; where a manifold has an `inner` of its own, the drawn
+            manifolds and λ as well.
     """
 
     count: jax.Array
@@ -136,11 +137,12 @@ def scale_by_fgsgd(
     def init_fn(params):
         del params
         groups = {} if per_component else spec.groups()
-        of_spec = SpecState.of(spec) if own_metric else SpecState({}, {}, {})
+        of_spec = SpecState.of(spec) if own_metric else SpecState.without_arrays(spec)
         return ScaleByFgsgdState(jnp.zeros([], jnp.int32), groups, of_spec)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
+        require_state(state, ScaleByFgsgdState, spec)
         if own_metric:
             require_params(params, "the inner product of one of them may depend on the weights")
 

@@ -21,7 +21,7 @@ PUBLIC = {
     "fgsgd", "get_feature_std", "initialize", "norms", "path_norm", "path_scales", "path_sgd",
     "per_group", "pom", "project", "project_to_tangent", "report", "residual", "retract_updates",
     "robbins_monro", "rsgd", "scale_by_fgsgd", "scale_by_path", "set_feature_std",
-    "trace_on_manifold", "unbalance",
+    "trace_on_manifold", "unbalance", "with_master_weights",
 }  # fmt: skip
 
 MODULES = {"bounds", "checks", "diagnostics", "norms"}
