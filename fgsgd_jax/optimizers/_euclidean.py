@@ -1,4 +1,4 @@
-"""What Euclidean leaves get: SGD at a rate of their own, weight decay, or another transformation."""
+"""What Euclidean leaves get: SGD at a rate of their own, or another transformation; decay."""
 
 import warnings
 from collections.abc import Hashable
@@ -52,7 +52,8 @@ def with_euclidean(
         )
     if _is_zero(weight_decay):
         return links
-    decay = _decay_of_euclidean_leaves(spec, weight_decay, weight_decay_mask)
+    # The warning points to the caller of the optimizer.
+    decay = _decay_of_euclidean_leaves(spec, weight_decay, weight_decay_mask, stacklevel=5)
     return optax.with_extra_args_support(optax.chain(decay, links))
 
 
@@ -90,29 +91,32 @@ def _partition(transforms, spec: Collection) -> optax.GradientTransformationExtr
     return optax.GradientTransformationExtraArgs(parted.init, update_fn)
 
 
-def _decay_of_euclidean_leaves(spec: Collection, weight_decay, mask):
-    """Weight decay of the Euclidean leaves of a mask; warns about other leaves that it covers."""
+def _decay_of_euclidean_leaves(spec: Collection, weight_decay, mask, stacklevel: int):
+    """Weight decay of the Euclidean leaves of a mask; warns where it does not do what was asked."""
+    fixed = [path for path, leaf_spec in spec.on_manifolds() if leaf_spec.fixes_norm]
+
+    def warn(paths, stacklevel):
+        some = ", ".join(map(repr, paths[:3])) + (", …" if len(paths) > 3 else "")
+        warnings.warn(
+            f"weight_decay does nothing where the norm of a weight is fixed, as it is for "
+            f"{len(paths)} weight{'s'[: len(paths) > 1]} ({some}); only Euclidean leaves decay. "
+            "Give weight_decay_mask=spec.euclidean_mask to say that this is meant.",
+            stacklevel=stacklevel,
+        )
+
     if mask is None:
+        # An injected hyper-parameter is a traced array, which may be 0.
+        if fixed and len(fixed) == len(spec) and not isinstance(weight_decay, jax.Array):
+            warn(fixed, stacklevel)
         return optax.add_decayed_weights(weight_decay, mask=spec.euclidean_mask)
 
     def euclidean_part(tree):
         asked = mask(tree) if callable(mask) else mask
-        on_manifolds = dict(spec.on_manifolds())
-        covered = [p for p, chosen in leaves_with_paths(asked) if chosen and p in on_manifolds]
+        covered = [path for path, chosen in leaves_with_paths(asked) if chosen and path in fixed]
         if covered:
-            _warn(covered)
+            warn(covered, 2)
         return jax.tree.map(
             lambda chosen, euclidean: bool(chosen) and euclidean, asked, spec.euclidean_mask(tree)
         )
 
     return optax.add_decayed_weights(weight_decay, mask=euclidean_part)
-
-
-def _warn(paths: list[str]) -> None:
-    some = ", ".join(map(repr, paths[:3])) + (", …" if len(paths) > 3 else "")
-    warnings.warn(
-        f"weight_decay_mask covers {len(paths)} weight{'s'[: len(paths) > 1]} on manifolds "
-        f"({some}), which never decay; only Euclidean leaves do. Give "
-        "weight_decay_mask=spec.euclidean_mask, or no mask.",
-        stacklevel=2,
-    )

@@ -67,9 +67,10 @@ def fgsgd(
         rho: ρ of eq. (5), see `scale_by_fgsgd`.
         curvature: c of eq. (5), see `scale_by_fgsgd`.
         weight_decay: L2 weight decay of Euclidean leaves, added to their gradients. Leaves on
-            manifolds never decay: where the norm is fixed it would do nothing.
+            manifolds never decay: where the norm is fixed it would do nothing (a warning says so if
+            no leaf is Euclidean).
         weight_decay_mask: An Optax mask of the leaves that decay; by default all Euclidean ones.
-            A warning says if it covers leaves on manifolds.
+            A warning says if it covers leaves whose norm is fixed.
         euclidean: A transformation for Euclidean leaves, such as `optax.adamw(1e-3)`, with a rate,
             momentum and weight decay of its own; or "sgd" for SGD with the rate as it is.
         accumulator_dtype: The dtype of the momentum; by default that of the parameters.

@@ -37,9 +37,10 @@ def warn_of_short_steps(
         short = {path: dtype for path, dtype in dtypes.items() if step < jnp.finfo(dtype).eps}
         if short:
             path, dtype = next(iter(short.items()))
+            spacing = float(jnp.finfo(dtype).eps)
             warnings.warn(
-                f"At learning_rate={learning_rate:g} a step is at most {step:.2g} long, but {dtype} "
-                f"numbers near 1 are {float(jnp.finfo(dtype).eps):.2g} apart: {path!r} will move "
+                f"At learning_rate={learning_rate:g} a step is at most {step:.2g} long, but "
+                f"{dtype} numbers near 1 are {spacing:.2g} apart: {path!r} will move "
                 "less than it should. Give master_dtype=jnp.float32, or a larger rate.",
                 stacklevel=2,
             )

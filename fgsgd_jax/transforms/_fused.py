@@ -107,7 +107,7 @@ def fused(
             return _Pair(update, new_trace)
 
         def on_euclidean(gradient, weight, trace=None):
-            return _euclidean_step(gradient, weight, trace, share * r, decay, nesterov)
+            return _euclidean_step(gradient, weight, trace, (r, share), decay, nesterov)
 
         traces = () if momentum is None else (state.trace,)
         pairs = map_leaves(spec, on_manifold, on_euclidean, updates, params, *traces)
@@ -128,7 +128,7 @@ class _Pair(NamedTuple):
 
 
 def _euclidean_step(gradient, weight, trace, rate, decay, nesterov: bool) -> _Pair:
-    """SGD with momentum."""
+    """SGD with momentum, at a share of a rate."""
     if not jnp.issubdtype(gradient.dtype, jnp.inexact):
         gradient = gradient.astype(weight.dtype)  # in a whole-number dtype the rate would be 0
     step, new_trace = gradient, None
@@ -137,7 +137,9 @@ def _euclidean_step(gradient, weight, trace, rate, decay, nesterov: bool) -> _Pa
         if nesterov:
             step = gradient + decay * new_trace
         new_trace = new_trace.astype(trace.dtype)
-    return _Pair((-jnp.asarray(rate, step.dtype) * step).astype(weight.dtype), new_trace)
+    # First an array, so that an injected rate gives the same bits as a number.
+    rate = jnp.asarray(rate[0], step.dtype) * rate[1]
+    return _Pair((-rate * step).astype(weight.dtype), new_trace)
 
 
 def _side(pairs: Any, name: str) -> Any:
