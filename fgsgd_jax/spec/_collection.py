@@ -8,7 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax._trees import listed, map_with_path
+from fgsgd_jax._trees import is_nnx_module, leaves_with_paths, listed, map_with_path
 from fgsgd_jax.spec._feature_std import checked_feature_stds
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._record import fingerprint_of, json_of
@@ -198,4 +198,15 @@ def require_collection(spec: Any) -> None:
         raise TypeError(
             "`spec` must be a Collection made by fgsgd_jax.collection(params, …), got "
             f"{type(spec).__name__}. Were the arguments swapped?"
+        )
+
+
+def require_parameters(tree: Any, spec: Collection) -> None:
+    """Raises a ValueError if a Flax NNX module was given that holds more than its parameters."""
+    if is_nnx_module(tree) and any(path not in spec for path, _ in leaves_with_paths(tree)):
+        raise ValueError(
+            f"The module {type(tree).__name__} holds variables that are not in the spec, such as "
+            "batch statistics. Take its parameters out, and put them back: "
+            "params = nnx.state(model, nnx.Param); params = fgsgd_jax.project(params, spec); "
+            "nnx.update(model, params)."
         )

@@ -9,7 +9,7 @@ import jax
 from jax.core import Tracer
 
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.spec._collection import Collection, require_collection
+from fgsgd_jax.spec._collection import Collection, require_collection, require_parameters
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._walk import map_leaves
 
@@ -44,6 +44,7 @@ def project(
         [0.33333334 0.33333334 0.33333334]
     """
     require_collection(spec)
+    require_parameters(params, spec)
     manifold_ids, stds = spec.manifold_ids(), spec.feature_std(feature_std)
 
     def project_leaf(path, leaf_spec, weight):
@@ -83,6 +84,7 @@ def initialize(key: jax.Array, params: Tree, spec: Collection) -> Tree:
         (True, True)
     """
     require_collection(spec)
+    require_parameters(params, spec)
     manifold_ids = spec.manifold_ids()
 
     def draw_leaf(path, leaf_spec, weight):
@@ -124,6 +126,7 @@ def residual(
         {'w': Array(5., dtype=float32)}
     """
     require_collection(spec)
+    require_parameters(params, spec)
     manifold_ids, stds = spec.manifold_ids(), spec.feature_std(feature_std)
     return {
         path: _residual_of_leaf(leaf_spec, weight, manifold_ids.get(path), stds.get(path))

@@ -60,8 +60,10 @@ def with_master_weights(
         >>> state = tx.init(params)
         >>> updates, state = tx.update({"w": jnp.array([[0.0], [-0.25]])}, state, params)
         >>> params = optax.apply_updates(params, updates)
-        >>> state.master["w"].ravel().round(2), params["w"].ravel()
-        (Array([0.97, 0.24], dtype=float32), Array([0.96875, 0.242188], dtype=bfloat16))
+        >>> [round(float(entry), 4) for entry in state.master["w"].ravel()]
+        [0.9701, 0.2425]
+        >>> params["w"].ravel()
+        Array([0.96875, 0.242188], dtype=bfloat16)
 
     References:
         Micikevicius et al., *Mixed precision training*, ICLR 2018, section 3.1.
