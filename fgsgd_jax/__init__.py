@@ -55,5 +55,6 @@ from fgsgd_jax.transforms import scale_by_manifold_muon as scale_by_manifold_muo
 from fgsgd_jax.transforms import scale_by_riemannian_adam as scale_by_riemannian_adam
 from fgsgd_jax.transforms import set_feature_std as set_feature_std
 from fgsgd_jax.transforms import trace_on_manifold as trace_on_manifold
+from fgsgd_jax.transforms import with_master_weights as with_master_weights
 
 __version__ = "0.1.0"

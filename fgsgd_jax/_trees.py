@@ -15,13 +15,14 @@ def joined_path(keys: tuple[Any, ...]) -> str:
 def flatten_with_paths(tree: Any) -> tuple[list[tuple[str, Any]], Any]:
     """The pairs (path, leaf) of a tree and its structure.
 
-    None and Optax's `MaskedNode` have no leaves. A Flax NNX Variable has its own path as the path
-    of its leaf, without the attribute `value`: `init` is given a State of Variables and `update`
-    the plain arrays, and a leaf needs the same path in both.
+    None and Optax's `MaskedNode` have no leaves. A Flax NNX Variable, or a box of Flax Linen, as
+    `nn.with_partitioning` makes it, has its own path as the path of its leaf, without the attribute
+    `value`: `init` is given a State of Variables and `update` the plain arrays, and a leaf needs
+    the same path in both.
     """
-    nodes, _ = tree_flatten_with_path(tree, is_leaf=_is_nnx_variable)
+    nodes, _ = tree_flatten_with_path(tree, is_leaf=_is_box)
     leaves, structure = jax.tree.flatten(tree)
-    if len(nodes) != len(leaves):  # an empty Variable is a node without a leaf
+    if len(nodes) != len(leaves):  # an empty box is a node without a leaf
         nodes = [(keys, node) for keys, node in nodes if jax.tree.leaves(node)]
     paths = (joined_path(keys) for keys, _ in nodes)
     return list(zip(paths, leaves, strict=True)), structure
@@ -45,9 +46,19 @@ def listed(paths: Iterable[str], most: int = 20) -> str:
     return ", ".join(quoted[:most]) + omitted
 
 
-def _is_nnx_variable(node: Any) -> bool:
-    """Whether a node is a Flax NNX Variable, recognized without importing Flax."""
+def is_nnx_module(tree: Any) -> bool:
+    """Whether a tree is a Flax NNX module, recognized without importing Flax."""
+    return _is_instance(tree, "Module", "flax.nnx")
+
+
+def _is_box(node: Any) -> bool:
+    """Whether a node is a Flax NNX Variable or a box of Flax Linen around an array."""
+    return _is_instance(node, "Variable", "flax.nnx") or _is_instance(
+        node, "AxisMetadata", "flax.core"
+    )
+
+
+def _is_instance(node: Any, name: str, package: str) -> bool:
     return any(
-        cls.__name__ == "Variable" and cls.__module__.startswith("flax.nnx")
-        for cls in type(node).__mro__
+        cls.__name__ == name and cls.__module__.startswith(package) for cls in type(node).__mro__
     )

@@ -168,6 +168,17 @@ def _zero_gradient(run: _Run) -> bool:
     return _all(lambda leaf: leaf == 0, updates)
 
 
+@_promise("the first step goes downhill")
+def _first_step_descends(run: _Run) -> bool:
+    # A gradient so small that what a retraction adds to the step is far below the step itself; it
+    # goes uphill where a chain lacks the minus sign of its learning rate.
+    gradient = run.gradients(0, 1e-3)
+    updates, _ = run.update(gradient, run.state, run.params)
+    pairs = zip(jax.tree.leaves(updates), jax.tree.leaves(gradient), strict=True)
+    slope = sum(float(jnp.sum(u.astype(float) * g.astype(float))) for u, g in pairs)
+    return not slope > 0
+
+
 @_promise("steps are finite")
 def _finite_steps(run: _Run) -> bool:
     return _all(jnp.isfinite, run.walk.params)

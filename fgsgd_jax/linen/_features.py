@@ -1,5 +1,6 @@
 """Statistics of the features of a Flax Linen model."""
 
+import dataclasses
 import functools
 from collections.abc import Mapping
 from typing import Any
@@ -56,6 +57,7 @@ def feature_std(
         Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, section 4: λ.
     """
     params, rest = _split(model, variables)
+    model = _with_tuples(model)
     static = _hashable(model, options)
 
     def trace_batch(arguments: tuple) -> features.Trace:
@@ -102,6 +104,7 @@ def feature_map_sizes(
         Ozay, 2019, eq. (2): b̂.
     """
     params, rest = _split(model, variables)
+    model = _with_tuples(model)
     static = _hashable(model, options)
 
     def trace_batch(arguments: tuple) -> features.Trace:
@@ -124,6 +127,19 @@ def _split(model: flax.linen.Module, variables: Mapping[str, Any]) -> tuple[Any,
             f"{{'params': …, 'batch_stats': …}}; given was {held}. Give what module.init returns."
         )
     return variables["params"], {name: variables[name] for name in variables if name != "params"}
+
+
+def _with_tuples(model: flax.linen.Module) -> flax.linen.Module:
+    """The module with tuples in place of lists among its fields, so that it can be hashed."""
+
+    def frozen(value: Any) -> Any:
+        return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
+
+    names = [field.name for field in dataclasses.fields(model) if field.init]
+    lists = {name: getattr(model, name) for name in names if name not in ("parent", "name")}
+    lists = {name: value for name, value in lists.items() if isinstance(value, (list, tuple))}
+    changed = {name: frozen(value) for name, value in lists.items() if frozen(value) != value}
+    return model.clone(**changed) if changed else model
 
 
 def _hashable(model: flax.linen.Module, options: dict[str, Any]) -> tuple:

@@ -1,11 +1,12 @@
 """`fgsgd` and `rsgd`: SGD on manifolds, as chains of links."""
 
-from typing import Any
+from typing import Any, Literal
 
 import optax
 
-from fgsgd_jax.optimizers._arguments import is_number, require_number_or_schedule
-from fgsgd_jax.optimizers._euclidean import with_euclidean
+from fgsgd_jax.optimizers._arguments import require_momentum, require_number_or_schedule
+from fgsgd_jax.optimizers._euclidean import euclidean_share, with_euclidean
+from fgsgd_jax.optimizers._resolution import warn_of_short_steps
 from fgsgd_jax.spec import Collection, Coordinates
 from fgsgd_jax.transforms import (
     Link,
@@ -16,6 +17,7 @@ from fgsgd_jax.transforms import (
     scale_by_fgsgd,
     scale_by_learning_rate,
     trace_on_manifold,
+    with_master_weights,
 )
 
 
@@ -30,12 +32,13 @@ def fgsgd(
     curvature: ScalarOrScheduleOrGroup = 1.0,
     weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,
-    euclidean: optax.GradientTransformation | None = None,
+    euclidean: optax.GradientTransformation | Literal["sgd"] | None = None,
     accumulator_dtype: Any = None,
+    master_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Fine-grained SGD: SGD on products of manifolds, with a step normalized once per group.
 
-    Algorithm 1 of the paper. It equals this chain up to rounding, and is faster::
+    Algorithm 1 of the paper. On manifolds it equals this chain up to rounding, and is faster::
 
         optax.chain(
             project_to_tangent(spec),  # line 5
@@ -48,14 +51,14 @@ def fgsgd(
     The normalizer is applied to the momentum, so a step is never longer than 0.42 times the
     learning rate, whatever the gradients. Where the norm g of a group is large, its step is about
     r/(2 + g), and momentum makes g larger: tune the rate again when you change the momentum.
-    Euclidean leaves get ordinary SGD with the same rate and momentum, or the transformation given
-    as `euclidean`.
+    Euclidean leaves get ordinary SGD with the same momentum and a twentieth of the rate, since τ
+    does not limit their steps, or what is given as `euclidean`.
 
     Args:
-        learning_rate: A number or schedule. Larger groups take smaller steps at the same rate, so
-            tune it for each scheme separately.
+        learning_rate: A number or schedule, 1.0 to begin with. Larger groups take smaller steps at
+            the same rate, so tune it for each scheme separately.
         spec: The spec of the parameters.
-        momentum: The decay of the momentum, or None for none.
+        momentum: The decay of the momentum, from 0 to below 1, or None for none.
         nesterov: Whether to use Nesterov momentum.
         coordinates: The radius of the manifolds on which steps are taken, if the spec has a scale
             s. "unit", the default: τ and the step are computed for the unit weights θ = W/s, so a
@@ -64,12 +67,17 @@ def fgsgd(
         rho: ρ of eq. (5), see `scale_by_fgsgd`.
         curvature: c of eq. (5), see `scale_by_fgsgd`.
         weight_decay: L2 weight decay of Euclidean leaves, added to their gradients. Leaves on
-            manifolds never decay: where the norm is fixed it would do nothing (a warning says so).
+            manifolds never decay: where the norm is fixed it would do nothing (a warning says so if
+            no leaf is Euclidean).
         weight_decay_mask: An Optax mask of the leaves that decay; by default all Euclidean ones.
-            Give `spec.euclidean_mask` to say that this is meant, without a warning.
-        euclidean: A transformation for Euclidean leaves instead of SGD, such as
-            `optax.adamw(1e-3)`, with a rate, momentum and weight decay of its own.
+            A warning says if it covers leaves whose norm is fixed.
+        euclidean: A transformation for Euclidean leaves, such as `optax.adamw(1e-3)`, with a rate,
+            momentum and weight decay of its own; or "sgd" for SGD with the rate as it is.
         accumulator_dtype: The dtype of the momentum; by default that of the parameters.
+        master_dtype: A dtype, such as `jnp.float32`, in which the state keeps weights of shorter
+            dtypes, see `with_master_weights`. Without it, steps below the resolution of bfloat16 or
+            float16 are rounded away; `init` warns where the rate is a number and no step of
+            `fgsgd` reaches it.
 
     Returns:
         A transformation whose `update` needs `params` and returns differences, for
@@ -77,7 +85,9 @@ def fgsgd(
 
     Raises:
         TypeError: If the rate, the momentum, the decay or `euclidean` is of the wrong type.
-        ValueError: At `init`, if weights are not on their manifolds: `project` them first.
+        ValueError: If a number is outside its range, or `weight_decay` is given beside a
+            transformation for Euclidean leaves. At `init`, if weights are not on their manifolds:
+            `project` them first.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -102,10 +112,13 @@ def fgsgd(
         project_to_tangent(spec, coordinates=coordinates),  # line 5
         _momentum(spec, momentum, nesterov, accumulator_dtype),
         scale_by_fgsgd(spec, rho=rho, curvature=curvature),  # line 6
-        _rate(learning_rate),
+        _rate(learning_rate, spec, euclidean),
         retract_updates(spec, coordinates=coordinates),  # line 7
     )
-    return with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
+    tx = with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
+    if master_dtype is not None:
+        return with_master_weights(tx, spec, master_dtype)
+    return warn_of_short_steps(tx, spec, learning_rate, rho)
 
 
 def rsgd(
@@ -120,8 +133,9 @@ def rsgd(
     curvature: ScalarOrScheduleOrGroup = 1.0,
     weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,
-    euclidean: optax.GradientTransformation | None = None,
+    euclidean: optax.GradientTransformation | Literal["sgd"] | None = None,
     accumulator_dtype: Any = None,
+    master_dtype: Any = None,
 ) -> optax.GradientTransformationExtraArgs:
     """Riemannian SGD: every component takes a step of its own, whatever its group.
 
@@ -141,6 +155,7 @@ def rsgd(
         weight_decay_mask: As for `fgsgd`.
         euclidean: As for `fgsgd`.
         accumulator_dtype: As for `fgsgd`.
+        master_dtype: As for `fgsgd`, without the warning: no τ bounds the steps.
 
     Returns:
         A transformation whose `update` needs `params` and returns differences, for
@@ -148,7 +163,9 @@ def rsgd(
 
     Raises:
         TypeError: If the rate, the momentum, the decay or `euclidean` is of the wrong type.
-        ValueError: At `init`, if weights are not on their manifolds: `project` them first.
+        ValueError: If a number is outside its range, or `weight_decay` is given beside a
+            transformation for Euclidean leaves. At `init`, if weights are not on their manifolds:
+            `project` them first.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -171,20 +188,20 @@ def rsgd(
         scale_by_fgsgd(spec, rho=rho, curvature=curvature, per_component=True)
         if normalize
         else None,
-        _rate(learning_rate),
+        _rate(learning_rate, spec, euclidean),
         retract_updates(spec, coordinates=coordinates),
     )
-    return with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
+    tx = with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
+    return tx if master_dtype is None else with_master_weights(tx, spec, master_dtype)
 
 
 def _momentum(spec: Collection, momentum, nesterov, accumulator_dtype) -> Link | None:
-    if momentum is None:
-        return None
-    if not is_number(momentum):
-        raise TypeError(f"momentum must be a number, or None for none, got {momentum!r}.")
-    return trace_on_manifold(spec, momentum, nesterov, accumulator_dtype)
+    require_momentum(momentum, nesterov)
+    return (
+        None if momentum is None else trace_on_manifold(spec, momentum, nesterov, accumulator_dtype)
+    )
 
 
-def _rate(learning_rate) -> Link:
+def _rate(learning_rate, spec: Collection, euclidean) -> Link:
     require_number_or_schedule("learning_rate", learning_rate)
-    return scale_by_learning_rate(learning_rate)
+    return scale_by_learning_rate(learning_rate, spec, euclidean_share(euclidean))

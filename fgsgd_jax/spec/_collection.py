@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax._text import aligned
-from fgsgd_jax._trees import listed, map_with_path
+from fgsgd_jax._trees import is_nnx_module, leaves_with_paths, listed, map_with_path
 from fgsgd_jax.spec._feature_std import checked_feature_stds
 from fgsgd_jax.spec._leaf import LeafSpec
-from fgsgd_jax.spec._scales import Gamma, Numbers
+from fgsgd_jax.spec._record import fingerprint_of, json_of
+from fgsgd_jax.spec._table import Leaf, table_html, table_text
 
 
 @jax.tree_util.register_static
@@ -21,7 +21,8 @@ class Collection:
     """The spec of a tree of parameters: for every leaf a `LeafSpec`, or None if it is Euclidean.
 
     Made by `collection`. It is static and hashable. `print(spec)` shows it as a table, and
-    `spec["conv/kernel"]` is the leaf spec of a path.
+    `spec["conv/kernel"]` is the leaf spec of a path. It has the length, the membership test and the
+    iteration of a dictionary over the paths of all leaves.
 
     Attributes:
         layers: Pairs (path, leaf spec), in the order of the tree; None for a Euclidean leaf.
@@ -47,13 +48,77 @@ class Collection:
         """The pairs (path, leaf spec) of all leaves that are not Euclidean."""
         return ((path, leaf_spec) for path, leaf_spec in self.layers if leaf_spec is not None)
 
+    def __len__(self) -> int:
+        return len(self.layers)
+
+    def __iter__(self) -> Iterator[str]:
+        return (path for path, _ in self.layers)
+
+    def __contains__(self, path: object) -> bool:
+        return path in self._by_path
+
+    # --- for people, and for files ---------------------------------------------------------------
+
+    def table(self, *, full: bool = False) -> str:
+        """The spec as text: a summary line, and a table in the natural order of the paths.
+
+        Leaves that differ in the numbers of their paths only share a row, such as
+        `Block_{0..15}/Conv_{0,1}/kernel`. A row of Euclidean leaves may have several shapes; it
+        shows the range of each axis. `print(spec)` prints this table.
+
+        Args:
+            full: Whether every leaf has its own row.
+
+        Example:
+            >>> import jax.numpy as jnp
+            >>> import fgsgd_jax as fg
+            >>> block = {"conv": {"kernel": jnp.ones((3, 3, 8, 8))}}
+            >>> params = {"block_1": block, "block_2": block, "head": {"bias": jnp.ones(10)}}
+            >>> spec = fg.collection(
+            ...     params, ("*/conv/kernel", fg.pom("PO", fg.Sphere())), default=None
+            ... )
+            >>> print(spec.table().splitlines()[0])
+            2 of 3 leaves on manifolds, 99 % of the weights, 128 components: Sphere 128
+            >>> print(spec.table().splitlines()[2])
+            block_{1,2}/conv/kernel  (3, 3, 8, 8)  slice 3×3  Sphere: 64  PO: 8
+        """
+        return table_text(self._leaves(), full)
+
+    def to_json(self) -> str:
+        """The spec as JSON, for files beside a run: every leaf with all that was decided for it.
+
+        Example:
+            >>> import json
+            >>> import jax.numpy as jnp
+            >>> import fgsgd_jax as fg
+            >>> spec = fg.collection(
+            ...     {"w": jnp.ones((3, 3, 8, 8))}, ("w", fg.pom("PO", fg.Sphere()))
+            ... )
+            >>> json.loads(spec.to_json())["leaves"][0]["manifolds"]
+            ['Sphere()']
+        """
+        return json_of(self.fingerprint, self._leaves())
+
+    @functools.cached_property
+    def fingerprint(self) -> int:
+        """A number of 32 bits over all that the drawn groups and manifolds depend on.
+
+        The same in every process and version for the same paths, shapes, cuts, schemes, manifold
+        classes and seed of the leaves on manifolds. Scales and retractions, which may change during
+        training, do not enter. Optimizer states carry it, see `SpecState`.
+        """
+        return fingerprint_of(self.on_manifolds())
+
+    def _leaves(self) -> list[Leaf]:
+        reasons = self.reasons or ("",) * len(self.layers)
+        rows = zip(self.layers, self.shapes, reasons, strict=True)
+        return [Leaf(path, shape, leaf_spec, reason) for (path, leaf_spec), shape, reason in rows]
+
     def __str__(self) -> str:
-        header = ("path", "shape", "component", "manifolds", "groups", "scale")
-        pairs = zip(self.layers, self.shapes, strict=True)
-        rows = [header] + [_row(path, shape, leaf_spec) for (path, leaf_spec), shape in pairs]
-        if all(leaf_spec.gamma is None for _, leaf_spec in self.on_manifolds()):
-            rows = [row[:-1] for row in rows]
-        return "\n".join(aligned(rows))
+        return self.table()
+
+    def _repr_html_(self) -> str:
+        return table_html(self._leaves())
 
     def __repr__(self) -> str:
         count = sum(1 for _ in self.on_manifolds())
@@ -136,25 +201,12 @@ def require_collection(spec: Any) -> None:
         )
 
 
-# --- the printed table -----------------------------------------------------------------------
-
-
-def _row(path: str, shape: tuple[int, ...], leaf_spec: LeafSpec | None) -> tuple[str, ...]:
-    if leaf_spec is None:
-        return (path, str(shape), "", "Euclidean", "", "")
-    rows, columns = leaf_spec.points_shape[:2]
-    counts = zip(leaf_spec.manifolds, leaf_spec.counts(), strict=True)
-    manifolds = ", ".join(
-        f"{str(manifold).removesuffix('()')}: {count}" for manifold, count in counts
-    )
-    groups = f"{leaf_spec.scheme}: {leaf_spec.groups}"
-    if leaf_spec.stacked > 1:
-        groups += f" in each of {leaf_spec.stacked} stacked layers"
-    component = f"{leaf_spec.component} {rows}×{columns}"
-    return (path, str(shape), component, manifolds, groups, _gamma_text(leaf_spec.gamma))
-
-
-def _gamma_text(gamma: Gamma) -> str:
-    if isinstance(gamma, Numbers):
-        return f"{gamma.array().min():.3g} to {gamma.array().max():.3g}"
-    return "1" if gamma is None else f"{gamma:.3g}"
+def require_parameters(tree: Any, spec: Collection) -> None:
+    """Raises a ValueError if a Flax NNX module was given that holds more than its parameters."""
+    if is_nnx_module(tree) and any(path not in spec for path, _ in leaves_with_paths(tree)):
+        raise ValueError(
+            f"The module {type(tree).__name__} holds variables that are not in the spec, such as "
+            "batch statistics. Take its parameters out, and put them back: "
+            "params = nnx.state(model, nnx.Param); params = fgsgd_jax.project(params, spec); "
+            "nnx.update(model, params)."
+        )

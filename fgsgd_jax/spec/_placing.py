@@ -3,19 +3,23 @@
 import functools
 import zlib
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax.core import Tracer
 
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.spec._collection import Collection, require_collection
+from fgsgd_jax.spec._collection import Collection, require_collection, require_parameters
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._walk import map_leaves, require_known_leaves, spec_of_leaf
 
+Tree = TypeVar("Tree")
 
-def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | None = None) -> Any:
+
+def project(
+    params: Tree, spec: Collection, *, feature_std: Mapping[str, Any] | None = None
+) -> Tree:
     """Moves every component to the nearest point of its manifold.
 
     Args:
@@ -42,6 +46,7 @@ def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | N
         [0.33333334 0.33333334 0.33333334]
     """
     require_collection(spec)
+    require_parameters(params, spec)
     manifold_ids, stds = spec.manifold_ids(), spec.feature_std(feature_std)
 
     def project_leaf(path, leaf_spec, weight):
@@ -56,7 +61,7 @@ def project(params: Any, spec: Collection, *, feature_std: Mapping[str, Any] | N
     return map_leaves(spec, project_leaf, lambda weight: weight, params)
 
 
-def initialize(key: jax.Array, params: Any, spec: Collection) -> Any:
+def initialize(key: jax.Array, params: Tree, spec: Collection) -> Tree:
     """Draws every component uniformly from its manifold.
 
     Args:
@@ -82,6 +87,7 @@ def initialize(key: jax.Array, params: Any, spec: Collection) -> Any:
         (True, True)
     """
     require_collection(spec)
+    require_parameters(params, spec)
     manifold_ids = spec.manifold_ids()
 
     def draw_leaf(path, leaf_spec, weight):
@@ -123,6 +129,7 @@ def residual(
         {'w': Array(5., dtype=float32)}
     """
     require_collection(spec)
+    require_parameters(params, spec)
     manifold_ids, stds = spec.manifold_ids(), spec.feature_std(feature_std)
     require_known_leaves(spec, params)
     return {

@@ -13,6 +13,9 @@ from fgsgd_jax.transforms._fused import chain_links as chain_links
 from fgsgd_jax.transforms._link import Link as Link
 from fgsgd_jax.transforms._link import SpecState as SpecState
 from fgsgd_jax.transforms._link import require_params as require_params
+from fgsgd_jax.transforms._link import require_state as require_state
+from fgsgd_jax.transforms._master import MasterState as MasterState
+from fgsgd_jax.transforms._master import with_master_weights as with_master_weights
 from fgsgd_jax.transforms._momentum import TraceOnManifoldState as TraceOnManifoldState
 from fgsgd_jax.transforms._momentum import previous_weights as previous_weights
 from fgsgd_jax.transforms._momentum import trace_on_manifold as trace_on_manifold

@@ -10,7 +10,7 @@ import optax
 from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_step, has_kernels
 from fgsgd_jax.spec import LeafSpec, map_leaves
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._retraction import require_on_manifolds
 from fgsgd_jax.transforms._step import group_of, normalizer, value_at
 
@@ -61,7 +61,7 @@ def fused(
 ) -> optax.GradientTransformationExtraArgs:
     """The links of `chain_links` as one, for manifolds that have kernels."""
     spec, coordinates = tangent.settings["spec"], tangent.settings["coordinates"]
-    learning_rate = rate.settings["learning_rate"]
+    learning_rate, share = rate.settings["learning_rate"], rate.settings["euclidean_share"]
     decay, nesterov, accumulator_dtype = 0.0, False, None
     if momentum is not None:
         decay, nesterov = momentum.settings["decay"], momentum.settings["nesterov"]
@@ -85,6 +85,7 @@ def fused(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
+        require_state(state, FusedState, spec)
         r = learning_rate(state.count) if callable(learning_rate) else learning_rate
         token = _xla_cpu.completion_token()
 
@@ -106,7 +107,7 @@ def fused(
             return _Pair(update, new_trace)
 
         def on_euclidean(gradient, weight, trace=None):
-            return _euclidean_step(gradient, weight, trace, r, decay, nesterov)
+            return _euclidean_step(gradient, weight, trace, (r, share), decay, nesterov)
 
         traces = () if momentum is None else (state.trace,)
         pairs = map_leaves(spec, on_manifold, on_euclidean, updates, params, *traces)
@@ -127,7 +128,7 @@ class _Pair(NamedTuple):
 
 
 def _euclidean_step(gradient, weight, trace, rate, decay, nesterov: bool) -> _Pair:
-    """SGD with momentum."""
+    """SGD with momentum, at a share of a rate."""
     if not jnp.issubdtype(gradient.dtype, jnp.inexact):
         gradient = gradient.astype(weight.dtype)  # in a whole-number dtype the rate would be 0
     step, new_trace = gradient, None
@@ -136,7 +137,9 @@ def _euclidean_step(gradient, weight, trace, rate, decay, nesterov: bool) -> _Pa
         if nesterov:
             step = gradient + decay * new_trace
         new_trace = new_trace.astype(trace.dtype)
-    return _Pair((-jnp.asarray(rate, step.dtype) * step).astype(weight.dtype), new_trace)
+    # First an array, so that an injected rate gives the same bits as a number.
+    rate = jnp.asarray(rate[0], step.dtype) * rate[1]
+    return _Pair((-rate * step).astype(weight.dtype), new_trace)
 
 
 def _side(pairs: Any, name: str) -> Any:

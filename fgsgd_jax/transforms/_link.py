@@ -4,7 +4,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for its own sentence
 
 from fgsgd_jax.spec import Collection, LeafSpec
@@ -34,16 +36,29 @@ class SpecState(NamedTuple):
         manifold_ids: The drawn manifold of every component, for weights on several manifolds.
         feature_std: λ of the present weights, for weights that have a scale.
         next_feature_std: λ of the weights after the next update.
+        fingerprint: `Collection.fingerprint`, uint32, by which `require_state` finds a state that
+            was made for another spec; None in a state saved before states had one.
     """
 
     manifold_ids: dict[str, jax.Array]
     feature_std: dict[str, jax.Array]
     next_feature_std: dict[str, jax.Array]
+    fingerprint: Any = None
 
     @classmethod
     def of(cls, spec: Collection) -> "SpecState":
         """The state at the start, with λ = 1."""
-        return cls(spec.manifold_ids(), spec.feature_std(), spec.feature_std())
+        drawn = cls.without_arrays(spec)
+        return drawn._replace(
+            manifold_ids=spec.manifold_ids(),
+            feature_std=spec.feature_std(),
+            next_feature_std=spec.feature_std(),
+        )
+
+    @classmethod
+    def without_arrays(cls, spec: Collection) -> "SpecState":
+        """The fingerprint only, for a link that needs neither manifolds nor λ."""
+        return cls({}, {}, {}, jnp.asarray(np.uint32(spec.fingerprint)))
 
     def after_update(self) -> "SpecState":
         """The state after an update, whose weights have the scale that was set."""
@@ -69,6 +84,47 @@ class LeafState(NamedTuple):
     manifold_ids: jax.Array | None
     s: jax.Array | None
     s_next: jax.Array | None
+
+
+def require_state(state: Any, kind: type, spec: Collection) -> None:
+    """Raises unless a state is one that `init` made for this spec, as far as values are known.
+
+    Args:
+        state: The state given to an update.
+        kind: The class of the states that this transformation makes.
+        spec: The spec of the transformation.
+
+    Raises:
+        TypeError: If the state is of another class.
+        ValueError: If the fingerprint is known and not that of the spec.
+    """
+    if not isinstance(state, kind):
+        raise TypeError(
+            f"update was given a {type(state).__name__} in place of a {kind.__name__}: this is the "
+            "state of another optimizer, or a tree restored without its classes. Give it what "
+            "init of this optimizer returned, or restore into that."
+        )
+    of_spec = state if isinstance(state, SpecState) else state.spec
+    if of_spec.fingerprint is None:
+        raise ValueError(
+            "This optimizer state has no fingerprint of its spec: it was saved by an older version "
+            "of fgsgd_jax. Make a new one with init(params)."
+        )
+    known = _known_values(of_spec.fingerprint)
+    if known is not None and np.any(known != spec.fingerprint):
+        raise ValueError(
+            f"This optimizer state was made for another spec: its fingerprint is {known.flat[0]}, "
+            f"and the spec has {spec.fingerprint}. Groups and manifolds were drawn with another "
+            "seed, or for other rules or shapes. Build the spec as it was built for the state, or "
+            "make a new state with init(params)."
+        )
+
+
+def _known_values(array: Any) -> np.ndarray | None:
+    """The values of an array; None inside a function being traced, or if they are elsewhere."""
+    if isinstance(array, Tracer) or not getattr(array, "is_fully_addressable", True):
+        return None
+    return np.asarray(array)
 
 
 def require_params(params, reason: str) -> None:

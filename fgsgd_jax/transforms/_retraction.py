@@ -19,7 +19,7 @@ from fgsgd_jax.spec import (
     residual,
     spec_of_leaf,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 # A weight with a residual up to this counts as on its manifold, by the item size of its dtype. The
 # bound admits weights that were averaged or stored in a shorter dtype, and is far below the
@@ -70,6 +70,7 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "a retraction starts from the present weights")
+        require_state(state, SpecState, spec)
 
         def on_manifold(path, leaf_spec, step, weight):
             manifold_ids, s, s_next = state.leaf(path, leaf_spec, weight)

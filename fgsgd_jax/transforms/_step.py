@@ -12,15 +12,17 @@ for each scheme separately.
 """
 
 import dataclasses
+import math
 from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 
 class Group(NamedTuple):
@@ -78,7 +80,8 @@ class ScaleByFgsgdState(NamedTuple):
     Attributes:
         count: The number of steps taken, for schedules.
         groups: The drawn groups, by path, of weights under PIO.
-        spec: The drawn manifolds, and λ, where a manifold has an `inner` of its own.
+        spec: The fingerprint of the spec; where a manifold has an `inner` of its own, the drawn
+            manifolds and λ as well.
     """
 
     count: jax.Array
@@ -110,6 +113,10 @@ def scale_by_fgsgd(
     Returns:
         A transformation that takes tangent vectors, so it comes after `project_to_tangent`.
 
+    Raises:
+        TypeError: If ρ or c is of another form.
+        ValueError: If a number is not finite, or ρ is negative.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import fgsgd_jax as fg
@@ -127,6 +134,8 @@ def scale_by_fgsgd(
         *Stochastic gradient descent on Riemannian manifolds*, 2013.
     """
     require_collection(spec)
+    _check_number("rho", rho, lowest=0.0)
+    _check_number("curvature", curvature, lowest=-math.inf)
 
     own_metric = any(
         leaf_spec.overrides(verb)
@@ -137,11 +146,12 @@ def scale_by_fgsgd(
     def init_fn(params):
         del params
         groups = {} if per_component else spec.groups()
-        of_spec = SpecState.of(spec) if own_metric else SpecState({}, {}, {})
+        of_spec = SpecState.of(spec) if own_metric else SpecState.without_arrays(spec)
         return ScaleByFgsgdState(jnp.zeros([], jnp.int32), groups, of_spec)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
+        require_state(state, ScaleByFgsgdState, spec)
         if own_metric:
             require_params(params, "the inner product of one of them may depend on the weights")
 
@@ -196,4 +206,26 @@ def value_at(number: ScalarOrScheduleOrGroup, count: jax.Array, group: Group):
     """The value of a number, schedule or function of the group at a step."""
     if isinstance(number, PerGroup):
         return number.function(group)
-    return number(count) if callable(number) else number
+    if not callable(number):
+        return number
+    try:
+        return number(count)
+    except AttributeError as error:
+        raise TypeError(
+            "A function given as rho or curvature is a schedule, called with the step count, where "
+            f"it failed: {error}. Mark a function of the group by fgsgd_jax.per_group(…)."
+        ) from error
+
+
+def _check_number(name: str, number: ScalarOrScheduleOrGroup, lowest: float) -> None:
+    """Raises unless a number, schedule or function of the group makes sense, where it is known."""
+    if callable(number) or isinstance(number, (PerGroup, jax.Array, np.ndarray)):
+        return
+    if isinstance(number, bool) or not isinstance(number, (int, float, np.number)):
+        raise TypeError(
+            f"{name} must be a number, a schedule, or a function of the group marked by "
+            f"fgsgd_jax.per_group, got {number!r}."
+        )
+    if not (math.isfinite(number) and number >= lowest):
+        at_least = "" if lowest == -math.inf else f" of at least {lowest:g}"
+        raise ValueError(f"{name} must be a finite number{at_least}, got {number!r}.")

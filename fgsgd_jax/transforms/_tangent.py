@@ -7,7 +7,7 @@ from fgsgd_jax.spec import (
     map_leaves,
     require_collection,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 
 def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -> Link:
@@ -47,6 +47,7 @@ def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "the tangent space depends on the present weights")
+        require_state(state, SpecState, spec)
 
         def on_manifold(path, leaf_spec, gradient, weight):
             manifold_ids, s, _ = state.leaf(path, leaf_spec, weight)

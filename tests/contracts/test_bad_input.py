@@ -522,10 +522,12 @@ EUCLIDEAN_SPEC = fg.collection(NETWORK, default=None)
 
 @pytest.mark.parametrize("optimizer", [fg.fgsgd, fg.rsgd])
 @pytest.mark.parametrize("decay", [0.01, 1, np.float32(0.01), lambda count: 0.01])
-def test_decay_of_weights_whose_norm_is_fixed_warns(optimizer, decay):
+def test_decay_warns_if_the_norm_of_every_weight_is_fixed(optimizer, decay):
+    kernels = {name: {"kernel": NETWORK[name]["kernel"]} for name in ("conv", "head")}
+    spec = fg.collection(kernels, ("*", fg.pom("PO", fg.Sphere())))
     expected = says("does nothing", "2 weights", "'conv/kernel'", "spec.euclidean_mask")
     with pytest.warns(UserWarning, match=expected) as caught:
-        optimizer(0.1, SPEC, weight_decay=decay)
+        optimizer(0.1, spec, weight_decay=decay)
     assert [warning.filename for warning in caught] == [__file__], "should point to the caller"
 
 
@@ -533,6 +535,7 @@ def test_decay_warns_of_nothing_where_it_does_something():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         fg.fgsgd(0.1, SPEC, weight_decay=0.01, weight_decay_mask=SPEC.euclidean_mask)
+        fg.fgsgd(0.1, SPEC, weight_decay=0.01)  # its bias decays
         fg.fgsgd(0.1, EUCLIDEAN_SPEC, weight_decay=0.01)
         fg.fgsgd(0.1, SPEC, weight_decay=0.0)
         fg.fgsgd(0.1, SPEC)
@@ -551,8 +554,7 @@ def followed(tx, params, steps=3):
 
 def test_decay_leaves_the_path_of_weights_whose_norm_is_fixed_as_it_is():
     params = network()
-    with pytest.warns(UserWarning, match="does nothing"):
-        decayed = followed(fg.fgsgd(0.1, SPEC, momentum=0.9, weight_decay=0.5), params)
+    decayed = followed(fg.fgsgd(0.1, SPEC, momentum=0.9, weight_decay=0.5), params)
     plain = followed(fg.fgsgd(0.1, SPEC, momentum=0.9), params)
     for path in ("conv", "head"):
         np.testing.assert_array_equal(decayed[path]["kernel"], plain[path]["kernel"])
@@ -578,7 +580,9 @@ def test_a_mask_that_covers_weights_whose_norm_is_fixed_warns_and_changes_nothin
 @pytest.mark.parametrize("optimizer", [fg.fgsgd, fg.rsgd])
 def test_decay_of_euclidean_leaves_is_added_to_their_gradients(optimizer):
     params = network()
-    tx = optimizer(0.1, SPEC, momentum=0.9, weight_decay=0.5, weight_decay_mask=SPEC.euclidean_mask)
+    mask = SPEC.euclidean_mask
+    decay = {"weight_decay": 0.5, "weight_decay_mask": mask, "euclidean": "sgd"}
+    tx = optimizer(0.1, SPEC, momentum=0.9, **decay)
     found = followed(tx, params)["conv"]["bias"]
     rng = np.random.default_rng(0)
     bias, trace = np.asarray(params["conv"]["bias"], np.float64), np.zeros(4)

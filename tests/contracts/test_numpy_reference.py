@@ -467,7 +467,7 @@ def test_leaves_of_a_network_do_not_see_each_other():
     weights = {name: reference.project(start[name]) for name, reference in references.items()}
     bias, trace = start["bias"], np.zeros(4)
     params = jax.tree.map(jnp.asarray, {**weights, "bias": bias})
-    tx = fg.fgsgd(0.3, spec, momentum=0.9, weight_decay=0.01, weight_decay_mask=spec.euclidean_mask)
+    tx = fg.fgsgd(0.3, spec, momentum=0.9, weight_decay=0.01, euclidean="sgd")
     state, update = tx.init(params), jax.jit(tx.update)
     for _ in range(4):
         gradients = {name: rng.normal(size=shape) for name, shape in shapes.items()}

@@ -22,7 +22,7 @@ PUBLIC = {
     "path_scales", "path_sgd", "per_group", "pom", "project", "project_to_tangent", "report",
     "residual", "retract_updates", "riemannian_adam", "robbins_monro", "rsgd", "scale_by_fgsgd",
     "scale_by_manifold_muon", "scale_by_path", "scale_by_riemannian_adam", "set_feature_std",
-    "trace_on_manifold", "unbalance",
+    "trace_on_manifold", "unbalance", "with_master_weights",
 }  # fmt: skip
 
 MODULES = {"bounds", "checks", "diagnostics", "norms"}

@@ -251,7 +251,11 @@ def test_a_spec_prints_as_an_aligned_table():
             "layer: 1 in each of 4 stacked layers",
         ),
     ]
-    lines = str(spec).splitlines()
+    summary, *lines = spec.table(full=True).splitlines()
+    assert summary == (
+        "4 of 8 leaves on manifolds, 98 % of the weights, 101 components: "
+        "Sphere 11 · Oblique 12 · Stiefel 78"
+    )
     assert len(lines) == len(expected)
     offsets = [lines[0].index(word) for word in expected[0]]
     for line, cells in zip(lines, expected, strict=True):

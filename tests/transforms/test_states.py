@@ -1,0 +1,147 @@
+"""The state of a link belongs to its spec: another one is named in one sentence, at no cost."""
+
+import pickle
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+import pytest
+
+import fgsgd_jax as fg
+from fgsgd_jax.transforms import FusedState, SpecState
+
+MIXED = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
+SHAPE = (3, 3, 2, 4)
+
+
+def spec_of(seed=0, rule=None, shape=SHAPE):
+    params = {"w": jnp.ones(shape), "bias": jnp.ones(4)}
+    return fg.collection(params, ("w", rule or fg.pom("PIO", MIXED)), seed=seed)
+
+
+SPEC = spec_of()
+PARAMS = fg.project({"w": jax.random.normal(jax.random.key(0), SHAPE), "bias": jnp.ones(4)}, SPEC)
+GRADIENT = jax.tree.map(lambda leaf: 0.1 * leaf[::-1], PARAMS)
+
+MAKERS = {
+    "fgsgd": lambda spec: fg.fgsgd(0.1, spec, momentum=0.9),
+    "rsgd": lambda spec: fg.rsgd(0.1, spec),
+    "project_to_tangent": fg.project_to_tangent,
+    "trace_on_manifold": lambda spec: fg.trace_on_manifold(spec, 0.9),
+    "scale_by_fgsgd": fg.scale_by_fgsgd,
+    "retract_updates": fg.retract_updates,
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize(
+    "other",
+    [
+        spec_of(seed=1),
+        spec_of(rule=fg.pom("PO", MIXED)),
+        spec_of(rule=fg.pom("PIO", MIXED[:2])),
+    ],
+    ids=["seed", "scheme", "manifolds"],
+)
+def test_a_state_of_another_spec_is_refused(name, other):
+    state = MAKERS[name](other).init(fg.project(PARAMS, other))
+    with pytest.raises(
+        ValueError, match=f"another spec.* {other.fingerprint}.* {SPEC.fingerprint}"
+    ):
+        MAKERS[name](SPEC).update(GRADIENT, state, PARAMS)
+
+
+OTHERS = {
+    "sgd": optax.sgd(0.1),
+    "sgd with momentum": optax.sgd(0.1, momentum=0.9),
+    "adam": optax.adam(0.1),
+}
+
+
+@pytest.mark.parametrize("name", MAKERS)
+@pytest.mark.parametrize("other", OTHERS)
+def test_the_state_of_another_optimizer_is_refused(name, other):
+    with pytest.raises(TypeError, match="state of another optimizer"):
+        MAKERS[name](SPEC).update(GRADIENT, OTHERS[other].init(PARAMS), PARAMS)
+
+
+def test_the_state_of_another_setting_of_fgsgd_is_refused():
+    partitioned = fg.fgsgd(0.1, SPEC, euclidean=optax.adam(0.1))
+    plain = fg.fgsgd(0.1, SPEC)
+    for tx, other in ((partitioned, plain), (plain, partitioned)):
+        with pytest.raises(TypeError, match="state of another optimizer"):
+            tx.update(GRADIENT, other.init(PARAMS), PARAMS)
+    with pytest.raises(TypeError, match="MasterState"):
+        fg.with_master_weights(plain, SPEC).update(GRADIENT, plain.init(PARAMS), PARAMS)
+
+
+def test_a_state_saved_before_states_had_a_fingerprint_is_refused():
+    tx = fg.fgsgd(0.1, SPEC)
+    state = tx.init(PARAMS)
+    old = state._replace(spec=SpecState(*state.spec[:3]))
+    with pytest.raises(ValueError, match="no fingerprint"):
+        tx.update(GRADIENT, pickle.loads(pickle.dumps(old)), PARAMS)
+
+
+def test_a_state_of_a_spec_built_again_is_accepted():
+    tx = fg.fgsgd(0.1, spec_of(), momentum=0.9)
+    state = fg.fgsgd(0.1, SPEC, momentum=0.9).init(PARAMS)
+    expected, _ = fg.fgsgd(0.1, SPEC, momentum=0.9).update(GRADIENT, state, PARAMS)
+    found, _ = tx.update(GRADIENT, state, PARAMS)
+    np.testing.assert_array_equal(found["w"], expected["w"])
+
+
+def test_the_check_adds_nothing_to_a_compiled_update():
+    tx = fg.fgsgd(0.1, SPEC)
+    state = tx.init(PARAMS)
+    without = state._replace(spec=state.spec._replace(fingerprint=jnp.zeros([], jnp.uint32)))
+    lowered = [jax.jit(tx.update).lower(GRADIENT, given, PARAMS) for given in (state, without)]
+    assert lowered[0].as_text() == lowered[1].as_text()
+
+
+def fingerprints(state):
+    is_part = lambda node: isinstance(node, SpecState)  # noqa: E731
+    parts = jax.tree.leaves(state, is_leaf=is_part)
+    return [part.fingerprint for part in parts if is_part(part)]
+
+
+@pytest.mark.parametrize("name", MAKERS)
+def test_the_fingerprint_is_a_scalar_that_an_update_keeps(name):
+    tx = MAKERS[name](SPEC)
+    state = tx.init(PARAMS)
+    for _ in range(2):
+        (found,) = fingerprints(state)
+        assert found.dtype == jnp.uint32
+        assert found.shape == ()
+        assert int(found) == SPEC.fingerprint
+        _, state = jax.jit(tx.update)(GRADIENT, state, PARAMS)
+
+
+def test_states_work_under_scan_donation_vmap_and_multi_steps():
+    tx = fg.fgsgd(0.1, SPEC, momentum=0.9)
+
+    def step(carry, _):
+        params, state = carry
+        updates, state = tx.update(GRADIENT, state, params)
+        return (optax.apply_updates(params, updates), state), None
+
+    start = jax.tree.map(jnp.copy, (PARAMS, tx.init(PARAMS)))
+    donating = jax.jit(lambda carry: jax.lax.scan(step, carry, None, 2)[0], donate_argnums=0)
+    scanned, state = donating(start)
+    updates, _ = tx.update(GRADIENT, state, scanned)  # values are known here
+    assert np.all(np.isfinite(updates["w"]))
+
+    several = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), PARAMS)
+    states = jax.vmap(tx.init)(several)
+    gradients = jax.tree.map(lambda leaf: jnp.stack([leaf, leaf]), GRADIENT)
+    batched, states = jax.vmap(tx.update)(gradients, states, several)
+    assert isinstance(states, FusedState)
+    single, _ = tx.update(GRADIENT, tx.init(PARAMS), PARAMS)
+    np.testing.assert_allclose(batched["w"][1], single["w"], rtol=0, atol=1e-6)
+
+    steps = optax.MultiSteps(tx, 2)
+    state = steps.init(PARAMS)
+    for _ in range(2):
+        updates, state = steps.update(GRADIENT, state, PARAMS)
+    np.testing.assert_allclose(updates["w"], single["w"], rtol=0, atol=1e-6)
