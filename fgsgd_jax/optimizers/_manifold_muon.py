@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from fgsgd_jax.optimizers._arguments import is_number, require_number_or_schedule
+from fgsgd_jax.optimizers._arguments import require_momentum, require_number_or_schedule
 from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.spec import Collection
 from fgsgd_jax.transforms import (
@@ -36,7 +36,7 @@ def manifold_muon(
             project_to_tangent(spec),
             trace_on_manifold(spec, momentum),  # left out without momentum
             scale_by_manifold_muon(spec, solver=solver),
-            optax.scale_by_learning_rate(learning_rate),
+            optax.scale_by_learning_rate(learning_rate, spec),
             retract_updates(spec),
         )
 
@@ -82,12 +82,11 @@ def manifold_muon(
         Bernstein, *Modular manifolds*, 2025; Su, *Muon on the Stiefel manifold*, 2025.
     """
     require_number_or_schedule("learning_rate", learning_rate)
-    if momentum is not None and not is_number(momentum):
-        raise TypeError(f"momentum must be a number, or None for none, got {momentum!r}.")
+    require_momentum(momentum, nesterov)
     links = [
         project_to_tangent(spec),
         scale_by_manifold_muon(spec, solver=solver, rescale=rescale),
-        scale_by_learning_rate(learning_rate),
+        scale_by_learning_rate(learning_rate, spec),
         retract_updates(spec),
     ]
     if momentum is not None:

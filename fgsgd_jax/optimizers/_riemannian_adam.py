@@ -35,7 +35,7 @@ def riemannian_adam(
         optax.chain(
             project_to_tangent(spec),
             scale_by_riemannian_adam(spec, b1, b2, eps),
-            optax.scale_by_learning_rate(learning_rate),
+            optax.scale_by_learning_rate(learning_rate, spec),
             retract_updates(spec),
         )
 
@@ -87,7 +87,7 @@ def riemannian_adam(
     links = optax.chain(
         project_to_tangent(spec, coordinates=coordinates),
         scale_by_riemannian_adam(spec, b1, b2, eps, moment=moment, amsgrad=amsgrad),
-        scale_by_learning_rate(learning_rate),
+        scale_by_learning_rate(learning_rate, spec),
         retract_updates(spec, coordinates=coordinates),
     )
     return with_euclidean(optax.with_extra_args_support(links), spec, euclidean, 0.0, None)

@@ -51,8 +51,8 @@ RULES = {
 
 def digits(seed: int):
     """Images and labels for training and for validation."""
-    loaded = load_digits()
-    images, labels = np.asarray(loaded.images, np.float32) / 16, np.asarray(loaded.target)
+    pixels, labels = load_digits(return_X_y=True)
+    images = np.asarray(pixels, np.float32).reshape(-1, 8, 8) / 16
     order = np.random.default_rng(seed).permutation(len(images))
     return images[order[:1400]], labels[order[:1400]], images[order[1400:]], labels[order[1400:]]
 
@@ -156,7 +156,7 @@ def trained(network: str, rule: str, optimizer=fg.fgsgd):
 
 
 def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--seeds", type=int, default=3)
     seeds = range(parser.parse_args().seeds)
     for network in NETWORKS:

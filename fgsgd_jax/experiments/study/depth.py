@@ -135,7 +135,8 @@ class _Problem:
         schedule = to_zero(rate, steps)
         if method == "Stiefel, fgsgd":
             spec = _spec(params, scale)
-            params, tx = fg.project(params, spec), fg.fgsgd(schedule, spec, momentum=momentum)
+            params = fg.project(params, spec)
+            tx = fg.fgsgd(schedule, spec, momentum=momentum, euclidean="sgd")
         else:
             tx = _free(method, schedule, momentum, decay, clip)
 

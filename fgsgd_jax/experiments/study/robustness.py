@@ -232,7 +232,7 @@ def _optimizer(method: str, params, rate, momentum, decay) -> optax.GradientTran
         return optax.adamw(rate, weight_decay=decay)
     if method == "Stiefel, fgsgd":
         spec = fg.collection(params, ("*/kernel", fg.pom("layer", fg.Stiefel())), default=None)
-        return fg.fgsgd(rate, spec, momentum=momentum)
+        return fg.fgsgd(rate, spec, momentum=momentum, euclidean="sgd")
     return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, momentum))
 
 
