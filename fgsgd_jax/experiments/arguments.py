@@ -19,8 +19,13 @@ from fgsgd_jax.spec import Scheme as Scheme
 
 MANIFOLDS = {"sphere": "sp", "oblique": "ob", "stiefel": "st", "euclidean": "euc"}
 
-DATA, METHOD, RUN = map(Group.create_ordered, ("Data", "Method", "Run"))
-"""The headings of --help."""
+
+def heading(name: str) -> Parameter:
+    """The arguments under a heading of --help; headings are in the order of their creation."""
+    return Parameter(group=Group.create_ordered(name))
+
+
+DATA, METHOD, RUN = map(heading, ("Data", "Method", "Run"))
 
 
 def read_by(
@@ -141,20 +146,20 @@ SeveralManifolds = Annotated[tuple[tuple[str, ...], ...], mixture(n_tokens=-1)]
 class Images:
     """The images of a command, and where they are read."""
 
-    data: Annotated[DataName, Parameter(group=DATA)] = "digits"
+    data: Annotated[DataName, DATA] = "digits"
     """digits come with scikit-learn, the others from --data-dir"""
 
-    data_dir: Annotated[Path | None, Parameter(group=DATA)] = None
+    data_dir: Annotated[Path | None, DATA] = None
     """the folder with the data, in a format that `train` reads; nothing is downloaded"""
 
-    train_size: Annotated[int | None, whole(1), Parameter(group=DATA)] = None
+    train_size: Annotated[int | None, whole(1), DATA] = None
     """use only this many of the training images, including those held out for validation (default:
     all)"""
 
-    cache_dir: Annotated[Path | None, Parameter(group=DATA)] = None
+    cache_dir: Annotated[Path | None, DATA] = None
     """cache decoded pictures here for later runs (default: decode every time)"""
 
-    quiet: Annotated[bool, Parameter(group=RUN)] = False
+    quiet: Annotated[bool, RUN] = False
     """print only the path of the run folder"""
 
     def load(self) -> ImageData:

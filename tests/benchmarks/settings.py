@@ -29,25 +29,21 @@ RESULTS = Path(__file__).with_name("RESULTS.md")
 PICTURES = (".png", ".pdf", ".svg")
 
 
-_size = Parameter(group=SIZE)
-_results = Parameter(group=RESULTS_GROUP)
-
-
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class BenchmarkSettings(Settings):
     """What to measure. The text under each field is its help on the command line."""
 
-    components: Annotated[Count, _size] = 10_000_000
+    components: Annotated[Count, SIZE] = 10_000_000
     """verbs, growth, peers: at most this many components at once"""
 
-    steps: Annotated[Count, _size] = 1000
+    steps: Annotated[Count, SIZE] = 1000
     """matrices: the number of steps before orthonormality is measured"""
 
-    peer_python: Annotated[Path | None, _size] = None
+    peer_python: Annotated[Path | None, SIZE] = None
     """peers: the Python interpreter that has torch and other peers (default: this one)"""
 
-    figure: Annotated[Path | None, _results] = None
+    figure: Annotated[Path | None, RESULTS_GROUP] = None
     """growth: draw the figure to this file"""
 
 
@@ -56,15 +52,15 @@ class BenchmarkSettings(Settings):
 class Program:
     """What the program does besides the settings of its sections."""
 
-    sections: Annotated[tuple[Annotated[str, one_of(SECTIONS)], ...], Parameter(group=UPDATES)] = (
-        tuple(SECTIONS)
-    )
+    sections: Annotated[tuple[Annotated[str, one_of(SECTIONS)], ...], UPDATES] = tuple(SECTIONS)
     """what to measure"""
 
-    json: Annotated[Path | None, _results] = None
+    json: Annotated[Path | None, RESULTS_GROUP] = None
     """also write the figures to this file"""
 
-    results: Annotated[tuple[Path, ...] | None, _results, Parameter(consume_multiple=(0, 1))] = None
+    results: Annotated[
+        tuple[Path, ...] | None, RESULTS_GROUP, Parameter(consume_multiple=(0, 1))
+    ] = None
     """also write the tables to this Markdown file, one block for each section; blocks of sections
     that are not measured stay as they are (without PATH: tests/benchmarks/RESULTS.md)"""
 

@@ -259,7 +259,7 @@ def test_the_program_starts_in_a_clone_and_measures_updates_as_the_command_does(
     [
         ("--sections update", "Did you mean 'updates'?"),
         ("--networks resnet", "Did you mean 'resnet50'?"),
-        ("--width 0", "--width: '0' was given, a number of at least 0.015625 is needed."),
+        ("--width 0", "--width: '0' was given, a finite number of at least 0.015625 is needed."),
         ("--rounds 0", "--rounds: '0' was given, a whole number of at least 1 is needed."),
         ("--components 0", "--components: '0' was given, a whole number of at least 1 is needed."),
         ("--manifolds sphere stifel", "Did you mean 'stiefel'?"),

@@ -4,12 +4,13 @@ import dataclasses
 from pathlib import Path
 from typing import Annotated, Literal
 
-from cyclopts import Group, Parameter
+from cyclopts import Parameter
 
 from fgsgd_jax.experiments.arguments import (
     Count,
     SchemeName,
     SeveralManifolds,
+    heading,
     one_of,
     read_by,
     real,
@@ -20,13 +21,10 @@ from fgsgd_jax.experiments.cli import UsageError, closest
 MOMENTUM = 0.9
 RATE = 1e-3
 
-UPDATES, SIZE, RESULTS = map(Group.create_ordered, ("Updates", "Size", "Results"))
-"""The headings of --help."""
+UPDATES, SIZE, RESULTS = map(heading, ("Updates", "Size", "Results"))
 
 # Sections that this command once had, and that are now only in the repository.
 MOVED = ("accuracy", "compilation", "growth", "matrices", "paths", "peers", "share", "verbs")
-
-_updates = Parameter(group=UPDATES)
 
 
 @Parameter(name="*")
@@ -34,10 +32,10 @@ _updates = Parameter(group=UPDATES)
 class Settings:
     """What to measure. The text under each field is its help on the command line."""
 
-    networks: Annotated[tuple[Annotated[str, one_of(NETWORKS)], ...], _updates] = ("resnet18-3x3",)
+    networks: Annotated[tuple[Annotated[str, one_of(NETWORKS)], ...], UPDATES] = ("resnet18-3x3",)
     """whose weights, out of resnet18-3x3, resnet18, resnet50, vit-s, wrn-28-10"""
 
-    manifolds: Annotated[SeveralManifolds, _updates] = (
+    manifolds: Annotated[SeveralManifolds, UPDATES] = (
         ("sphere",),
         ("oblique",),
         ("stiefel",),
@@ -46,19 +44,19 @@ class Settings:
     """sets of manifolds for FG-SGD, each joined by +, out of sphere (sp), oblique (ob), stiefel
     (st), euclidean (euc)"""
 
-    schemes: Annotated[tuple[SchemeName, ...], _updates] = ("PI", "PO", "PIO")
+    schemes: Annotated[tuple[SchemeName, ...], UPDATES] = ("PI", "PO", "PIO")
     """schemes for FG-SGD"""
 
-    momentum: Annotated[Literal["none", "one", "all"], one_of(("none", "one", "all")), _updates] = (
+    momentum: Annotated[Literal["none", "one", "all"], one_of(("none", "one", "all")), UPDATES] = (
         "one"
     )
     """the schemes for which FG-SGD also runs with momentum 0.9: none, one (PO, or else the first of
     --schemes), or all"""
 
-    width: Annotated[float, real(1 / 64), Parameter(group=SIZE)] = 1.0
+    width: Annotated[float, real(1 / 64), SIZE] = 1.0
     """multiply the numbers of channels of networks, and the sides of large matrices"""
 
-    rounds: Annotated[Count, Parameter(group=SIZE)] = 11
+    rounds: Annotated[Count, SIZE] = 11
     """how often each contestant is timed"""
 
 
@@ -84,11 +82,11 @@ class Bench(Settings):
             ],
             ...,
         ],
-        _updates,
+        UPDATES,
     ] = ("updates",)
     """what to measure; updates is the only section"""
 
-    json: Annotated[Path | None, Parameter(group=RESULTS)] = None
+    json: Annotated[Path | None, RESULTS] = None
     """also write the figures to this file"""
 
 

@@ -20,45 +20,42 @@ from fgsgd_jax.experiments.arguments import (
 )
 from fgsgd_jax.experiments.train.config import Config
 
-_method = Parameter(group=METHOD)
-_run = Parameter(group=RUN)
-
 
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Comparison(Images):
     """A comparison. The text under each field is its help on the command line."""
 
-    ablate: Annotated[Literal["coordinates", "scale"], one_of(("coordinates", "scale")), _method]
+    ablate: Annotated[Literal["coordinates", "scale"], one_of(("coordinates", "scale")), METHOD]
     """what to vary"""
 
-    train_size: Annotated[int | None, whole(20), Parameter(group=DATA)] = None
+    train_size: Annotated[int | None, whole(20), DATA] = None
     """use only this many of the training images, including those held out for validation (default:
     all)"""
 
-    test_size: Annotated[int | None, whole(1), Parameter(group=DATA)] = None
+    test_size: Annotated[int | None, whole(1), DATA] = None
     """use only this many test images, the first ones (default: all)"""
 
-    channels: Annotated[tuple[Count, ...], _method] = (16, 32, 32)
+    channels: Annotated[tuple[Count, ...], METHOD] = (16, 32, 32)
     """output channels of the 3×3 convolutions"""
 
-    scheme: Annotated[SchemeName, _method] = "PO"
+    scheme: Annotated[SchemeName, METHOD] = "PO"
     """which kernels form a group"""
 
-    manifolds: Annotated[Manifolds, _method] = ("sphere",)
+    manifolds: Annotated[Manifolds, METHOD] = ("sphere",)
     """manifolds of each group, joined by +"""
 
-    learning_rates: Annotated[tuple[Positive, ...], _method] = (0.03, 0.1, 0.3, 1.0, 3.0)
+    learning_rates: Annotated[tuple[Positive, ...], METHOD] = (0.03, 0.1, 0.3, 1.0, 3.0)
     """the learning rates to choose from, in units of the radius of the manifolds on which steps are
     taken; plain SGD uses a twentieth of them"""
 
-    seeds: Annotated[Count, _run] = 3
+    seeds: Annotated[Count, RUN] = 3
     """seeds for each variant and rate"""
 
-    epochs: Annotated[Count, _run] = 8
+    epochs: Annotated[Count, RUN] = 8
     """epochs of each trial"""
 
-    run_dir: Annotated[Path | None, _run] = None
+    run_dir: Annotated[Path | None, RUN] = None
     """the folder of the results (default: `runs/compare-<ablation>-<data>`)"""
 
     def settings(self) -> Config:

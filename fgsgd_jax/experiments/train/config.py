@@ -30,96 +30,92 @@ from fgsgd_jax.experiments.cli import UsageError, spelled
 # gradient; nothing limits the dense layer, which needs a twentieth of that rate.
 LEARNING_RATES = {"sgd": 0.05, "fgsgd": 1.0, "rsgd": 1.0}
 
-_data = Parameter(group=DATA)
-_method = Parameter(group=METHOD)
-_run = Parameter(group=RUN)
-
 
 @Parameter(name="*")
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
     """A training run. The text under each field is its help on the command line."""
 
-    data: Annotated[DataName, _data] = "digits"
+    data: Annotated[DataName, DATA] = "digits"
     """which images: digits come with scikit-learn (1,797 of 8×8, with a fixed stratified split into
     1,500 for training and 297 for testing), the others from --data-dir; in training, all but digits
     are shifted by a few pixels, and fashion and cifar10 are also mirrored"""
 
     data_dir: Annotated[
-        str | None, read_by(lambda word: str(Path(word).resolve()), "a folder"), _data
+        str | None, read_by(lambda word: str(Path(word).resolve()), "a folder"), DATA
     ] = None
     """the folder with the data: for mnist and fashion the four IDX files, gzipped or not; for
     cifar10 `train/<class>/*.jpg` and `test/<class>/*.jpg` (or png), or the binary batches; for each
     of them one npz file with `x_train`, `y_train`, `x_test`, `y_test`; nothing is downloaded"""
 
-    train_size: Annotated[int | None, whole(1), _data] = None
+    train_size: Annotated[int | None, whole(1), DATA] = None
     """train on only this many of the images, each class in proportion (default: all)"""
 
-    channels: Annotated[tuple[Count, ...], _method] = (32, 64, 64)
+    channels: Annotated[tuple[Count, ...], METHOD] = (32, 64, 64)
     """output channels of the 3×3 convolutions, one number for each"""
 
-    optimizer: Annotated[Literal["sgd", "fgsgd", "rsgd"], one_of(LEARNING_RATES), _method] = "fgsgd"
+    optimizer: Annotated[Literal["sgd", "fgsgd", "rsgd"], one_of(LEARNING_RATES), METHOD] = "fgsgd"
     """sgd: no manifolds; fgsgd: fine-grained SGD, one step size for each group of kernels; rsgd:
     Riemannian SGD, without groups"""
 
-    scheme: Annotated[SchemeName, _method] = "PIO"
+    scheme: Annotated[SchemeName, METHOD] = "PIO"
     """which kernels of a layer form a group: all of one input channel (PI), all of one output
     channel (PO), a random subset (PIO), all (layer), or each its own (kernel)"""
 
-    groups: Annotated[int | None, whole(1), _method] = None
+    groups: Annotated[int | None, whole(1), METHOD] = None
     """groups in each layer, for the scheme PIO (default: the library chooses)"""
 
-    manifolds: Annotated[Manifolds, _method] = ("sphere", "oblique", "stiefel")
+    manifolds: Annotated[Manifolds, METHOD] = ("sphere", "oblique", "stiefel")
     """manifolds among which the kernels of each group are divided, joined by +, out of sphere (sp),
     oblique (ob), stiefel (st), euclidean (euc)"""
 
-    learning_rate: Annotated[float, real(0), _method] = None  # pyright: ignore[reportAssignmentType]
+    learning_rate: Annotated[float, real(0), METHOD] = None  # pyright: ignore[reportAssignmentType]
     """the initial learning rate of the kernels on manifolds, or of all weights for sgd; after k
     epochs it is divided by 1 + k/6 (default: 0.05 for sgd, 1 for fgsgd, 1 for rsgd)"""
 
-    euclidean_learning_rate: Annotated[float, real(0), _method] = 0.05
+    euclidean_learning_rate: Annotated[float, real(0), METHOD] = 0.05
     """the initial learning rate of the weights on no manifold: normalization and dense layer"""
 
     scale: Annotated[
         Literal["none", "geometric", "literal"] | float,
         number_or(("none", "geometric", "literal")),
-        _method,
+        METHOD,
     ] = "none"
     """norm of the components of a kernel: none is 1; geometric is (fan-in + fan-out)^(-1/2);
     literal also counts the size of the feature map in the fan-out, as in the paper; or a number"""
 
-    feature_batches: Annotated[int, whole(0), _method] = 0
+    feature_batches: Annotated[int, whole(0), METHOD] = 0
     """after each epoch divide the scale by the standard deviation of the input features, measured
     on this many batches; 0 keeps the scale fixed"""
 
-    feature_std: Annotated[Literal["channel", "kernel"], one_of(("channel", "kernel")), _method] = (
+    feature_std: Annotated[Literal["channel", "kernel"], one_of(("channel", "kernel")), METHOD] = (
         "channel"
     )
     """channel: a standard deviation for each input channel, as in the paper; kernel: one for the
     whole kernel, so that batch normalization cancels the effect on the features"""
 
-    min_std: Annotated[float, POSITIVE, _method] = 0.1
+    min_std: Annotated[float, POSITIVE, METHOD] = 0.1
     """the smallest standard deviation to divide by; the paper requires 1"""
 
     coordinates: Annotated[
-        Literal["unit", "scaled"] | float, number_or(("unit", "scaled")), _method
+        Literal["unit", "scaled"] | float, number_or(("unit", "scaled")), METHOD
     ] = "unit"
     """the manifolds on which steps are taken: with unit components, with scaled components as in
     the paper, or with components of this norm"""
 
-    momentum: Annotated[float, real(0, below=1), _method] = 0.9
+    momentum: Annotated[float, real(0, below=1), METHOD] = 0.9
     """decay of the momentum"""
 
-    weight_decay: Annotated[float, real(0), _method] = 0.0
+    weight_decay: Annotated[float, real(0), METHOD] = 0.0
     """L2 weight decay of the weights on no manifold; it has no effect on the others"""
 
-    batch_size: Annotated[Count, _method] = 50
+    batch_size: Annotated[Count, METHOD] = 50
     """images in each step"""
 
-    epochs: Annotated[Count, _run] = 20
+    epochs: Annotated[Count, RUN] = 20
     """passes over the training images"""
 
-    seed: Annotated[int, whole(0, below=2**63), _run] = 0
+    seed: Annotated[int, whole(0, below=2**63), RUN] = 0
     """seed of the initial weights, the groups, and the order of the images"""
 
     def __post_init__(self):
@@ -139,16 +135,16 @@ class Config:
 class Folder:
     """Where a run leaves its results, and what it prints."""
 
-    cache_dir: Annotated[Path | None, _data] = None
+    cache_dir: Annotated[Path | None, DATA] = None
     """cache decoded pictures here for later runs (default: decode every time)"""
 
-    run_dir: Annotated[Path | None, _run] = None
+    run_dir: Annotated[Path | None, RUN] = None
     """a new folder for the results (default: `runs/<data>-<optimizer>-<time>`)"""
 
-    resume: Annotated[Path | None, _run] = None
+    resume: Annotated[Path | None, RUN] = None
     """continue the run in this folder with its configuration; --epochs may be larger"""
 
-    quiet: Annotated[bool, _run] = False
+    quiet: Annotated[bool, RUN] = False
     """print only the path of the run folder"""
 
 
