@@ -133,13 +133,17 @@ def _with_tuples(model: flax.linen.Module) -> flax.linen.Module:
     """The module with tuples in place of lists among its fields, so that it can be hashed."""
 
     def frozen(value: Any) -> Any:
-        return tuple(map(frozen, value)) if isinstance(value, (list, tuple)) else value
+        return tuple(map(frozen, value)) if type(value) in (list, tuple) else value
 
-    names = [field.name for field in dataclasses.fields(model) if field.init]
-    lists = {name: getattr(model, name) for name in names if name not in ("parent", "name")}
-    lists = {name: value for name, value in lists.items() if isinstance(value, (list, tuple))}
-    changed = {name: frozen(value) for name, value in lists.items() if frozen(value) != value}
-    return model.clone(**changed) if changed else model
+    fields = {
+        field.name: getattr(model, field.name)
+        for field in dataclasses.fields(model)
+        if field.init and field.name not in ("parent", "name")
+    }
+    changed = {
+        name: frozen(value) for name, value in fields.items() if type(value) in (list, tuple)
+    }
+    return model.clone(**changed)
 
 
 def _hashable(model: flax.linen.Module, options: dict[str, Any]) -> tuple:

@@ -74,7 +74,7 @@ def fgsgd(
         euclidean: A transformation for Euclidean leaves, such as `optax.adamw(1e-3)`, with a rate,
             momentum and weight decay of its own; or "sgd" for SGD with the rate as it is.
         accumulator_dtype: The dtype of the momentum; by default that of the parameters.
-        master_dtype: A dtype, such as `jnp.float32`, in which the state keeps weights of shorter
+        master_dtype: A dtype, such as "float32", in which the state keeps weights of shorter
             dtypes, see `with_master_weights`. Without it, steps below the resolution of bfloat16 or
             float16 are rounded away; `init` warns where the rate is a number and no step of
             `fgsgd` reaches it.

@@ -41,7 +41,7 @@ def warn_of_short_steps(
             warnings.warn(
                 f"At learning_rate={learning_rate:g} a step is at most {step:.2g} long, but "
                 f"{dtype} numbers near 1 are {spacing:.2g} apart: {path!r} will move "
-                "less than it should. Give master_dtype=jnp.float32, or a larger rate.",
+                "less than it should. Give master_dtype='float32', or a larger rate.",
                 stacklevel=2,
             )
         return tx.init(params)

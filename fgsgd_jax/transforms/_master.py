@@ -42,7 +42,8 @@ def with_master_weights(
     Args:
         tx: The optimizer, such as `fgsgd(…)` or a chain of links.
         spec: The spec of the parameters.
-        dtype: The dtype of the master weights.
+        dtype: The dtype of the master weights. A name, such as "float32", also works inside
+            `optax.inject_hyperparams`, which takes `jnp.float32` for a schedule.
 
     Returns:
         A transformation whose `update` needs `params`.
@@ -69,8 +70,7 @@ def with_master_weights(
         Micikevicius et al., *Mixed precision training*, ICLR 2018, section 3.1.
     """
     require_collection(spec)
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"Master weights need a floating-point dtype, got {dtype!r}.")
+    dtype = _checked_dtype(dtype)
     inner = optax.with_extra_args_support(tx)
 
     def init_fn(params):
@@ -103,6 +103,17 @@ def with_master_weights(
         return map_with_path(to_rounding, steps), MasterState(master, inner_state)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _checked_dtype(dtype: Any) -> jnp.dtype:
+    if isinstance(dtype, jax.Array):
+        raise TypeError(
+            "Master weights need a dtype, got an array: optax.inject_hyperparams takes jnp.float32 "
+            'for a schedule. Write its name, "float32".'
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(f"Master weights need a floating-point dtype, got {dtype!r}.")
+    return jnp.dtype(dtype)
 
 
 def _is_shorter(leaf, dtype) -> bool:

@@ -38,6 +38,7 @@ def normalized(rate, share: float) -> optax.GradientTransformation:
 
 
 RULES = {
+    "default": lambda rate: None,
     "SGD, rate": lambda rate: optax.sgd(rate, MOMENTUM),
     "SGD, rate/10": lambda rate: optax.sgd(0.1 * rate, MOMENTUM),
     "SGD, rate/20": lambda rate: optax.sgd(0.05 * rate, MOMENTUM),
