@@ -19,12 +19,12 @@ StudyName = Annotated[str, one_of(STUDIES)]
 class Arguments(Images):
     """What a study is run with. The text under each field is its help on the command line."""
 
-    train_size: Annotated[int | None, whole(100), Parameter(group=DATA)] = None
+    train_size: Annotated[int | None, whole(100), DATA] = None
     """use only this many of the training images, including those held out for validation (default:
     all)"""
 
-    smoke: Annotated[bool, Parameter(group=RUN)] = False
+    smoke: Annotated[bool, RUN] = False
     """run a small version of the study, to see whether everything works"""
 
-    run_dir: Annotated[Path | None, Parameter(group=RUN)] = None
+    run_dir: Annotated[Path | None, RUN] = None
     """the folder of the results (default: `runs/study-<name>`, with the data if it has some)"""
