@@ -47,8 +47,9 @@ def read_by(
         try:
             return parse(token.value)
         except (ValueError, KeyError):
+            flag = f"{token.keyword}: " if token.keyword else ""
             raise UsageError(
-                f"{token.keyword}: {token.value!r} was given, {needed} is needed."
+                f"{flag}{token.value!r} was given, {needed} is needed."
                 + did_you_mean(suggest(token.value))
             ) from None
 
