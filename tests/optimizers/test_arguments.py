@@ -103,7 +103,9 @@ def test_an_injected_rate_may_be_negative():
 
 
 @BOTH
-@pytest.mark.parametrize("decay", [0.1, np.float32(0.1), lambda count: 0.1], ids=str)
+@pytest.mark.parametrize(
+    "decay", [0.1, np.float32(0.1), lambda count: 0.1], ids=["float", "NumPy", "schedule"]
+)
 def test_decay_beside_a_transformation_of_euclidean_leaves_is_refused(optimizer, decay):
     with pytest.raises(ValueError, match=r"would do nothing beside euclidean=.*optax\.adamw"):
         optimizer(0.1, SPEC, weight_decay=decay, euclidean=optax.adamw(1e-3))
