@@ -63,7 +63,9 @@ def test_nesterov_without_momentum_is_refused(optimizer):
 
 @pytest.mark.parametrize("name", ["rho", "curvature"])
 @pytest.mark.parametrize(
-    "make", [lambda **n: fg.fgsgd(0.1, SPEC, **n), lambda **n: fg.scale_by_fgsgd(SPEC, **n)]
+    "make",
+    [lambda **n: fg.fgsgd(0.1, SPEC, **n), lambda **n: fg.scale_by_fgsgd(SPEC, **n)],
+    ids=["fgsgd", "link"],
 )
 @pytest.mark.parametrize(
     ("error", "value"),
