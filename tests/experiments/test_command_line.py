@@ -32,7 +32,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
     [
         (
             "trian",
-            "'trian' is not a command; the commands are train, compare, study, paths, bench. Did you mean",
+            "'trian' is not a command; the commands are train, compare, study, paths, bench. Did",
         ),
         ("train --optimizer fgsdg", "one of sgd, fgsgd, rsgd is needed. Did you mean 'fgsgd'?"),
         ("train --optimiser sgd", "'--optimiser' is not an argument. Did you mean '--optimizer'?"),

@@ -243,7 +243,7 @@ def test_momentum_is_projected_on_request(name):
     }[name]
     tx, field = make()
     tx = fg.on_manifold(tx, spec, tangent="gradient", transport=(field,))
-    reference = fg.rsgd(0.1, spec, momentum=0.9)
+    reference = fg.rsgd(0.1, spec, momentum=0.9, euclidean="sgd")
     state, reference_state, weights = tx.init(params), reference.init(params), params
     for seed in (1, 2, 3):
         g = random_like(params, seed)

@@ -236,12 +236,12 @@ def test_a_spec_prints_as_an_aligned_table():
     mixed = "Sphere: 11, Oblique: 11, Stiefel: 10"
     expected = [
         ("path", "shape", "component", "manifolds", "groups"),
-        ("a_rather_long_name/scale", "()", "", "Euclidean", ""),
-        ("conv1/bias", "(8,)", "", "Euclidean", ""),
+        ("a_rather_long_name/scale", "()", "", "Euclidean (default=None)", ""),
+        ("conv1/bias", "(8,)", "", "Euclidean (default=None)", ""),
         ("conv1/kernel", "(3, 3, 4, 8)", "slice 3×3", mixed, "PIO: 3"),
-        ("conv2/bias", "(8,)", "", "Euclidean", ""),
+        ("conv2/bias", "(8,)", "", "Euclidean (default=None)", ""),
         ("conv2/kernel", "(3, 3, 8, 8)", "slice 3×3", "Stiefel(retraction='qr'): 64", "kernel: 64"),
-        ("head/bias", "(6,)", "", "Euclidean", ""),
+        ("head/bias", "(6,)", "", "Euclidean (default=None)", ""),
         ("head/kernel", "(8, 6)", "matrix 8×6", "Oblique: 1", "PO: 1"),
         (
             "query",
@@ -346,7 +346,9 @@ def test_project_of_a_zero_component_is_an_error_with_its_path(manifold):
     weight[:, :, 1, 2] = 0
     params = {"block": {"kernel": jnp.asarray(weight)}}
     spec = fg.collection(params, ("*", fg.pom("PI", manifold)))
-    with pytest.raises(ValueError, match=r"'block/kernel'.*zero.*of \d+ are zero.*initialize"):
+    with pytest.raises(ValueError, match=r"'block/kernel'.*no nearest.*\d+ are such.*initialize"):
+        ValueError, match=r"'block/kernel'.*no nearest.*of \d+ are such.*initialize"
+    ):
         fg.project(params, spec)
 
 
