@@ -29,6 +29,7 @@ def warn_of_short_steps(
     step = LONGEST_STEP * float(learning_rate)
 
     def init_fn(params):
+        state = tx.init(params)  # first, as it refuses leaves that do not fit the spec
         dtypes = {
             path: leaf.dtype
             for path, leaf in leaves_with_paths(params)
@@ -44,6 +45,6 @@ def warn_of_short_steps(
                 "less than it should. Give master_dtype='float32', or a larger rate.",
                 stacklevel=2,
             )
-        return tx.init(params)
+        return state
 
     return optax.GradientTransformationExtraArgs(init_fn, tx.update)
