@@ -80,7 +80,7 @@ class Collection:
             >>> print(spec.table().splitlines()[0])
             2 of 3 leaves on manifolds, 99 % of the weights, 128 components: Sphere 128
             >>> print(spec.table().splitlines()[2])
-            block_{1,2}/conv/kernel  (3, 3, 8, 8)  slice 3×3  Sphere: 64  PO: 8
+            block_{1,2}/conv/kernel  (3, 3, 8, 8)  slice 3×3  Sphere: 64                PO: 8
         """
         return table_text(self._leaves(), full)
 

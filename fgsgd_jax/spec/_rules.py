@@ -80,9 +80,9 @@ def collection(
         >>> params = {"conv": {"kernel": jnp.ones((3, 3, 8, 16))}, "head": {"bias": jnp.ones(10)}}
         >>> print(collection(params, ("conv/*", pom("PO", Sphere()))))
         1 of 2 leaves on manifolds, 99 % of the weights, 128 components: Sphere 128
-        path         shape          component  manifolds    groups
-        conv/kernel  (3, 3, 8, 16)  slice 3×3  Sphere: 128  PO: 16
-        head/bias    (10,)                     Euclidean
+        path         shape          component  manifolds                        groups
+        conv/kernel  (3, 3, 8, 16)  slice 3×3  Sphere: 128                      PO: 16
+        head/bias    (10,)                     Euclidean (fewer than two axes)
     """
     check_seed(seed)
     check_default(default)

@@ -2,7 +2,8 @@
 
 import pytest
 
-from tests.benchmarks import euclidean_rates
+pytest.importorskip("sklearn")  # digits
+from tests.benchmarks import euclidean_rates  # noqa: E402
 
 
 @pytest.mark.slow
