@@ -3,7 +3,7 @@
 import pytest
 
 pytest.importorskip("sklearn")  # digits
-from tests.benchmarks import euclidean_rates  # noqa: E402
+from tests.benchmarks import euclidean_rates
 
 
 @pytest.mark.slow
