@@ -1,6 +1,16 @@
 """Text for people to read."""
 
-from collections.abc import Collection, Sequence
+import difflib
+import re
+from collections.abc import Collection, Iterable, Sequence
+
+_NUMBER = re.compile(r"(?<!\d)(0|[1-9]\d*)(?!\d)")  # "01" is text: as a number it would be 1
+
+
+def did_you_mean(given: object, names: Iterable[str]) -> str:
+    """The sentence " Did you mean …?" with the name spelled most alike; empty if none is."""
+    near = difflib.get_close_matches(given, names, 1) if isinstance(given, str) else []
+    return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
@@ -16,3 +26,14 @@ def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[
         return cell.rjust(widths[column]) if column in right else cell.ljust(widths[column])
 
     return ["  ".join(padded(*cell) for cell in enumerate(row)).rstrip() for row in rows]
+
+
+def natural_order(text: str) -> list[tuple[int, str]]:
+    """A key that sorts Block_2 before Block_10."""
+    parts = enumerate(texts_and_numbers(text))
+    return [(int(part), "") if index % 2 else (-1, part) for index, part in parts]
+
+
+def texts_and_numbers(text: str) -> list[str]:
+    """The texts and the numbers in a text in turn, from text to text."""
+    return _NUMBER.split(text)

@@ -48,10 +48,10 @@ def gram_error(y: jax.Array) -> jax.Array:
 def polish(y: jax.Array) -> jax.Array:
     """One Newton-Schulz step y(3⁄2 − ½yᵀy), which removes rounding; NaN far from orthonormal."""
     e = gram_error(y)
-    return y - matmul(y, jnp.where(_row_sum_norm(e) <= POLISHABLE, 0.5, jnp.nan) * e)
+    return y - matmul(y, jnp.where(row_sum_norm(e) <= POLISHABLE, 0.5, jnp.nan) * e)
 
 
-def _row_sum_norm(e: jax.Array) -> jax.Array:
+def row_sum_norm(e: jax.Array) -> jax.Array:
     """The largest row sum of |e|, a bound of its eigenvalues. `(*lanes)`."""
     return jnp.max(jnp.sum(jnp.abs(e), axis=1), axis=0)
 
@@ -73,7 +73,7 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
     size = x.dtype.itemsize
     y = _xla_cpu.materialize(lambda: x + v, x)
     e = gram_error(y)
-    short = _row_sum_norm(e) <= SHORT_STEP[size]  # False for NaN
+    short = row_sum_norm(e) <= SHORT_STEP[size]  # False for NaN
 
     def some_are_long():
         # y − x rather than v, which then need not stay in memory for this rare branch.
@@ -98,9 +98,9 @@ def _polar_step_3x3(x: jax.Array, v: jax.Array) -> jax.Array:
 
 
 def _short_polar(y: jax.Array, e: jax.Array) -> jax.Array:
-    y = _residual_polynomial(y, e)
+    y = residual_polynomial(y, e)
     for _ in range(SHORT_PASSES[y.dtype.itemsize] - 1):
-        y = _residual_polynomial(y, gram_error(y))
+        y = residual_polynomial(y, gram_error(y))
     return y
 
 
@@ -115,16 +115,16 @@ def _long_polar(y: jax.Array) -> jax.Array:
         m = gram(y, y)
         # Eigenvalues lie in (0, b]: scaling by 2/b puts them in (0, 2], where the series converges.
         # Only shrink: a matrix whose largest value is below 2 needs no scaling.
-        largest = _row_sum_norm(m)
+        largest = row_sum_norm(m)
         scale = jnp.minimum(1, 1.9 / largest)
         e = scale * m - identity(y.shape[1], y.shape[1], y)
-        return _residual_polynomial(y, e, jnp.sqrt(scale))
+        return residual_polynomial(y, e, jnp.sqrt(scale))
 
     y = lax.fori_loop(0, LONG_PASSES[y.dtype.itemsize], centered_pass, y)
-    return jnp.where(_row_sum_norm(gram_error(y)) <= CONVERGED, y, jnp.nan)
+    return jnp.where(row_sum_norm(gram_error(y)) <= CONVERGED, y, jnp.nan)
 
 
-def _residual_polynomial(y: jax.Array, e: jax.Array, scale: jax.Array | None = None) -> jax.Array:
+def residual_polynomial(y: jax.Array, e: jax.Array, scale: jax.Array | None = None) -> jax.Array:
     """y·(1 + e)^−½ to fourth order in e: y + y(−½e + ⅜e² − 5⁄16e³ + 35⁄128e⁴).
 
     Carrying the correction apart from the 1 keeps three to eight times more digits. With a `scale`,

@@ -17,8 +17,7 @@ import numpy as np
 from jax import lax
 
 from fgsgd_jax.linalg._norms import norm
-from fgsgd_jax.linalg._orthonormal import _residual_polynomial as residual_polynomial
-from fgsgd_jax.linalg._orthonormal import gram_error, polish
+from fgsgd_jax.linalg._orthonormal import gram_error, polish, residual_polynomial, row_sum_norm
 from fgsgd_jax.linalg._products import gram, identity, matmul, symmetric, times, transpose
 
 # a, b and c of p(σ) = aσ + bσ³ + cσ⁵, one row for each pass.
@@ -64,7 +63,7 @@ def polar(x: jax.Array) -> jax.Array:
     if x.shape[0] < x.shape[1]:
         return transpose(polar(transpose(x)))
     e = gram_error(x)
-    near = jnp.max(jnp.sum(jnp.abs(e), axis=1), axis=0) <= NEARLY_ORTHONORMAL  # False for NaN
+    near = row_sum_norm(e) <= NEARLY_ORTHONORMAL  # False for NaN
 
     def some_are_far():
         y = polish(msign(x, wide=True))

@@ -5,14 +5,13 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
-from jax.core import Tracer
 
 from fgsgd_jax import linalg
 from fgsgd_jax._trees import leaves_with_paths, listed
 from fgsgd_jax.optimizers._arguments import require_number_or_schedule
 from fgsgd_jax.spec import Collection
+from fgsgd_jax.transforms import are_known
 
 
 def map_fields(state: Any, names: Sequence[str], function: Callable) -> Any:
@@ -75,10 +74,7 @@ def require_no_decay(tx, inner: Any, weights: Any, spec: Collection) -> None:
     """
     fixed = {path for path, leaf_spec in spec.on_manifolds() if leaf_spec.fixes_norm}
     leaves = dict(leaves_with_paths(weights))
-    known = (jax.Array, np.ndarray)
-    if not all(
-        isinstance(leaf, known) and not isinstance(leaf, Tracer) for leaf in leaves.values()
-    ):
+    if not are_known(weights):
         return
     try:
         steps, _ = tx.update(jax.tree.map(jnp.zeros_like, weights), inner, weights)

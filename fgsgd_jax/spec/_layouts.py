@@ -16,9 +16,9 @@ IO, WIO and DHWIO, "OIHW" gives OI, OIW and OIDHW. Four cuts have names:
 The axes named S are stacked in every cut.
 """
 
-import difflib
 from typing import Literal, get_args
 
+from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._spelling import is_spelled, spelled
@@ -136,12 +136,10 @@ def check_component_name(component: object) -> Component | ComponentName | None:
         return component  # pyright: ignore[reportReturnType]
     if isinstance(component, str) and is_spelled(component):
         return spelled(component)
-    near = difflib.get_close_matches(component, NAMES, 1) if isinstance(component, str) else []
-    hint = f" Did you mean {near[0]!r}?" if near else ""
     raise ValueError(
         f"`component` must be one of {', '.join(map(repr, NAMES))}, axes such as "
         "'in:rows heads:stack out:columns', or a Component(rows=…, columns=…, …) that names every "
-        f"axis; got {component!r}.{hint}"
+        f"axis; got {component!r}." + did_you_mean(component, NAMES)
     )
 
 

@@ -5,12 +5,12 @@ scale; leaves of other kinds stay Euclidean. What a leaf is follows from its pat
 axes, and that layers are stacked from the layout alone.
 """
 
-import difflib
 import math
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
+from fgsgd_jax._text import did_you_mean, natural_order
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._defaults import passed_over, without_geometry
@@ -94,10 +94,9 @@ def checked_preset(preset: Any, default: Any) -> None:
     if preset is None:
         return
     if preset not in PRESETS:
-        near = difflib.get_close_matches(str(preset), PRESETS, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
-            f"`preset` must be one of {', '.join(map(repr, PRESETS))}; got {preset!r}.{hint}"
+            f"`preset` must be one of {', '.join(map(repr, PRESETS))}; got {preset!r}."
+            + did_you_mean(preset, PRESETS)
         )
     if default != "by shape":
         raise ValueError(
@@ -215,8 +214,4 @@ def _last_dense(leaves) -> str:
     ]
     if any(kind_of(path) == "head" for path, _ in leaves) or not dense:
         return ""
-
-    def natural(path):
-        return [int(part) if part.isdigit() else part for part in re.split(r"(\d+)", path)]
-
-    return max(dense, key=natural)
+    return max(dense, key=natural_order)

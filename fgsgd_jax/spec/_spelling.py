@@ -10,9 +10,9 @@ One word for each axis of the weight, in its order:
                     einops; the size of one of them may be left out
 """
 
-import difflib
 import re
 
+from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._components import ROLES, Component
 
 STACKED = ("heads", "experts", "layers")
@@ -71,10 +71,8 @@ def _role_and_size(word: str, text: str) -> tuple[str, int]:
     if match and not match["name"] and role in STACKED:
         role = "stack"
     if not match or role not in ROLES:
-        near = difflib.get_close_matches(role, ROLES, 1)
-        hint = f" Did you mean {near[0]!r}?" if near else ""
         raise ValueError(
             f"{word!r} in component={text!r} has no role; write one word for each axis, "
-            f"name:role, where the role is one of {', '.join(ROLES)}.{hint}"
+            f"name:role, where the role is one of {', '.join(ROLES)}." + did_you_mean(role, ROLES)
         )
     return role, int(match["size"] or match["own_size"] or -1)

@@ -3,18 +3,15 @@
 import dataclasses
 import html
 import math
-import re
 from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from fgsgd_jax._text import aligned
+from fgsgd_jax._text import aligned, natural_order, texts_and_numbers
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._scales import Gamma, Numbers
 
 HEADER = ("path", "shape", "component", "manifolds", "groups", "scale")
-
-NUMBER = re.compile(r"(?<!\d)(0|[1-9]\d*)(?!\d)")  # "01" is text: as a number it would be written 1
 
 
 class Leaf(NamedTuple):
@@ -74,7 +71,7 @@ def _counts(leaf_spec: LeafSpec | None) -> list[tuple[str, int]]:
 
 def _cells(leaves: Sequence[Leaf], full: bool) -> list[tuple[str, ...]]:
     """The header and the rows of the table."""
-    in_order = sorted(leaves, key=lambda leaf: _natural(leaf.path))
+    in_order = sorted(leaves, key=lambda leaf: natural_order(leaf.path))
     rows = [(leaf.path, [leaf]) for leaf in in_order] if full else _folded(in_order)
     cells = [HEADER, *(_row(path, members) for path, members in rows)]
     scaled = any(leaf.leaf_spec and leaf.leaf_spec.gamma is not None for leaf in leaves)
@@ -119,23 +116,13 @@ def _bounds(gamma: Gamma) -> tuple[float, float]:
 # --- folding ---------------------------------------------------------------------------------
 
 
-def _natural(path: str) -> list[tuple[int, str]]:
-    """A key that sorts Block_2 before Block_10."""
-    return [(int(part), "") if index % 2 else (-1, part) for index, part in enumerate(_parts(path))]
-
-
-def _parts(path: str) -> list[str]:
-    """The text and the numbers of a path in turn, from text to text."""
-    return NUMBER.split(path)
-
-
 def _folded(leaves: Sequence[Leaf]) -> list[tuple[str, list[Leaf]]]:
     """Leaves that differ in the numbers of their paths only, as Block_{0..15}/Conv_{0,1}/kernel.
 
     Numbers are folded from left to right, each among the rows that agree in all other numbers, so
     every folded path stands for all combinations of its numbers.
     """
-    rows = [(_parts(leaf.path), [leaf]) for leaf in leaves]
+    rows = [(texts_and_numbers(leaf.path), [leaf]) for leaf in leaves]
     for position in range(1, max((len(parts) for parts, _ in rows), default=0), 2):
         merged: dict = {}
         for parts, members in rows:

@@ -70,12 +70,11 @@ def spec_of_leaf(spec: Collection, path: str, leaf: Any) -> LeafSpec | None:
 
 def require_known_leaves(spec: Collection, tree: Any) -> None:
     """Raises a ValueError if a tree has leaves that the spec does not have."""
-    known = dict(spec.layers)
-    unknown = [path for path, _ in leaves_with_paths(tree) if path not in known]
+    unknown = [path for path, _ in leaves_with_paths(tree) if path not in spec]
     if unknown:
         raise ValueError(
             f"The spec has no lea{'f' if len(unknown) == 1 else 'ves'} {listed(unknown)}; it was "
-            f"built from the leaves {listed(known)}. {_advice(known, unknown)}"
+            f"built from the leaves {listed(spec)}. {_advice(spec, unknown)}"
         )
 
 

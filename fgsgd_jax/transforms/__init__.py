@@ -24,6 +24,7 @@ from fgsgd_jax.transforms._muon import scale_by_manifold_muon as scale_by_manifo
 from fgsgd_jax.transforms._nearest import keep_on_manifolds as keep_on_manifolds
 from fgsgd_jax.transforms._nearest import nearest_points as nearest_points
 from fgsgd_jax.transforms._rate import scale_by_learning_rate as scale_by_learning_rate
+from fgsgd_jax.transforms._retraction import are_known as are_known
 from fgsgd_jax.transforms._retraction import require_on_manifolds as require_on_manifolds
 from fgsgd_jax.transforms._retraction import retract_updates as retract_updates
 from fgsgd_jax.transforms._step import Group as Group

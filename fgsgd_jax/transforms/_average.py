@@ -9,7 +9,7 @@ import optax
 from fgsgd_jax import linalg
 from fgsgd_jax.geometry import Stiefel
 from fgsgd_jax.spec import Collection, map_leaves, require_collection
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, copy_for_state, require_params
 
 
 class AverageOnManifoldsState(NamedTuple):
@@ -71,8 +71,9 @@ def average_on_manifolds(
         raise ValueError(f"start must be a number of steps from 0 on, got {start!r}.")
 
     def init_fn(params):
-        # A copy, because the weights may be donated later.
-        average = jax.tree.map(_copy, params)
+        average = jax.tree.map(
+            lambda leaf: copy_for_state(leaf, linalg.working_dtype(leaf.dtype)), params
+        )
         return AverageOnManifoldsState(jnp.zeros([], jnp.int32), average, SpecState.of(spec))
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -128,13 +129,6 @@ def get_average(state: Any, params: Any) -> Any:
 
 def _is_average(node: Any) -> bool:
     return isinstance(node, AverageOnManifoldsState)
-
-
-def _copy(leaf: Any) -> jax.Array:
-    dtype = linalg.working_dtype(leaf.dtype)
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jnp.zeros(leaf.shape, dtype)
-    return jnp.array(leaf, dtype)
 
 
 def _turned_towards(a: jax.Array, x: jax.Array) -> jax.Array:

@@ -127,6 +127,13 @@ def _known_values(array: Any) -> np.ndarray | None:
     return np.asarray(array)
 
 
+def copy_for_state(leaf: Any, dtype: Any = None) -> jax.Array:
+    """A copy of a weight, which may be donated later; zeros for a shape without values."""
+    if isinstance(leaf, jax.ShapeDtypeStruct):
+        return jnp.zeros(leaf.shape, dtype or leaf.dtype)
+    return jnp.array(leaf, dtype)
+
+
 def require_params(params, reason: str) -> None:
     """Raises Optax's message for missing params, with the reason why a link needs them."""
     if params is None:

@@ -8,7 +8,7 @@ import optax
 
 from fgsgd_jax._trees import leaves_with_paths, map_with_path
 from fgsgd_jax.spec import Collection, project, require_collection
-from fgsgd_jax.transforms._link import require_params
+from fgsgd_jax.transforms._link import copy_for_state, require_params
 from fgsgd_jax.transforms._retraction import require_on_manifolds
 
 
@@ -78,7 +78,9 @@ def with_master_weights(
         longer = jax.tree.map(lambda leaf: _longer(leaf, dtype), params)
         longer = _on_manifolds(longer, spec)
         short = {path for path, leaf in leaves_with_paths(params) if _is_shorter(leaf, dtype)}
-        master = {path: _copy(leaf) for path, leaf in leaves_with_paths(longer) if path in short}
+        master = {
+            path: copy_for_state(leaf) for path, leaf in leaves_with_paths(longer) if path in short
+        }
         return MasterState(master, inner.init(longer))
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -135,10 +137,3 @@ def _on_manifolds(params, spec: Collection):
     """The parameters projected, as rounding has moved them; structures without values unchanged."""
     shapes_only = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
     return params if shapes_only else project(params, spec)
-
-
-def _copy(leaf):
-    """A copy, because the state of the wrapped optimizer may hold the same array."""
-    if isinstance(leaf, jax.ShapeDtypeStruct):
-        return jnp.zeros(leaf.shape, leaf.dtype)
-    return jnp.array(leaf)

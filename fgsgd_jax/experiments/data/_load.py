@@ -48,8 +48,9 @@ def load(
         quiet: Whether to hide the progress bar while pictures are decoded.
 
     Raises:
-        UsageError: If files are missing or damaged.
+        UsageError: If the folder is missing, or files in it are missing or damaged.
     """
+    require_folder(name, folder)
     progress = functools.partial(tqdm, desc="decoding", unit=" pictures", disable=quiet)
     arrays = _digits() if folder is None else _from_files(name, folder, cache_dir, progress)
     data = ImageData(name, *arrays)

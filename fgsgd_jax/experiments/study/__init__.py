@@ -13,7 +13,6 @@ when the same command is given the same folder; nothing is computed twice.
 
 import importlib
 
-from fgsgd_jax.experiments.data import require_folder
 from fgsgd_jax.experiments.study.config import Arguments, StudyName
 
 ARGUMENTS = Arguments()
@@ -21,7 +20,6 @@ ARGUMENTS = Arguments()
 
 def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS) -> None:
     """Runs what is missing of a study, and reports on all of it."""
-    require_folder(arguments.data, arguments.data_dir)
     images = arguments.load()
     # Slow imports: delayed so that --help and mistakes get their answer at once.
     module = importlib.import_module(f"fgsgd_jax.experiments.study.{name}")
