@@ -25,7 +25,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.core import Tracer, eval_jaxpr
+from jax.core import Tracer
 from jax.sharding import AxisType
 
 # Smaller arrays stay in the cache, where computing a number again is cheaper than a separate loop.
@@ -91,13 +91,16 @@ def _traced(function: Callable) -> tuple[Callable, Any]:
 
     While it is traced, `materialize` does nothing.
     """
-    outside, _state.inside = _state.inside, True
-    try:
-        closed, shapes = jax.make_jaxpr(function, return_shape=True)()
-    finally:
-        _state.inside = outside
-    structure = jax.tree.structure(shapes)
-    return lambda: structure.unflatten(eval_jaxpr(closed.jaxpr, closed.consts)), shapes
+
+    @jax.jit
+    def traced():
+        outside, _state.inside = _state.inside, True
+        try:
+            return function()
+        finally:
+            _state.inside = outside
+
+    return traced, jax.eval_shape(traced)
 
 
 def _opaque_true(after: jax.Array | None) -> jax.Array:

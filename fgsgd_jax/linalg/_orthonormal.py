@@ -10,7 +10,6 @@ from fgsgd_jax.linalg._products import gram, identity, inner, matmul
 from fgsgd_jax.linalg._rotations import (
     POLISHABLE,
     axis_3x3,
-    is_polishable_3x3,
     rotation_3x3,
     turned_3x3,
 )
@@ -90,8 +89,7 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
 
 def _polar_step_3x3(x: jax.Array, v: jax.Array) -> jax.Array:
     def rotation():
-        rotation = rotation_3x3(axis_3x3(x, shortened), jnp.ones((), x.dtype))
-        return jnp.where(is_polishable_3x3(x), rotation, jnp.nan)
+        return rotation_3x3(axis_3x3(x, shortened), jnp.ones((), x.dtype))
 
     shortened = shorten(v, SQUARABLE_STEP[x.dtype.itemsize])
     return x + turned_3x3(x, _xla_cpu.materialize(rotation, x))
