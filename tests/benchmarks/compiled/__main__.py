@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import rich.console
-from cyclopts import Parameter
 from tqdm import tqdm
 
 from fgsgd_jax.experiments import cli
 from fgsgd_jax.experiments.arguments import one_of
-from fgsgd_jax.experiments.bench import formatting
+from fgsgd_jax.experiments.bench import sections
 from fgsgd_jax.experiments.cli import UsageError
 from fgsgd_jax.experiments.files import write_text
 
@@ -41,7 +40,7 @@ def _run(argv: list[str]) -> int:
 
 def _compare(
     *,
-    devices: Annotated[tuple[Annotated[str, one_of(DEVICES)], ...], Parameter()] = tuple(DEVICES),
+    devices: tuple[Annotated[str, one_of(DEVICES)], ...] = tuple(DEVICES),
     only: tuple[str, ...] = (),
     environments: Path = ENVIRONMENTS,
     write: bool = False,
@@ -59,6 +58,8 @@ def _compare(
         raise UsageError(f"--only {' '.join(only)}: no update has a name that contains this.")
     before = table.read()
     console = rich.console.Console(highlight=False)
+    if not console.is_terminal:
+        console.width = sections.WIDTH
     for shown in table.tables(rows, before):
         console.print(shown)
     worse = table.worse(rows, before)

@@ -80,4 +80,4 @@ DEVICES = {
 
 def environment(device: Device) -> dict[str, str]:
     """The environment variables of a process that compiles for a device."""
-    return {**os.environ, "JAX_PLATFORMS": "cpu", **device.variables}
+    return {**os.environ, "JAX_PLATFORMS": "cpu", "TF_CPP_MIN_LOG_LEVEL": "3", **device.variables}
