@@ -48,6 +48,7 @@ from fgsgd_jax.transforms import checked as checked
 from fgsgd_jax.transforms import get_average as get_average
 from fgsgd_jax.transforms import get_feature_std as get_feature_std
 from fgsgd_jax.transforms import keep_on_manifolds as keep_on_manifolds
+from fgsgd_jax.transforms import land_updates as land_updates
 from fgsgd_jax.transforms import per_group as per_group
 from fgsgd_jax.transforms import project_to_tangent as project_to_tangent
 from fgsgd_jax.transforms import retract_updates as retract_updates

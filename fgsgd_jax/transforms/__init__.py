@@ -12,6 +12,7 @@ from fgsgd_jax.transforms._feature_std import set_feature_std as set_feature_std
 from fgsgd_jax.transforms._fused import FusedState as FusedState
 from fgsgd_jax.transforms._fused import chain_links as chain_links
 from fgsgd_jax.transforms._fused_adam import chain_adam_links as chain_adam_links
+from fgsgd_jax.transforms._landing import land_updates as land_updates
 from fgsgd_jax.transforms._link import Link as Link
 from fgsgd_jax.transforms._link import SpecState as SpecState
 from fgsgd_jax.transforms._link import require_params as require_params

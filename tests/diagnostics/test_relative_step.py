@@ -34,7 +34,9 @@ def test_it_is_the_quotient_of_norms(dtype, size):
 def test_it_finds_the_relative_step_of_on_manifold():
     spec = fg.collection(PARAMS, ("conv/kernel", fg.pom("PO", fg.Sphere())), default=None)
     params = fg.project(random_like(PARAMS, 0), spec)
-    tx = fg.on_manifold(optax.adam(1.0), spec, relative_step=0.01, euclidean=optax.sgd(0.1))
+    tx = fg.on_manifold(
+        optax.adam(1.0), spec, tangent="direction", relative_step=0.01, euclidean=optax.sgd(0.1)
+    )
     updates, _ = tx.update(random_like(params, 1), tx.init(params), params)
     found = relative_step(updates, params)
     assert found["conv/kernel"] == pytest.approx(0.01, rel=1e-3)
