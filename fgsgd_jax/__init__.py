@@ -22,6 +22,7 @@ from fgsgd_jax.geometry import Stiefel as Stiefel
 from fgsgd_jax.optimizers import fgsgd as fgsgd
 from fgsgd_jax.optimizers import manifold_muon as manifold_muon
 from fgsgd_jax.optimizers import on_manifold as on_manifold
+from fgsgd_jax.optimizers import rdog as rdog
 from fgsgd_jax.optimizers import riemannian_adam as riemannian_adam
 from fgsgd_jax.optimizers import robbins_monro as robbins_monro
 from fgsgd_jax.optimizers import rsgd as rsgd
@@ -47,11 +48,13 @@ from fgsgd_jax.transforms import checked as checked
 from fgsgd_jax.transforms import get_average as get_average
 from fgsgd_jax.transforms import get_feature_std as get_feature_std
 from fgsgd_jax.transforms import keep_on_manifolds as keep_on_manifolds
+from fgsgd_jax.transforms import land_updates as land_updates
 from fgsgd_jax.transforms import per_group as per_group
 from fgsgd_jax.transforms import project_to_tangent as project_to_tangent
 from fgsgd_jax.transforms import retract_updates as retract_updates
 from fgsgd_jax.transforms import scale_by_fgsgd as scale_by_fgsgd
 from fgsgd_jax.transforms import scale_by_manifold_muon as scale_by_manifold_muon
+from fgsgd_jax.transforms import scale_by_rdog as scale_by_rdog
 from fgsgd_jax.transforms import scale_by_riemannian_adam as scale_by_riemannian_adam
 from fgsgd_jax.transforms import set_feature_std as set_feature_std
 from fgsgd_jax.transforms import trace_on_manifold as trace_on_manifold

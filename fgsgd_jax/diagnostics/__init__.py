@@ -12,6 +12,8 @@ them (its address is `fgsgd_jax.report`), and `of_gradients` and `of_updates` ar
                 gradient
     angle       the angle by which an update turns a component, in radians: the relative step
 
+`relative_step`, ‖update‖/‖weight‖ of every leaf, needs no spec and is for any optimizer.
+
 References:
     Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019.
 """
@@ -21,5 +23,6 @@ from fgsgd_jax.diagnostics._diagnosis import diagnose as diagnose
 from fgsgd_jax.diagnostics._diagnosis import summary as summary
 from fgsgd_jax.diagnostics._measures import of_gradients as of_gradients
 from fgsgd_jax.diagnostics._measures import of_updates as of_updates
+from fgsgd_jax.diagnostics._relative_step import relative_step as relative_step
 from fgsgd_jax.diagnostics._report import Report as Report
 from fgsgd_jax.diagnostics._report import report as report

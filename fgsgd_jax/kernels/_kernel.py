@@ -60,6 +60,10 @@ class Kernel(abc.ABC):
         """⟨v, v⟩, `(*lanes)`."""
         return linalg.inner(v, v)
 
+    def length(self, v: Any, normal: Any) -> jax.Array:
+        """‖v‖, `(*lanes)`; NaN where an entry is infinite: such a vector has no direction."""
+        return linalg.finite_or_nan(linalg.norm(self.vector(v)))
+
     def shortened(self, t: jax.Array, length: jax.Array) -> jax.Array:
         """t, or less where the square of t·v could overflow, for a v of this length. `(*lanes)`.
 

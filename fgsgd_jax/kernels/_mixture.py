@@ -38,6 +38,10 @@ class MixtureKernel(Kernel):
         each = zip(self.kernels, v, normal, strict=True)
         return self.vector([kernel.squares(x, part, n) for kernel, part, n in each])
 
+    def length(self, v, normal):
+        each = zip(self.kernels, v, normal, strict=True)
+        return self.vector([kernel.length(part, n) for kernel, part, n in each])
+
     def shortened(self, t, length):
         return self.vector([kernel.shortened(t, length) for kernel in self.kernels])
 

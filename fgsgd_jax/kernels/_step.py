@@ -26,7 +26,7 @@ from fgsgd_jax.spec import (
     times,
 )
 
-Normalization = Literal["group", "component"] | None
+Normalization = Literal["group", "component", "given"] | None
 
 
 class Settings(NamedTuple):
@@ -35,24 +35,34 @@ class Settings(NamedTuple):
     Attributes:
         coordinates: The radius of the manifolds on which the step is taken.
         nesterov: Whether the momentum looks ahead.
-        normalization: Whether a step is divided by one normalizer per group, one per component, or
-            by none.
-        normalizer: τ, called as `normalizer(g, rho, curvature)` with norms g.
+        normalization: Whether a step is divided by one normalizer per group, one per component, by
+            given numbers, or by none.
+        normalizer: τ, called as `normalizer(g, rho, curvature)` with norms g; None where it is not
+            needed.
     """
 
     coordinates: Coordinates
     nesterov: bool
     normalization: Normalization
-    normalizer: Callable
+    normalizer: Callable | None = None
 
 
 class Numbers(NamedTuple):
-    """The scalars of a step; `decay` is the decay of the momentum."""
+    """The scalars of a step.
+
+    Attributes:
+        rate: The learning rate.
+        decay: The decay of the momentum.
+        rho: ρ of the normalizer.
+        curvature: c of the normalizer.
+        share: What the gradient is multiplied by before it is added to the momentum; None for 1.
+    """
 
     rate: jax.Array
     decay: jax.Array
-    rho: jax.Array
-    curvature: jax.Array
+    rho: Any = None
+    curvature: Any = None
+    share: Any = None
 
 
 class Drawn(NamedTuple):
@@ -70,6 +80,28 @@ class Result(NamedTuple):
     token: jax.Array | None
 
 
+def tangent_norms(
+    leaf_spec: LeafSpec,
+    weight: jax.Array,
+    gradient: jax.Array,
+    manifold_ids: jax.Array | None,
+    s: jax.Array | None,
+    after: jax.Array | None,
+    *,
+    coordinates: Coordinates,
+) -> jax.Array:
+    """The norms of the Riemannian gradients of all components, `(*lanes)`."""
+    _, factor = step_radius(coordinates, s)
+    kernel = kernel_for(leaf_spec, manifold_ids, bounded=True)
+
+    def norms():
+        x, g = leaf_spec.unit_points(weight, s), times(leaf_spec.points(gradient), factor)
+        normal = kernel.normal(x, g)
+        return kernel.length(kernel.tangent(x, g, normal), normal)
+
+    return _xla_cpu.materialize(norms, weight, after=after)
+
+
 @keeps_sharding
 @split_by_rows
 def fused_step(
@@ -82,6 +114,7 @@ def fused_step(
     numbers: Numbers,
     exact: jax.Array | None,
     after: jax.Array | None,
+    divisors: jax.Array | None = None,
     *,
     settings: Settings,
 ) -> Result:
@@ -97,6 +130,7 @@ def fused_step(
         numbers: The scalars.
         exact: Whether this step must remove the rounding of earlier ones; None for every step.
         after: A `completion_token`: this step is computed after what it stands for.
+        divisors: The given numbers that divide the step of every component, `(*lanes)`.
         settings: What is static.
     """
     s, s_next = scales
@@ -110,7 +144,9 @@ def fused_step(
 
     def g_with_momentum():
         # The old momentum is carried by projection, which is linear: P(g) + d·P(m) = P(g + d·m).
-        return g() if trace is None else g() + numbers.decay * leaf_spec.points(trace)
+        if trace is None:
+            return g()
+        return times(g(), numbers.share) + numbers.decay * leaf_spec.points(trace)
 
     v = step.to_tangent(g_with_momentum, after)  # line 5, and momentum
     new_trace = None
@@ -121,6 +157,8 @@ def fused_step(
         v = v.stored_as(kernel.parts(momentum))
         if settings.nesterov:
             v = step.to_tangent(lambda: g() + numbers.decay * momentum, after)
+    if divisors is not None:
+        v = v.times(step.materialize(lambda: 1 / divisors, after))
     squares = step.materialize(lambda: kernel.squares(step.x(), v.vector(), v.normal), after)
     t = step.length(v, squares, after)  # line 6
     moved, last_read = step.retract(v, t, squares, after)  # line 7
@@ -136,6 +174,12 @@ class _Tangent(NamedTuple):
 
     def stored_as(self, parts: Any) -> "_Tangent":
         return self._replace(vector=lambda: parts)
+
+    def times(self, factors: jax.Array) -> "_Tangent":
+        def scaled(numbers):
+            return jax.tree.map(lambda array: array * factors, numbers)
+
+        return _Tangent(lambda: scaled(self.vector()), scaled(self.normal))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -175,23 +219,24 @@ class _Step:
             return self.materialize(lambda: self.kernel.vector(v.vector()), after)
         return self.kernel.vector(v.vector())
 
+    def lengths(self, v: _Tangent, after) -> jax.Array:
+        """‖v‖ of every component."""
+        return self.materialize(lambda: self.kernel.length(v.vector(), v.normal), after)
+
     def length(self, v: _Tangent, squares: jax.Array, after) -> jax.Array:
         """t of the step t·v: minus the rate, divided by τ and by the radius; t·v can be squared."""
-        rate, _, rho, curvature = self.numbers
-
-        def norms():
-            # A vector with an infinite entry has no direction: NaN, as for one that has a NaN.
-            return linalg.finite_or_nan(linalg.norm(self.kernel.vector(v.vector())))
-
+        rate, _, rho, curvature, _ = self.numbers
         if self.settings.normalization is None:
             rate = rate if self.radius is None else rate / self.radius
-            length = self.materialize(norms, after)
+            length = self.lengths(v, after)
             return jnp.where(jnp.isnan(length), length, self.kernel.shortened(-rate, length))
         # Divided by τ, no step is longer than the rate.
         rate = jnp.minimum(rate, linalg.SQUARABLE_STEP[squares.dtype.itemsize])
-        tau = self.settings.normalizer
-        if self.settings.normalization == "component":
-            t = -rate / tau(self.materialize(norms, after), rho, curvature)
+        tau: Any = self.settings.normalizer
+        if self.settings.normalization == "given":
+            t = -rate
+        elif self.settings.normalization == "component":
+            t = -rate / tau(self.lengths(v, after), rho, curvature)
         else:
             g = group_norms(self.leaf_spec, squares, self.groups)
             t = per_component(-rate / tau(g, rho, curvature), self.groups)

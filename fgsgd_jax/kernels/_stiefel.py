@@ -24,6 +24,9 @@ class RotationKernel(Kernel):
     def squares(self, x, v, normal):
         return 2 * linalg.square_norm(normal[None])
 
+    def length(self, v, normal):
+        return linalg.finite_or_nan(2**0.5 * linalg.norm(normal[None]))
+
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         *p, sigma = linalg.rotation_3x3(normal, t)
         # σ is positive in a rotation: −σ marks a point at rest.

@@ -10,6 +10,7 @@ JAX 0.10.0 to 0.11.0.
 """
 
 from fgsgd_jax.linalg._norms import column_norm as column_norm
+from fgsgd_jax.linalg._norms import divisor as divisor
 from fgsgd_jax.linalg._norms import finite_or_nan as finite_or_nan
 from fgsgd_jax.linalg._norms import magnitude as magnitude
 from fgsgd_jax.linalg._norms import norm as norm

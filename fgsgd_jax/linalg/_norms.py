@@ -43,7 +43,7 @@ def magnitude(x: jax.Array) -> jax.Array:
     def largest():
         return _largest(entries(x)) if is_small(x) else jnp.max(jnp.abs(x), axis=(0, 1))
 
-    return _xla_cpu.materialize(lambda: _divisor(largest()), x)
+    return _xla_cpu.materialize(lambda: divisor(largest()), x)
 
 
 def square_norm(x: jax.Array) -> jax.Array:
@@ -62,7 +62,11 @@ def shorten(v: jax.Array, longest: float) -> jax.Array:
     return v * jnp.where(length > longest, longest / length, 1)
 
 
-def _divisor(largest: jax.Array) -> jax.Array:
+def divisor(largest: jax.Array) -> jax.Array:
+    """What to divide numbers by before they are squared: the largest, or 1 if it is 0 or infinite.
+
+    A constant for differentiation.
+    """
     return lax.stop_gradient(jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1))
 
 
@@ -73,10 +77,10 @@ def _largest(parts: list[jax.Array]) -> jax.Array:
 
 def _norm_of_entries(parts: list[jax.Array]) -> jax.Array:
     """(Σ eᵢ²)^½, entry by entry of the arrays."""
-    scale = _divisor(_largest(parts))
+    scale = divisor(_largest(parts))
     return scale * safe_sqrt(total((part / scale) ** 2 for part in parts))
 
 
 def _norm_over_axes(x: jax.Array, axes: tuple[int, ...]) -> jax.Array:
-    scale = _divisor(jnp.max(jnp.abs(x), axis=axes))
+    scale = divisor(jnp.max(jnp.abs(x), axis=axes))
     return scale * safe_sqrt(jnp.sum((x / scale) ** 2, axis=axes))

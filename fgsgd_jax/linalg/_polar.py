@@ -18,7 +18,15 @@ from jax import lax
 
 from fgsgd_jax.linalg._norms import norm
 from fgsgd_jax.linalg._orthonormal import gram_error, polish, residual_polynomial, row_sum_norm
-from fgsgd_jax.linalg._products import gram, identity, matmul, symmetric, times, transpose
+from fgsgd_jax.linalg._products import (
+    gram,
+    identity,
+    is_small,
+    matmul,
+    symmetric,
+    times,
+    transpose,
+)
 
 # a, b and c of p(σ) = aσ + bσ³ + cσ⁵, one row for each pass.
 POLAR_EXPRESS = np.array(
@@ -40,6 +48,10 @@ POLAR_EXPRESS[:-1] /= 1.01 ** np.array([1, 3, 5])
 # takes them four times nearer to 1.
 WIDE_PASSES = {4: 7, 8: 16}
 
+# Matrices with so many times more rows than columns take their last passes on yᵀy. Not the first
+# ones: the squares of singular values of 10⁻³ would be lost in the rounding of yᵀy.
+TALL, GRAM_PASSES = 3, 5
+
 # A pass of the residual polynomial multiplies an error e = σ² − 1 as 63/128·e⁵: up to this error
 # two passes (float32) or three (float64) end at rounding.
 NEARLY_ORTHONORMAL = 0.5
@@ -55,7 +67,12 @@ def msign(x: jax.Array, *, wide: bool = False) -> jax.Array:
     if x.shape[0] < x.shape[1]:
         return transpose(msign(transpose(x), wide=wide))
     y, coefficients = unit(x), _coefficients(x.dtype, wide)
-    return lax.fori_loop(0, len(coefficients), lambda k, y: _pass(coefficients[k], y), y)
+    # A pass on y takes two products with y, one on yᵀy none.
+    tall = x.shape[0] >= TALL * x.shape[1] and not is_small(x)
+    over_gram = GRAM_PASSES if tall else 0
+    direct = len(coefficients) - over_gram
+    y = lax.fori_loop(0, direct, lambda k, y: _pass(coefficients[k], y), y)
+    return times(y, _gram_passes(coefficients[direct:], gram(y, y))) if tall else y
 
 
 def polar(x: jax.Array) -> jax.Array:
@@ -115,6 +132,20 @@ def unit(x: jax.Array) -> jax.Array:
 def _coefficients(dtype, wide: bool) -> jax.Array:
     between = [POLAR_EXPRESS[1:2]] * (WIDE_PASSES[dtype.itemsize] if wide else 0)
     return jnp.asarray(np.concatenate([POLAR_EXPRESS[:1], *between, POLAR_EXPRESS[1:]]), dtype)
+
+
+def _gram_passes(coefficients: jax.Array, square: jax.Array) -> jax.Array:
+    """The p for which y·p is y after some passes, from yᵀy alone: a pass is y·q with q of yᵀy."""
+    eye = identity(square.shape[0], square.shape[0], square)
+
+    def step(k, carry):
+        square, p = carry
+        a, b, c = coefficients[k]
+        q = a * eye + b * square + c * matmul(square, square)
+        return matmul(matmul(q, square), q), matmul(p, q)
+
+    start = square, eye + jnp.zeros_like(square)
+    return lax.fori_loop(0, len(coefficients), step, start)[1]
 
 
 def _pass(coefficients: jax.Array, y: jax.Array) -> jax.Array:

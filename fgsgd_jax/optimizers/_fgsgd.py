@@ -10,6 +10,7 @@ from fgsgd_jax.optimizers._resolution import warn_of_short_steps
 from fgsgd_jax.spec import Collection, Coordinates
 from fgsgd_jax.transforms import (
     Link,
+    Rho,
     ScalarOrScheduleOrGroup,
     chain_links,
     project_to_tangent,
@@ -28,7 +29,7 @@ def fgsgd(
     momentum: Any = None,
     nesterov: bool = False,
     coordinates: Coordinates = "unit",
-    rho: ScalarOrScheduleOrGroup = 1.0,
+    rho: Rho = 1.0,
     curvature: ScalarOrScheduleOrGroup = 1.0,
     weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,
@@ -64,7 +65,8 @@ def fgsgd(
             s. "unit", the default: τ and the step are computed for the unit weights θ = W/s, so a
             rate means the same for every s. "scaled": for the weights themselves, as in the paper;
             where s is small, so is the best rate. Or a number.
-        rho: ρ of eq. (5), see `scale_by_fgsgd`.
+        rho: ρ of eq. (5), see `scale_by_fgsgd`. "travelled", the distance travelled so far, is
+            slower: the links then run one after another.
         curvature: c of eq. (5), see `scale_by_fgsgd`.
         weight_decay: L2 weight decay of Euclidean leaves, added to their gradients. Leaves on
             manifolds never decay: where the norm is fixed it would do nothing (a warning says so if
@@ -129,7 +131,7 @@ def rsgd(
     nesterov: bool = False,
     normalize: bool = False,
     coordinates: Coordinates = "unit",
-    rho: ScalarOrScheduleOrGroup = 1.0,
+    rho: Rho = 1.0,
     curvature: ScalarOrScheduleOrGroup = 1.0,
     weight_decay: Any = 0.0,
     weight_decay_mask: Any = None,

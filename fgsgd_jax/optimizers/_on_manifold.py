@@ -6,11 +6,9 @@ from typing import Any, Literal, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
 from fgsgd_jax import linalg
-from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.optimizers._wrapped import (
     check_arguments,
@@ -26,6 +24,7 @@ from fgsgd_jax.spec import (
     require_collection,
     select,
     split_by_rows,
+    squared_norm,
     times,
 )
 from fgsgd_jax.transforms import (
@@ -128,6 +127,17 @@ def on_manifold(
         >>> bool(fg.residual(moved, spec)["kernel"] < 1e-6)
         True
 
+        MuonH of a dense kernel, which keeps the norm that it has, 3:
+
+        >>> params = {"dense": 3 * jnp.eye(16, 8) / 8**0.5}
+        >>> sphere = fg.pom("layer", fg.Sphere(), component="matrix")
+        >>> spec = fg.collection(params, ("dense", sphere), scale="initial")
+        >>> muon_h = on_manifold(optax.contrib.muon(1.0), spec, relative_step=0.02)
+        >>> gradient = {"dense": jnp.ones((16, 8))}
+        >>> updates, state = muon_h.update(gradient, muon_h.init(params), params)
+        >>> float(jnp.linalg.norm(params["dense"] + updates["dense"]).round(4))
+        3.0
+
     References:
         Bécigneul & Ganea, *Riemannian adaptive optimization methods*, 2019 ("gradient");
         arXiv 2606.16899, 2026 (hyperball); Karras et al., *Analyzing and improving the training
@@ -200,20 +210,12 @@ def _move(leaf_spec: LeafSpec, weight, step, eta, manifold_ids, s, s_next, *, ta
     if tangent != "none":
         u = manifold.to_tangent(x, u)
     if eta is not None:
-        radii = [jnp.asarray(norm_of_points(m, *x.shape[:2])) for m in leaf_spec.manifolds]
-        length = jnp.asarray(eta, x.dtype) * select(manifold_ids, radii).astype(x.dtype)
+        squares = [jnp.asarray(squared_norm(m, *x.shape[:2])) for m in leaf_spec.manifolds]
+        length = jnp.asarray(eta, x.dtype) * jnp.sqrt(select(manifold_ids, squares).astype(x.dtype))
         u = length * linalg.unit(u)
     y = nearest_points(leaf_spec, x + u, manifold_ids) if tangent == "none" else None
     y = manifold.retract(x, u) if y is None else y
     return leaf_spec.update(x, jnp.where(linalg.norm(u) == 0, 0, y - x), s, s_next, weight.dtype)
-
-
-@functools.lru_cache(maxsize=256)
-def norm_of_points(manifold: Manifold, rows: int, columns: int) -> np.ndarray:
-    """The norm that all points of a manifold have, measured at one of them."""
-    with jax.ensure_compile_time_eval():
-        draw = jax.jit(functools.partial(manifold.random, shape=(rows, columns)))
-        return np.asarray(linalg.norm(draw(jax.random.key(0))))
 
 
 def _at_unit_scale(spec: Collection, state: SpecState, params: Any) -> Any:

@@ -9,6 +9,7 @@ from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.spec import Collection, Coordinates
 from fgsgd_jax.transforms import (
     Moment,
+    chain_adam_links,
     project_to_tangent,
     retract_updates,
     scale_by_learning_rate,
@@ -30,7 +31,7 @@ def riemannian_adam(
 ) -> optax.GradientTransformationExtraArgs:
     """Riemannian Adam: Adam whose moments belong to components, not to entries.
 
-    This chain::
+    It equals this chain up to rounding, and is faster except with `moment="entry"`::
 
         optax.chain(
             project_to_tangent(spec),
@@ -84,10 +85,10 @@ def riemannian_adam(
         Bécigneul & Ganea, *Riemannian adaptive optimization methods*, 2019.
     """
     require_number_or_schedule("learning_rate", learning_rate)
-    links = optax.chain(
+    links = chain_adam_links(
         project_to_tangent(spec, coordinates=coordinates),
         scale_by_riemannian_adam(spec, b1, b2, eps, moment=moment, amsgrad=amsgrad),
         scale_by_learning_rate(learning_rate, spec),
         retract_updates(spec, coordinates=coordinates),
     )
-    return with_euclidean(optax.with_extra_args_support(links), spec, euclidean, 0.0, None)
+    return with_euclidean(links, spec, euclidean, 0.0, None)

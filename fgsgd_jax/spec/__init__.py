@@ -17,6 +17,7 @@ from fgsgd_jax.spec._collection import require_collection as require_collection
 from fgsgd_jax.spec._feature_std import checked_feature_stds as checked_feature_stds
 from fgsgd_jax.spec._groups import group_norms as group_norms
 from fgsgd_jax.spec._groups import per_component as per_component
+from fgsgd_jax.spec._kept_scales import squared_norm as squared_norm
 from fgsgd_jax.spec._leaf import times as times
 from fgsgd_jax.spec._mixture import select as select
 from fgsgd_jax.spec._scales import Coordinates as Coordinates

@@ -16,6 +16,7 @@ References:
     He, Zhang, Ren and Sun, *Delving deep into rectifiers*, ICCV 2015.
 """
 
+import functools
 import math
 from typing import Any
 
@@ -44,7 +45,7 @@ def kept_gamma(request: ScaleRequest, leaf_spec: LeafSpec, leaf: Any) -> Gamma:
     if not (isinstance(request, Variance) or request == "initial"):
         return leaf_spec.gamma
     squares = [
-        _squared_norm(manifold, *leaf_spec.points_shape[:2]) for manifold in leaf_spec.manifolds
+        squared_norm(manifold, *leaf_spec.points_shape[:2]) for manifold in leaf_spec.manifolds
     ]
     if isinstance(request, Variance):
         outputs = fans(leaf_spec.component, leaf_spec.shape)[2]
@@ -69,7 +70,8 @@ def _of_components(leaf_spec: LeafSpec, numbers: list[float]) -> Numbers:
     return Numbers.of(np.asarray(numbers)[ids])
 
 
-def _squared_norm(manifold: Manifold, rows: int, columns: int) -> float | None:
+@functools.lru_cache(maxsize=256)
+def squared_norm(manifold: Manifold, rows: int, columns: int) -> float | None:
     """m, the squared norm of the points of a manifold; None if it does not fix one."""
     known = {Sphere: 1, Oblique: columns, Stiefel: min(rows, columns)}
     if isinstance(manifold, Euclidean) or not manifold.fixes_norm:
@@ -77,7 +79,8 @@ def _squared_norm(manifold: Manifold, rows: int, columns: int) -> float | None:
     if type(manifold) in known:
         return known[type(manifold)]
     with jax.ensure_compile_time_eval():  # a manifold of the user: the norm of a point of it
-        point = manifold.random(jax.random.key(0), (rows, columns))
+        draw = jax.jit(functools.partial(manifold.random, shape=(rows, columns)))
+        point = draw(jax.random.key(0))
         return float(jnp.sum(point * point))
 
 

@@ -1,15 +1,18 @@
 """The links of a chain on manifolds, as Optax transformations."""
 
-from fgsgd_jax.transforms._adam import Moment as Moment
+from fgsgd_jax.transforms._adam import ScaleByRiemannianAdamState as ScaleByRiemannianAdamState
 from fgsgd_jax.transforms._adam import scale_by_riemannian_adam as scale_by_riemannian_adam
 from fgsgd_jax.transforms._average import AverageOnManifoldsState as AverageOnManifoldsState
 from fgsgd_jax.transforms._average import average_on_manifolds as average_on_manifolds
 from fgsgd_jax.transforms._average import get_average as get_average
 from fgsgd_jax.transforms._checked import checked as checked
+from fgsgd_jax.transforms._component_norms import Moment as Moment
 from fgsgd_jax.transforms._feature_std import get_feature_std as get_feature_std
 from fgsgd_jax.transforms._feature_std import set_feature_std as set_feature_std
 from fgsgd_jax.transforms._fused import FusedState as FusedState
 from fgsgd_jax.transforms._fused import chain_links as chain_links
+from fgsgd_jax.transforms._fused_adam import chain_adam_links as chain_adam_links
+from fgsgd_jax.transforms._landing import land_updates as land_updates
 from fgsgd_jax.transforms._link import Link as Link
 from fgsgd_jax.transforms._link import SpecState as SpecState
 from fgsgd_jax.transforms._link import require_params as require_params
@@ -24,11 +27,15 @@ from fgsgd_jax.transforms._muon import scale_by_manifold_muon as scale_by_manifo
 from fgsgd_jax.transforms._nearest import keep_on_manifolds as keep_on_manifolds
 from fgsgd_jax.transforms._nearest import nearest_points as nearest_points
 from fgsgd_jax.transforms._rate import scale_by_learning_rate as scale_by_learning_rate
+from fgsgd_jax.transforms._rdog import DistanceMethod as DistanceMethod
+from fgsgd_jax.transforms._rdog import InitStep as InitStep
+from fgsgd_jax.transforms._rdog import scale_by_rdog as scale_by_rdog
 from fgsgd_jax.transforms._retraction import are_known as are_known
 from fgsgd_jax.transforms._retraction import require_on_manifolds as require_on_manifolds
 from fgsgd_jax.transforms._retraction import retract_updates as retract_updates
 from fgsgd_jax.transforms._step import Group as Group
 from fgsgd_jax.transforms._step import PerGroup as PerGroup
+from fgsgd_jax.transforms._step import Rho as Rho
 from fgsgd_jax.transforms._step import ScalarOrScheduleOrGroup as ScalarOrScheduleOrGroup
 from fgsgd_jax.transforms._step import ScaleByFgsgdState as ScaleByFgsgdState
 from fgsgd_jax.transforms._step import group_of as group_of

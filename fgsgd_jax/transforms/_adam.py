@@ -1,27 +1,17 @@
 """`scale_by_riemannian_adam`: momentum over the root of a second moment per component."""
 
-import functools
-from typing import Any, Literal, NamedTuple, get_args
+from typing import Any, NamedTuple, get_args
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from fgsgd_jax import linalg
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.spec import (
-    Collection,
-    LeafSpec,
-    group_norms,
-    keeps_sharding,
-    map_leaves,
-    per_component,
-    require_collection,
-    split_by_rows,
-)
+from fgsgd_jax.spec import Collection, map_leaves, require_collection
+from fgsgd_jax.transforms._component_norms import Moment, divide, moment_shape, sizes
 from fgsgd_jax.transforms._link import Link, SpecState, require_params
 from fgsgd_jax.transforms._momentum import previous_weights
-
-Moment = Literal["component", "group", "entry"]
 
 
 class ScaleByRiemannianAdamState(NamedTuple):
@@ -112,7 +102,7 @@ def scale_by_riemannian_adam(
             return jnp.zeros(weight.shape, weight.dtype)
 
         roots = {
-            path: jnp.zeros(_moment_shape(leaf_spec, moment))
+            path: jnp.zeros(moment_shape(leaf_spec, moment))
             for path, leaf_spec in spec.on_manifolds()
         }
         state = SpecState.of(spec)
@@ -140,14 +130,14 @@ def scale_by_riemannian_adam(
             previous = state.previous.get(path)
             carried = leaf_spec.transport(weight, old[path], previous, manifold_ids, s)
             mu[path] = (b1 * carried + (1 - b1) * g).astype(carried.dtype)
-            size = _sizes(leaf_spec, g, weight, *drawn, moment=moment)
-            nu[path] = _hypot(b2, nu[path], size).astype(nu[path].dtype)
+            size = sizes(leaf_spec, g, weight, *drawn, moment=moment)
+            nu[path] = decayed_norm(b2, nu[path], size)
             root = nu[path]
             if amsgrad:
                 root = nu_max[path] = jnp.maximum(nu_max[path], root)
             divisor = root / jnp.sqrt(1 - b2**count) + eps
             step = (mu[path] / (1 - b1**count)).astype(g.dtype)
-            return _divide(leaf_spec, step, weight, divisor, *drawn, moment=moment)
+            return divide(leaf_spec, step, weight, divisor, *drawn, moment=moment)
 
         updates, euclidean = on_euclidean.update(updates, state.euclidean, params)
         steps = map_leaves(spec, direction, lambda step, _: step, updates, params)
@@ -158,50 +148,21 @@ def scale_by_riemannian_adam(
             count, new_mu, nu, nu_max, state.groups, previous, euclidean, after
         )
 
-    return Link.of(init_fn, update_fn, spec=spec, b1=b1, b2=b2, eps=eps, moment=moment)
-
-
-def _hypot(b2, root: jax.Array, size: jax.Array) -> jax.Array:
-    """√(b2·v + (1 − b2)·‖g‖²) from √v and ‖g‖, without their squares."""
-    largest = jnp.maximum(root, size)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * jnp.sqrt(b2 * (root / scale) ** 2 + (1 - b2) * (size / scale) ** 2)
-
-
-def _moment_shape(leaf_spec: LeafSpec, moment: Moment) -> tuple[int, ...]:
-    if moment == "entry":
-        return leaf_spec.shape
-    lanes = leaf_spec.points_shape[2:]
-    if moment == "component":
-        return lanes
-    groups = leaf_spec.draw().groups
-    shape = None if groups is None else jax.ShapeDtypeStruct(groups.shape, groups.dtype)
-    squares = jax.ShapeDtypeStruct(lanes, jnp.float32)
-    return jax.eval_shape(functools.partial(group_norms, leaf_spec), squares, shape).shape
-
-
-@functools.partial(jax.jit, static_argnums=0, static_argnames="moment")
-def _sizes(leaf_spec: LeafSpec, vector, weight, manifold_ids, groups, s, *, moment: Moment):
-    """|g| of every entry, or ‖g‖ of every component or group."""
-    if moment == "entry":
-        return jnp.abs(vector)
-    sizes = leaf_spec.manifold(manifold_ids).norm(
-        leaf_spec.unit_points(weight, s), leaf_spec.points(vector)
+    return Link.of(
+        init_fn,
+        update_fn,
+        spec=spec,
+        b1=b1,
+        b2=b2,
+        eps=eps,
+        moment=moment,
+        amsgrad=amsgrad,
+        on_euclidean=on_euclidean,
     )
-    if moment == "component":
-        return sizes
-    largest = jnp.max(sizes)
-    scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    return scale * group_norms(leaf_spec, (sizes / scale) ** 2, groups)
 
 
-@functools.partial(jax.jit, static_argnums=0, static_argnames="moment")
-@keeps_sharding
-@split_by_rows
-def _divide(leaf_spec: LeafSpec, vector, weight, divisor, manifold_ids, groups, s, *, moment):
-    if moment == "entry":
-        x, v = leaf_spec.unit_points(weight, s), leaf_spec.points(vector / divisor)
-        v = leaf_spec.manifold(manifold_ids).to_tangent(x, v)
-        return leaf_spec.to_weight(v, vector.dtype)
-    numbers = per_component(divisor, groups) if moment == "group" else divisor
-    return leaf_spec.to_weight(leaf_spec.points(vector) / numbers, vector.dtype)
+def decayed_norm(decay, root: jax.Array, size: jax.Array) -> jax.Array:
+    """√(d·v + (1 − d)·‖g‖²) from √v and ‖g‖, without their squares, in the dtype of √v."""
+    scale = linalg.divisor(jnp.maximum(root, size))
+    squares = decay * (root / scale) ** 2 + (1 - decay) * (size / scale) ** 2
+    return (scale * jnp.sqrt(squares)).astype(root.dtype)

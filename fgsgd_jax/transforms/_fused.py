@@ -12,7 +12,7 @@ from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_ste
 from fgsgd_jax.spec import LeafSpec, map_leaves
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._retraction import require_on_manifolds
-from fgsgd_jax.transforms._step import group_of, normalizer, value_at
+from fgsgd_jax.transforms._step import group_of, is_travelled, normalizer, value_at
 
 # Where removing the rounding of earlier steps costs another pass, it is done once in so many steps:
 # until then rounding grows by no more than a few units in the last place.
@@ -24,8 +24,9 @@ def chain_links(
 ) -> optax.GradientTransformationExtraArgs:
     """The chain of the links of a step on manifolds, in this order, None for one that is left out.
 
-    Where all manifolds have a kernel, the links run as one: equal to their chain up to rounding, in
-    fewer passes over weights and gradients. Use `optax.chain` to put something between the links.
+    Where all manifolds have a kernel, and ρ is not the distance travelled, the links run as one:
+    equal to their chain up to rounding, in fewer passes over weights and gradients. Use
+    `optax.chain` to put something between the links.
 
     Args:
         tangent: `project_to_tangent`.
@@ -34,7 +35,8 @@ def chain_links(
         rate: `scale_by_learning_rate`.
         retraction: `retract_updates`, with the coordinates of `project_to_tangent`.
     """
-    if has_kernels(tangent.settings["spec"]):
+    travels = normalize is not None and is_travelled(normalize.settings["rho"])
+    if has_kernels(tangent.settings["spec"]) and not travels:
         return fused(tangent, momentum, normalize, rate)
     links = (tangent, momentum, normalize, rate, retraction)
     return optax.with_extra_args_support(optax.chain(*(link for link in links if link)))

@@ -24,8 +24,8 @@ Solver = Literal["tangent", "exact"]
 
 # Rounds of the fixed point and the number of earlier rounds that Anderson's acceleration combines.
 ROUNDS, MEMORY = 12, 3
-# A power iteration of POWER_ROUNDS·2^SQUARINGS rounds in all.
-SQUARINGS, POWER_ROUNDS = 5, 4
+# A power iteration of POWER_ROUNDS·2^SQUARINGS rounds in all; rounds are cheap in large matrices.
+SQUARINGS, POWER_ROUNDS = 3, 16
 
 
 class ScaleByManifoldMuonState(NamedTuple):
@@ -215,7 +215,6 @@ def spectral_norm(x: jax.Array) -> jax.Array:
         power = linalg.unit(power)
         power = linalg.matmul(power, power)
     v = linalg.unit(jnp.sum(power, axis=1, keepdims=True) + power[:, :1])
-    for _ in range(POWER_ROUNDS):
-        v = linalg.unit(linalg.times(power, v))
+    v = lax.fori_loop(0, POWER_ROUNDS, lambda _, v: linalg.unit(linalg.times(power, v)), v)
     x = x if x.shape[0] >= x.shape[1] else linalg.transpose(x)
     return linalg.norm(linalg.times(x, v))

@@ -14,7 +14,7 @@ for each scheme separately.
 import dataclasses
 import math
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -23,6 +23,7 @@ import optax
 
 from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._travelled import Travelled
 
 
 class Group(NamedTuple):
@@ -72,6 +73,7 @@ def per_group(function: Callable[[Group], float]) -> PerGroup:
 
 
 ScalarOrScheduleOrGroup = optax.ScalarOrSchedule | PerGroup
+Rho = ScalarOrScheduleOrGroup | Literal["travelled"]
 
 
 class ScaleByFgsgdState(NamedTuple):
@@ -80,19 +82,21 @@ class ScaleByFgsgdState(NamedTuple):
     Attributes:
         count: The number of steps taken, for schedules.
         groups: The drawn groups, by path, of weights under PIO.
-        spec: The fingerprint of the spec; where a manifold has an `inner` of its own, the drawn
-            manifolds and λ as well.
+        spec: The fingerprint of the spec; where a manifold has an `inner` of its own, or ρ is the
+            distance travelled, the drawn manifolds and λ as well.
+        travelled: The distances travelled, if ρ is one.
     """
 
     count: jax.Array
     groups: dict[str, jax.Array]
     spec: SpecState
+    travelled: Travelled = Travelled({}, {})
 
 
 def scale_by_fgsgd(
     spec: Collection,
     *,
-    rho: ScalarOrScheduleOrGroup = 1.0,
+    rho: Rho = 1.0,
     curvature: ScalarOrScheduleOrGroup = 1.0,
     per_component: bool = False,
 ) -> Link:
@@ -105,7 +109,9 @@ def scale_by_fgsgd(
     Args:
         spec: The spec of the parameters.
         rho: ρ, the distance to a minimum or a bound of it: a number, a schedule, or a function of
-            the group marked by `per_group`. 1 gives eq. (7).
+            the group marked by `per_group`. 1 gives eq. (7). "travelled" estimates it as the
+            largest distance of the group from its first weights so far, measured as in
+            `scale_by_rdog`: ρ grows from 0, and steps are longer than with 1 until it is 1.
         curvature: c, an upper bound of the sectional curvature of the groups, in the same forms.
             At unit scale 1 bounds all manifolds of this library.
         per_component: Whether every component is its own group, whatever the scheme.
@@ -137,45 +143,55 @@ def scale_by_fgsgd(
     _check_number("rho", rho, lowest=0.0)
     _check_number("curvature", curvature, lowest=-math.inf)
 
-    own_metric = any(
+    travels, per = is_travelled(rho), "component" if per_component else "group"
+    needs_weights = travels or any(
         leaf_spec.overrides(verb)
         for _, leaf_spec in spec.on_manifolds()
         for verb in ("inner", "norm")
     )
 
     def init_fn(params):
-        del params
         groups = {} if per_component else spec.groups()
-        of_spec = SpecState.of(spec) if own_metric else SpecState.without_arrays(spec)
-        return ScaleByFgsgdState(jnp.zeros([], jnp.int32), groups, of_spec)
+        of_spec = SpecState.of(spec) if needs_weights else SpecState.without_arrays(spec)
+        state = ScaleByFgsgdState(jnp.zeros([], jnp.int32), groups, of_spec)
+        if travels:
+            state = state._replace(travelled=Travelled.of(spec, of_spec, params, per))
+        return state
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_state(state, ScaleByFgsgdState, spec)
-        if own_metric:
-            require_params(params, "the inner product of one of them may depend on the weights")
+        if needs_weights:
+            require_params(params, "the inner product, or the distance, depends on the weights")
+        farthest = dict(state.travelled.farthest)
 
         def on_manifold(path, leaf_spec, vector, weight=None):
             group = group_of(path, leaf_spec, per_component=per_component)
-            numbers = (value_at(number, state.count, group) for number in (rho, curvature))
-            manifold_ids, s = None, None
-            if own_metric:
+            groups, manifold_ids, s = state.groups.get(path), None, None
+            if needs_weights:
                 manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)
+            if travels:
+                drawn = manifold_ids, groups, s
+                farthest[path] = state.travelled.at(path, leaf_spec, weight, *drawn, per)
+            rho_now = farthest[path] if travels else value_at(rho, state.count, group)
+            numbers = (rho_now, value_at(curvature, state.count, group))
             return leaf_spec.divide_by_normalizer(
                 vector,
                 weight,
                 manifold_ids,
-                state.groups.get(path),
+                groups,
                 s,
                 *map(jnp.asarray, numbers),
                 normalizer=normalizer,
                 single_components=per_component,
             )
 
-        others = (params,) if own_metric else ()
+        others = (params,) if needs_weights else ()
         scaled = map_leaves(spec, on_manifold, lambda vector, *_: vector, updates, *others)
         count = jnp.asarray(optax.safe_increment(state.count))
-        return scaled, ScaleByFgsgdState(count, state.groups, state.spec.after_update())
+        travelled = state.travelled._replace(farthest=farthest)
+        after = state.spec.after_update()
+        return scaled, ScaleByFgsgdState(count, state.groups, after, travelled)
 
     return Link.of(
         init_fn,
@@ -202,7 +218,7 @@ def group_of(path: str, leaf_spec: LeafSpec, *, per_component: bool) -> Group:
     return Group(path, leaf_spec, leaf_spec.components / groups)
 
 
-def value_at(number: ScalarOrScheduleOrGroup, count: jax.Array, group: Group):
+def value_at(number: Rho, count: jax.Array, group: Group):
     """The value of a number, schedule or function of the group at a step."""
     if isinstance(number, PerGroup):
         return number.function(group)
@@ -217,8 +233,15 @@ def value_at(number: ScalarOrScheduleOrGroup, count: jax.Array, group: Group):
         ) from error
 
 
-def _check_number(name: str, number: ScalarOrScheduleOrGroup, lowest: float) -> None:
+def is_travelled(rho: Any) -> bool:
+    """Whether ρ is the distance travelled."""
+    return isinstance(rho, str) and rho == "travelled"
+
+
+def _check_number(name: str, number: Any, lowest: float) -> None:
     """Raises unless a number, schedule or function of the group makes sense, where it is known."""
+    if name == "rho" and is_travelled(number):
+        return
     if callable(number) or isinstance(number, (PerGroup, jax.Array, np.ndarray)):
         return
     if isinstance(number, bool) or not isinstance(number, (int, float, np.number)):

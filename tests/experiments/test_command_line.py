@@ -34,7 +34,18 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
             "trian",
             "'trian' is not a command; the commands are train, compare, study, paths, bench. Did",
         ),
-        ("train --optimizer fgsdg", "one of sgd, fgsgd, rsgd is needed. Did you mean 'fgsgd'?"),
+        (
+            "train --optimizer fgsdg",
+            "one of sgd, fgsgd, rsgd, riemannian-adam, manifold-muon, adam-h is needed. Did you "
+            "mean 'fgsgd'?",
+        ),
+        ("train --optimizer riemanian-adam", "Did you mean 'riemannian-adam'?"),
+        (
+            "train --optimizer manifold-muon --coordinates scaled",
+            "--coordinates has no use with --optimizer manifold-muon",
+        ),
+        ("train --optimizer adam-h --coordinates 0.5", "no use with --optimizer adam-h"),
+        ("train --optimizer adam-h --manifolds sp+euc", "A relative_step needs manifolds that fix"),
         ("train --optimiser sgd", "'--optimiser' is not an argument. Did you mean '--optimizer'?"),
         ("train --group 3", "'--group' is not an argument. Did you mean '--groups'?"),
         ("train digits", "'digits' is not an argument."),

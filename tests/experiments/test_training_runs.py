@@ -412,6 +412,22 @@ def test_plain_sgd_has_no_drift_and_no_manifolds(tmp_path, capsys):
     assert "drift from the manifolds" not in capsys.readouterr().out
 
 
+@pytest.mark.parametrize("optimizer", ["riemannian-adam", "manifold-muon", "adam-h"])
+def test_every_other_optimizer_trains_on_the_manifolds_and_resumes(tmp_path, optimizer):
+    run = tmp_path / "run"
+    words = ["--optimizer", optimizer, "--manifolds", "sp+ob", "--quiet"]
+    assert start(run, *words, epochs=1) == 0
+    assert train("--resume", run, "--epochs", 2, "--quiet") == 0
+    assert json.loads((run / "config.json").read_text())["optimizer"] == optimizer
+    rows = metrics(run)
+    assert [row["epoch"] for row in rows] == ["1", "2"]
+    assert float(rows[1]["train_loss"]) < float(rows[0]["train_loss"])
+    for row in rows:
+        assert float(row["drift"]) < 1e-5
+        assert float(row["angle"]) > 1e-3
+        assert row["tau"] == ""  # no normalizer divides these steps
+
+
 def test_a_loss_that_is_no_number_ends_the_run_in_one_line(tmp_path, capsys):
     words = "--optimizer sgd --learning-rate 1e30 --momentum 0 --quiet".split()
     assert start(tmp_path / "run", *words) == 2

@@ -147,7 +147,7 @@ def test_the_size_of_the_gradient_does_not_matter(shape, solver):
         np.testing.assert_allclose(other, usual, atol=1e-6)
 
 
-@pytest.mark.parametrize("shape", [(6, 6), (24, 8), (8, 24)])
+@pytest.mark.parametrize("shape", [(6, 6), (24, 8), (8, 24), (300, 20)])
 def test_polar_factors_by_polynomials_are_those_of_the_decomposition(shape):
     rng = np.random.default_rng(2)
     k = min(shape)
@@ -160,6 +160,21 @@ def test_polar_factors_by_polynomials_are_those_of_the_decomposition(shape):
     x = jnp.asarray(left * np.geomspace(1, 1e-5, k) @ right.T, jnp.float32)
     np.testing.assert_allclose(linalg.polar(x), left @ right.T, atol=1e-3)
     assert np.isnan(linalg.polar(x.at[:, 0].set(0) if shape[0] >= shape[1] else 0 * x)).all()
+
+
+@pytest.mark.parametrize("shape", [(60, 12), (12, 60), (400, 40)])
+def test_polar_factors_of_tall_matrices_are_as_accurate_as_those_of_square_ones(shape):
+    # Passes on xᵀx from the first one on would lose singular values of 10⁻³, whose squares round.
+    rng = np.random.default_rng(4)
+    k = min(shape)
+    left, right = orthonormal(rng, shape[0], k), orthonormal(rng, shape[1], k)
+    square = orthonormal(rng, k, k)
+    values = np.geomspace(1, 2e-3, k)
+    errors = []
+    for one, other in ((left, right), (square, orthonormal(rng, k, k))):
+        x = jnp.asarray(one * values @ other.T, jnp.float32)
+        errors.append(np.linalg.norm(linalg.msign(x) - one @ other.T, 2))
+    assert errors[0] <= 1.5 * errors[1] + 1e-5
 
 
 def test_the_lyapunov_equation_is_solved_to_rounding():

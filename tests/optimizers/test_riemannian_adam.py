@@ -233,8 +233,8 @@ def test_mapping_over_the_state_reaches_the_first_moment():
     tx = fg.riemannian_adam(0.1, spec)
     _, state = tx.update(random_like(params, 2), tx.init(params), params)
     doubled = optax.tree.map_params(tx, lambda leaf: 2 * leaf, state)
-    mu = optax.tree.get(state[1], "mu", filtering=lambda path, _: len(path) == 1)["conv"]
-    after = optax.tree.get(doubled[1], "mu", filtering=lambda path, _: len(path) == 1)["conv"]
+    mu = optax.tree.get(state, "mu", filtering=lambda path, _: len(path) == 1)["conv"]
+    after = optax.tree.get(doubled, "mu", filtering=lambda path, _: len(path) == 1)["conv"]
     np.testing.assert_array_equal(after, 2 * mu)
 
 

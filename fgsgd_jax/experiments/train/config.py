@@ -28,7 +28,15 @@ from fgsgd_jax.experiments.cli import UsageError, spelled
 # The default rates, chosen on validation sets of digits and MNIST (two to six seeds, rates a factor
 # of about 2 apart). A step of fgsgd turns a kernel by at most 0.42 times its rate, whatever the
 # gradient; nothing limits the dense layer, which needs a twentieth of that rate.
-LEARNING_RATES = {"sgd": 0.05, "fgsgd": 1.0, "rsgd": 1.0}
+LEARNING_RATES = {
+    "sgd": 0.05,
+    "fgsgd": 1.0,
+    "rsgd": 1.0,
+    "riemannian-adam": 0.03,
+    "manifold-muon": 0.03,
+    "adam-h": 0.03,
+}
+Optimizer = Literal["sgd", "fgsgd", "rsgd", "riemannian-adam", "manifold-muon", "adam-h"]
 
 
 @Parameter(name="*")
@@ -54,9 +62,11 @@ class Config:
     channels: Annotated[tuple[Count, ...], METHOD] = (32, 64, 64)
     """output channels of the 3×3 convolutions, one number for each"""
 
-    optimizer: Annotated[Literal["sgd", "fgsgd", "rsgd"], one_of(LEARNING_RATES), METHOD] = "fgsgd"
+    optimizer: Annotated[Optimizer, one_of(LEARNING_RATES), METHOD] = "fgsgd"
     """sgd: no manifolds; fgsgd: fine-grained SGD, one step size for each group of kernels; rsgd:
-    Riemannian SGD, without groups"""
+    Riemannian SGD, without groups; riemannian-adam: Adam with one second moment for each kernel;
+    manifold-muon: steepest descent in the spectral norm; adam-h: Adam, whose steps get the length
+    of the learning rate and are projected onto the manifolds"""
 
     scheme: Annotated[SchemeName, METHOD] = "PIO"
     """which kernels of a layer form a group: all of one input channel (PI), all of one output
@@ -71,7 +81,8 @@ class Config:
 
     learning_rate: Annotated[float, real(0), METHOD] = None  # pyright: ignore[reportAssignmentType]
     """the initial learning rate of the kernels on manifolds, or of all weights for sgd; after k
-    epochs it is divided by 1 + k/6 (default: 0.05 for sgd, 1 for fgsgd, 1 for rsgd)"""
+    epochs it is divided by 1 + k/6 (default: 0.05 for sgd, 1 for fgsgd and rsgd, 0.03 for the
+    others)"""
 
     euclidean_learning_rate: Annotated[float, real(0), METHOD] = 0.05
     """the initial learning rate of the weights on no manifold: normalization and dense layer"""
@@ -104,7 +115,7 @@ class Config:
     the paper, or with components of this norm"""
 
     momentum: Annotated[float, real(0, below=1), METHOD] = 0.9
-    """decay of the momentum"""
+    """decay of the momentum; for Adam, of its first moment"""
 
     weight_decay: Annotated[float, real(0), METHOD] = 0.0
     """L2 weight decay of the weights on no manifold; it has no effect on the others"""
@@ -169,6 +180,11 @@ def require_consistent(config: Config, given: Collection[str] = ()) -> None:
     for name in ("scheme", "groups", "manifolds", "euclidean_learning_rate", *_RESCALING):
         if config.optimizer == "sgd" and name in given:
             raise UsageError(f"{flag(name)} has no use with --optimizer sgd; omit it.")
+    if config.optimizer in ("manifold-muon", "adam-h") and "coordinates" in given:
+        raise UsageError(
+            f"--coordinates has no use with --optimizer {config.optimizer}, whose steps are always "
+            "taken with unit components; omit it."
+        )
     if config.scale == "none" and config.feature_batches:
         raise UsageError(
             "--feature-batches re-scales the kernels, but --scale none keeps them at unit scale; "

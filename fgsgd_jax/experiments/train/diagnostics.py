@@ -47,7 +47,7 @@ def of_step(
     )
     numbers = diagnostics.summary(found)
     del numbers["drift"]  # of the weights before the step; the metrics have that after it
-    if settings.optimizer == "rsgd":  # it does not divide by τ
+    if settings.optimizer != "fgsgd":  # the others do not divide by τ
         del numbers["tau"], numbers["normalized_share"]
     columns = {name: float(number) for name, number in numbers.items()}
     return columns | log_bounds(spec, after, images)
@@ -86,7 +86,7 @@ def normalized_margins(
 
 def _momentum(settings: Config, state: TrainState) -> Any:
     """The momentum of the weights on manifolds, from which the normalizer is computed."""
-    if not settings.momentum:
+    if not settings.momentum or settings.optimizer not in ("fgsgd", "rsgd"):
         return None
     partitioned: Any = state.optimizer
     return optax.tree.get(partitioned.inner_states["manifold"], "trace")

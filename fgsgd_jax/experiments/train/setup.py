@@ -163,11 +163,28 @@ def _optimizer(
 
     if spec is None:
         return sgd(learning_rate)
-    optimizer = {"fgsgd": fg.fgsgd, "rsgd": fg.rsgd}[settings.optimizer]
-    return optimizer(
-        learning_rate,
-        spec,
-        momentum=settings.momentum,
-        coordinates=settings.coordinates,
-        euclidean=sgd(euclidean_learning_rate),
-    )
+    try:
+        return _on_manifolds(settings, spec, learning_rate, sgd(euclidean_learning_rate))
+    except ValueError as error:  # the message of the library says what does not fit
+        raise UsageError(str(error)) from error
+
+
+def _on_manifolds(
+    settings: Config,
+    spec: fg.Collection,
+    learning_rate: optax.Schedule,
+    euclidean: optax.GradientTransformation,
+) -> optax.GradientTransformation:
+    momentum, coordinates = settings.momentum, settings.coordinates
+    match settings.optimizer:
+        case "riemannian-adam":
+            return fg.riemannian_adam(
+                learning_rate, spec, b1=momentum, coordinates=coordinates, euclidean=euclidean
+            )
+        case "manifold-muon":
+            return fg.manifold_muon(learning_rate, spec, momentum=momentum, euclidean=euclidean)
+        case "adam-h":
+            adam = optax.adam(1.0, b1=momentum)
+            return fg.on_manifold(adam, spec, relative_step=learning_rate, euclidean=euclidean)
+    sgd = {"fgsgd": fg.fgsgd, "rsgd": fg.rsgd}[settings.optimizer]
+    return sgd(learning_rate, spec, momentum=momentum, coordinates=coordinates, euclidean=euclidean)
