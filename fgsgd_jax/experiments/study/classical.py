@@ -58,7 +58,7 @@ def study(images: ImageData | None, *, smoke: bool) -> Study:
         cases=[{"problem": name} for name in cases],
         methods={name: grid[-1:] if smoke else grid for name, grid in methods.items()},
         run=_run,
-        score="cost",
+        score="steps_to_the_optimum",
         results={"seconds": "seconds", "steps": "steps", "distance": "distance in the end"},
         seeds=2 if smoke else 5,
         tuning_seeds=1 if smoke else 2,
@@ -188,7 +188,7 @@ def _run(trial: Row) -> Row:
     if trial["method"] == RIVAL:
         (found, steps), seconds = _timed(problem.solve)
         distance = problem.distance(found)
-        return {"distance": distance, "steps": steps, "seconds": seconds, "cost": seconds}
+        return {"distance": distance, "steps": steps, "seconds": seconds, "steps_to_the_optimum": seconds}
     with jax.enable_x64(True):
         arguments = problem.data, problem.start, trial["learning_rate"], trial["final"]
         program = _compiled(trial["problem"], trial["method"], problem.loss, *arguments)
@@ -201,7 +201,7 @@ def _run(trial: Row) -> Row:
         "steps": steps,
         "seconds": seconds * steps / len(distances),
         "seconds_of_a_step": seconds / len(distances),
-        "cost": steps if len(near) else len(distances) * (1 + distances[-1]),
+        "steps_to_the_optimum": steps if len(near) else len(distances) * (1 + distances[-1]),
     } | {f"after_{count}": distances[count - 1] for count in KEPT_STEPS}
 
 
