@@ -188,7 +188,12 @@ def _run(trial: Row) -> Row:
     if trial["method"] == RIVAL:
         (found, steps), seconds = _timed(problem.solve)
         distance = problem.distance(found)
-        return {"distance": distance, "steps": steps, "seconds": seconds, "steps_to_the_optimum": seconds}
+        return {
+            "distance": distance,
+            "steps": steps,
+            "seconds": seconds,
+            "steps_to_the_optimum": steps,
+        }
     with jax.enable_x64(True):
         arguments = problem.data, problem.start, trial["learning_rate"], trial["final"]
         program = _compiled(trial["problem"], trial["method"], problem.loss, *arguments)

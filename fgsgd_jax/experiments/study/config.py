@@ -8,7 +8,7 @@ from cyclopts import Parameter
 
 from fgsgd_jax.experiments.arguments import DATA, RUN, Count, Images, one_of, whole
 
-STUDIES = ("classical", "copying", "depth", "rates", "robustness", "streaming")
+STUDIES = ("classical", "convergence", "copying", "depth", "rates", "robustness", "streaming")
 """The studies; each is a module of this package with a function `study`."""
 
 StudyName = Annotated[str, one_of(STUDIES)]
