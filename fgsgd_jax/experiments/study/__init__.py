@@ -1,8 +1,11 @@
 """Run a study: many methods on one problem, each with its hyperparameters tuned alike.
 
-The studies are **depth** (plain networks of up to 100 layers without normalization), **robustness**
-(certified accuracy of networks with a small Lipschitz constant) and **streaming** (principal
-components of a stream, with and without averages on the manifold).
+The studies are **classical** (optima that factorizations know: Procrustes, principal and
+independent components), **convergence** (the share of random starts that reach a global minimum),
+**copying** (a recurrent matrix that has to keep symbols over a delay), **depth** (plain networks
+of up to 100 layers without normalization), **rates** (the range of learning rates in which methods
+train well), **robustness** (certified accuracy of networks with a small Lipschitz constant) and
+**streaming** (principal components of a stream, with and without averages on the manifold).
 
 Every method is trained with all of its settings (learning rates, decays, …) from a few seeds; the
 setting with the best mean validation score is then trained from the remaining seeds, and its test
@@ -20,9 +23,9 @@ ARGUMENTS = Arguments()
 
 def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS) -> None:
     """Runs what is missing of a study, and reports on all of it."""
-    images = arguments.load()
+    problem = arguments.delays if name == "copying" else arguments.load()
     # Slow imports: delayed so that --help and mistakes get their answer at once.
     module = importlib.import_module(f"fgsgd_jax.experiments.study.{name}")
     report = importlib.import_module("fgsgd_jax.experiments.study.report")
-    study = module.study(images, smoke=arguments.smoke)
+    study = module.study(problem, smoke=arguments.smoke)
     report.run(study, arguments.run_dir or study.default_folder, quiet=arguments.quiet)

@@ -6,9 +6,9 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from fgsgd_jax.experiments.arguments import DATA, RUN, Images, one_of, whole
+from fgsgd_jax.experiments.arguments import DATA, RUN, Count, Images, one_of, whole
 
-STUDIES = ("depth", "robustness", "streaming")
+STUDIES = ("classical", "convergence", "copying", "depth", "rates", "robustness", "streaming")
 """The studies; each is a module of this package with a function `study`."""
 
 StudyName = Annotated[str, one_of(STUDIES)]
@@ -22,6 +22,9 @@ class Arguments(Images):
     train_size: Annotated[int | None, whole(100), DATA] = None
     """use only this many of the training images, including those held out for validation (default:
     all)"""
+
+    delays: Annotated[tuple[Count, ...], DATA] = (100,)
+    """delays of the copying memory, in steps; no other study uses them"""
 
     smoke: Annotated[bool, RUN] = False
     """run a small version of the study, to see whether everything works"""

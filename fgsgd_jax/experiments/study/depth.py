@@ -19,12 +19,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import optax
-from matplotlib.figure import Figure
 
 import fgsgd_jax as fg
-from fgsgd_jax.experiments import plots
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
+from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.training import fit, to_zero
 
@@ -144,7 +143,9 @@ class _Problem:
             logits, _ = network(params, x)
             return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
-        params = fit(loss, tx, params, *self.train, keys[1], epochs=self.epochs, batch_size=BATCH)
+        params, _ = fit(
+            loss, tx, params, *self.train, keys[1], epochs=self.epochs, batch_size=BATCH
+        )
 
         def error(x, labels):
             return jnp.mean(network(params, x)[0].argmax(-1) != labels)
@@ -179,20 +180,17 @@ def _draw(rows: list[Row], path: Path) -> None:
     """Validation error over the learning rate, at the best second hyperparameter; by depth."""
     depths = list(dict.fromkeys(row["layers"] for row in rows))
     methods = list(dict.fromkeys(row["method"] for row in rows))
-    figure = Figure(figsize=(4 * len(depths), 3.6), layout="constrained")
-    panels = figure.subplots(1, len(depths), sharey=True, squeeze=False)[0]
-    colors = (plots.ORANGE, plots.LIGHT_BLUE, "#5b8c5a", plots.DARK_BLUE)
+    colors = figures.colors(methods)
+    figure, (panels,) = figures.panels(1, len(depths))
     for panel, layers in zip(panels, depths, strict=True):
-        for method, color in zip(methods, colors, strict=True):
+        for method, color in colors.items():
             curve = _curve([r for r in rows if r["layers"] == layers and r["method"] == method])
             panel.plot(list(curve), list(curve.values()), ".-", color=color, label=method)
         panel.set_xscale("log")
         panel.set_title(f"{layers} layers", fontsize=10)
         panel.set_xlabel("learning rate")
     panels[0].set_ylabel("validation error")
-    handles, labels = panels[0].get_legend_handles_labels()
-    figure.legend(handles, labels, frameon=False, loc="outside right center")
-    plots.save(figure, path)
+    figures.save(figure, path)
 
 
 def _curve(rows: list[Row]) -> Mapping[float, float]:

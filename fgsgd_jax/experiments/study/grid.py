@@ -29,13 +29,16 @@ class Study:
         name: The name of the study.
         title: What is trained on which data, for the caption of the table.
         cases: What all methods are trained on, one mapping of names to values for each case.
-        methods: By method, the settings to choose from. All methods have equally many.
+        methods: By method, the settings to choose from. All methods have equally many, except those
+            that have nothing to tune, `[{}]`.
         run: Trains one trial, and returns its results.
         score: The result by which settings are chosen, the lower the better; of validation data.
         results: By result, its label in the table.
         seeds: How many seeds the chosen settings are trained from.
         tuning_seeds: How many seeds all settings are trained from.
         draw: Draws all rows as the figure with this path.
+        across_settings: By label in the table, a number computed from all rows of one method on
+            one case, such as a range of learning rates.
     """
 
     name: str
@@ -48,6 +51,9 @@ class Study:
     seeds: int
     tuning_seeds: int
     draw: Callable[[list[Row], Path], None]
+    across_settings: Mapping[str, Callable[[list[Row]], float]] = dataclasses.field(
+        default_factory=dict
+    )
 
     @property
     def default_folder(self) -> Path:
@@ -55,9 +61,14 @@ class Study:
         return Path(f"runs/study-{self.name}")
 
     def __post_init__(self):
-        counts = {name: len(settings) for name, settings in self.methods.items()}
-        if len(set(counts.values())) != 1:
+        counts = {name: len(grid) for name, grid in self.methods.items() if grid != [{}]}
+        if len(set(counts.values())) > 1:
             raise ValueError(f"All methods of a study have equally many settings, not {counts}.")
+
+    @property
+    def tried(self) -> int:
+        """How many settings of every method are tried."""
+        return max(map(len, self.methods.values()))
 
     def rows_of(self, rows: Iterable[Row], case: Mapping[str, Any], method: str) -> list[Row]:
         """The rows of one method on one case."""
@@ -104,9 +115,10 @@ def run(
         The rows of all trials.
     """
     kept = Rows(path)
-    settings = len(next(iter(study.methods.values())))
-    runs = settings * study.tuning_seeds + study.seeds - study.tuning_seeds
-    total = len(study.cases) * len(study.methods) * runs
+    settings = sum(map(len, study.methods.values()))
+    runs = settings * study.tuning_seeds
+    runs += len(study.methods) * (study.seeds - study.tuning_seeds)
+    total = len(study.cases) * runs
     with tqdm(total=total, unit=" trials", disable=quiet) as bar:
 
         def run_all(trials: Iterable[Row]) -> None:

@@ -16,8 +16,9 @@ def markdown(study: Study, rows: list[Row]) -> str:
     The last column is the probability of a paired t-test (two-sided, over the seeds) that the first
     result of a method has the same mean as the first result of the first method.
     """
-    tuned = len(next(iter(study.methods.values()))) > 1
+    tuned = study.tried > 1
     header = [*study.cases[0], "method", *["settings"] * tuned, *study.results.values()]
+    header += study.across_settings
     reference, *others = study.methods
     if others:
         header.append(f"p of {next(iter(study.results.values()))}")
@@ -33,10 +34,14 @@ def _line(
     study: Study, rows: list[Row], case: Mapping[str, Any], method: str, reference: str, *, tuned
 ) -> list[str]:
     chosen = study.chosen(rows, case, method)
-    values = [_mean_and_deviation([row[name] for row in chosen]) for name in study.results]
+    values = [
+        _mean_and_deviation([row[name] for row in chosen if name in row]) for name in study.results
+    ]
     line = [*map(str, case.values()), method, *values]
     if tuned:
-        line.insert(-len(values), _spelled(study.best(rows, case, method)))
+        line.insert(-len(values), _spelled(study.best(rows, case, method)) or "–")
+    of_method = study.rows_of(rows, case, method)
+    line += [f"{number(of_method):.2g}" for number in study.across_settings.values()]
     if len(study.methods) > 1:
         baseline = study.chosen(rows, case, reference)
         line.append(
@@ -46,12 +51,11 @@ def _line(
 
 
 def _how_chosen(study: Study) -> str:
-    tried = len(next(iter(study.methods.values())))
-    if tried == 1:
+    if study.tried == 1:
         return f"Mean ± deviation over {study.seeds} seeds."
     return (
-        f"Mean ± deviation over {study.seeds} seeds, with the best of {tried} settings of each "
-        f"method by {study.score.replace('_', ' ')} (mean of {study.tuning_seeds} seeds)."
+        f"Mean ± deviation over {study.seeds} seeds, with the best of {study.tried} settings of "
+        f"each method by {study.score.replace('_', ' ')} (mean of {study.tuning_seeds} seeds)."
     )
 
 
@@ -60,6 +64,8 @@ def _spelled(settings: Mapping[str, Any]) -> str:
 
 
 def _mean_and_deviation(values: Sequence[float | None]) -> str:
+    if not values:  # nothing that this method has
+        return "–"
     finite = [value for value in values if value is not None]
     if len(finite) < len(values):
         return f"diverged in {len(values) - len(finite)} of {len(values)}"

@@ -21,7 +21,8 @@ def fit(
     *,
     epochs: int,
     batch_size: int,
-) -> Any:
+    measure: Callable[[Any], Any] = lambda state: (),
+) -> tuple[Any, Any]:
     """Trains on shuffled batches; to be called inside a jitted function.
 
     Args:
@@ -33,9 +34,10 @@ def fit(
         key: The key of the shuffling.
         epochs: How often all inputs are used.
         batch_size: How many inputs a step uses.
+        measure: What to keep of the state of the optimizer after every step.
 
     Returns:
-        The parameters after the last step.
+        The parameters after the last step, and what was measured, `(epochs, steps, …)`.
     """
     steps = len(inputs) // batch_size
 
@@ -43,14 +45,15 @@ def fit(
         params, state = carried
         gradient = jax.grad(loss)(params, inputs[batch], labels[batch])
         updates, state = tx.update(gradient, state, params)
-        return (optax.apply_updates(params, updates), state), None
+        return (optax.apply_updates(params, updates), state), measure(state)
 
     def epoch(carried, key):
         order = jax.random.permutation(key, len(inputs))[: steps * batch_size]
         return jax.lax.scan(step, carried, order.reshape(steps, batch_size))
 
-    (params, _), _ = jax.lax.scan(epoch, (params, tx.init(params)), jax.random.split(key, epochs))
-    return params
+    start = params, tx.init(params)
+    (params, _), measured = jax.lax.scan(epoch, start, jax.random.split(key, epochs))
+    return params, measured
 
 
 def to_zero(rate: Any, steps: int) -> optax.Schedule:

@@ -1,0 +1,219 @@
+"""The copying memory: can a recurrent network keep ten symbols in mind over a long delay?
+
+The network reads ten of eight symbols, then blanks, and after a marker it has to write the symbols.
+Without memory the best loss is 10·ln 8 / (delay + 20). The recurrent matrix is orthogonal, on a
+Stiefel manifold, or it starts orthogonal and is free. It has a learning rate of its own; where the
+updates are the same (SGD, Adam), the rates tried are the same on both sides. All other weights get
+the same Adam everywhere.
+
+References:
+    Arjovsky, Shah & Bengio, *Unitary evolution recurrent neural networks*, ICML 2016 (the problem).
+    Helfrich, Willmott & Ye, *Orthogonal recurrent neural networks with scaled Cayley transform*,
+    ICML 2018 (real matrices with this activation, and separate rates).
+"""
+
+import functools
+import itertools
+import math
+import statistics
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import optax
+
+import fgsgd_jax as fg
+from fgsgd_jax.experiments.run_folder import Row
+from fgsgd_jax.experiments.study import figures
+from fgsgd_jax.experiments.study.grid import Study
+
+SYMBOLS, COPIED = 8, 10
+BLANK, MARKER = SYMBOLS, SYMBOLS + 1
+UNITS, BATCH = 64, 20
+WINDOW = 50  # steps over which losses are averaged, and after which they are kept
+SOLVED = 0.1  # times the loss without memory
+
+
+def study(delays: Sequence[int], *, smoke: bool) -> Study:
+    """The study for these delays; `smoke` makes it small enough for a test."""
+    steps = 2 * WINDOW if smoke else 1000
+    methods = _methods()
+    if smoke:
+        delays = (5,)
+        methods = {name: methods[name][:1] for name in ("Stiefel, fgsgd", "free, Adam")}
+    without = ", ".join(f"{without_memory(delay):.3g}" for delay in delays)
+    return Study(
+        name="copying-" + "-".join(map(str, delays)),
+        title=f"{UNITS} units with modReLU, {steps:,} steps of {BATCH} sequences, the same "
+        f"orthogonal recurrent matrices to start from. Loss without memory: {without}. Steps: "
+        f"until the mean loss of {WINDOW} steps is below {SOLVED:g} times this; all of them if it "
+        "never is. Rate: of the recurrent matrix; others: of all other weights, by Adam",
+        cases=[{"delay": delay} for delay in delays],
+        methods=methods,
+        run=functools.partial(_run, steps=steps),
+        score="validation_loss",
+        results={"loss": "loss", "steps_to_solve": "steps", "residual": "‖WᵀW − 1‖ / √units"},
+        seeds=2 if smoke else 5,
+        tuning_seeds=1,
+        draw=_draw,
+    )
+
+
+def _methods() -> dict[str, list[dict[str, float]]]:
+    """Five rates of the recurrent matrix and two of all others for each method."""
+
+    def grid(rates: Sequence[float]) -> list[dict[str, float]]:
+        pairs = itertools.product(rates, (1e-3, 3e-3))
+        return [{"rate": rate, "others": others} for rate, others in pairs]
+
+    of_gradients, of_adam = (3e-3, 0.01, 0.03, 0.1, 0.3), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
+    return {
+        "Stiefel, fgsgd": grid(of_gradients),
+        "Stiefel, rsgd": grid(of_gradients),
+        "Stiefel, on_manifold(adam)": grid(of_adam),
+        "free, clipped SGD": grid(of_gradients),
+        "free, RMSprop": grid(of_adam),
+        "free, Adam": grid(of_adam),
+    }
+
+
+def without_memory(delay: int) -> float:
+    """The loss of the best answer that does not depend on the input."""
+    return COPIED * math.log(SYMBOLS) / (delay + 2 * COPIED)
+
+
+# --- the problem ------------------------------------------------------------------------------
+
+
+def sequences(key: jax.Array, number: int, delay: int) -> tuple[jax.Array, jax.Array]:
+    """Inputs and answers, each `(delay + 20, number)`."""
+    symbols = jax.random.randint(key, (COPIED, number), 0, SYMBOLS)
+    blanks = jnp.full((delay + COPIED, number), BLANK)
+    inputs = jnp.concatenate([symbols, blanks.at[delay - 1].set(MARKER)])
+    return inputs, jnp.concatenate([blanks, symbols])
+
+
+def initial(key: jax.Array) -> dict[str, jax.Array]:
+    """An orthogonal recurrent matrix and normal weights."""
+    keys = jax.random.split(key, 3)
+    glorot = jax.nn.initializers.glorot_normal()
+    return {
+        "recurrent": jax.nn.initializers.orthogonal()(keys[0], (UNITS, UNITS)),
+        "input": glorot(keys[1], (SYMBOLS + 2, UNITS)),
+        "bias": jnp.zeros(UNITS),
+        "output": glorot(keys[2], (UNITS, SYMBOLS + 1)),
+        "output_bias": jnp.zeros(SYMBOLS + 1),
+    }
+
+
+def network(params: dict[str, jax.Array], inputs: jax.Array) -> jax.Array:
+    """The outputs `(length, number, 9)` for inputs `(length, number)`."""
+
+    def step(h, from_input):
+        z = h @ params["recurrent"] + from_input
+        h = jnp.sign(z) * jax.nn.relu(jnp.abs(z) + params["bias"])  # modReLU
+        return h, h
+
+    start = jnp.zeros((inputs.shape[1], UNITS))
+    _, units = jax.lax.scan(step, start, params["input"][inputs])
+    return units @ params["output"] + params["output_bias"]
+
+
+def loss_of(params: dict[str, jax.Array], inputs: jax.Array, answers: jax.Array) -> jax.Array:
+    """The mean cross-entropy over all places of all sequences."""
+    outputs = network(params, inputs)
+    return optax.softmax_cross_entropy_with_integer_labels(outputs, answers).mean()
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+def _run(trial: Row, *, steps: int) -> Row:
+    """Trains one network and measures it."""
+    key = jax.random.key(trial["seed"])
+    measured, losses = _trained(
+        trial["method"], trial["delay"], steps, key, trial["rate"], trial["others"]
+    )
+    solved = losses < SOLVED * without_memory(trial["delay"])
+    windows = int(solved.argmax()) + 1 if solved.any() else len(losses)
+    return measured | {
+        "steps_to_solve": WINDOW * windows,
+        **{f"loss_{WINDOW * (index + 1)}": loss for index, loss in enumerate(losses)},
+    }
+
+
+@functools.partial(jax.jit, static_argnums=(0, 1, 2))
+def _trained(method: str, delay: int, steps: int, key, rate, others) -> tuple[Row, jax.Array]:
+    """The results, and the mean loss of every window of steps."""
+    keys = jax.random.split(key, 4)
+    params = initial(keys[0])
+    tx = _optimizer(method, params, rate, optax.adam(others))
+
+    def step(carried, key):
+        params, state = carried
+        batch = sequences(key, BATCH, delay)
+        loss, gradient = jax.value_and_grad(loss_of)(params, *batch)
+        updates, state = tx.update(gradient, state, params)
+        return (optax.apply_updates(params, updates), state), loss
+
+    start = params, tx.init(params)
+    end: Any
+    end, losses = jax.lax.scan(step, start, jax.random.split(keys[1], steps))
+    params, w = end[0], end[0]["recurrent"]
+    return {
+        "validation_loss": loss_of(params, *sequences(keys[2], 500, delay)),
+        "loss": loss_of(params, *sequences(keys[3], 500, delay)),
+        "residual": jnp.linalg.norm(w.T @ w - jnp.eye(UNITS)) / math.sqrt(UNITS),
+    }, losses.reshape(-1, WINDOW).mean(1)
+
+
+def _optimizer(method: str, params, rate, others) -> optax.GradientTransformation:
+    """The optimizer of the recurrent matrix, and `others` for all other weights."""
+    kind, _, name = method.partition(", ")
+    if kind == "Stiefel":
+        spec = fg.collection(params, ("recurrent", fg.pom("layer", fg.Stiefel())), default=None)
+        if name == "on_manifold(adam)":
+            return fg.on_manifold(optax.adam(rate), spec, euclidean=others)
+        return {"fgsgd": fg.fgsgd, "rsgd": fg.rsgd}[name](rate, spec, euclidean=others)
+    free = {
+        "clipped SGD": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate)),
+        "RMSprop": optax.rmsprop(rate, decay=0.99),
+        "Adam": optax.adam(rate),
+    }[name]
+    labels = {name: "recurrent" if name == "recurrent" else "others" for name in params}
+    return optax.partition({"recurrent": free, "others": others}, labels)
+
+
+# --- the figure -------------------------------------------------------------------------------
+
+
+def _draw(rows: list[Row], path: Path) -> None:
+    """The loss over the steps with the best settings, means over the seeds."""
+    last = max(row["seed"] for row in rows)
+    delays = list(dict.fromkeys(row["delay"] for row in rows))
+    colors = figures.colors(row["method"] for row in rows)
+    figure, (panels,) = figures.panels(1, len(delays))
+    for panel, delay in zip(panels, delays, strict=True):
+        for method, color in colors.items():
+            of_method = [r for r in rows if (r["delay"], r["method"]) == (delay, method)]
+            # Only the best settings were trained from the last seed.
+            best = next(r for r in of_method if r["seed"] == last)
+            chosen = [r for r in of_method if all(r[n] == best[n] for n in ("rate", "others"))]
+            curve: dict[int, Any] = {
+                int(name.removeprefix("loss_")): [row[name] for row in chosen]
+                for name in best
+                if name.startswith("loss_")
+            }
+            means = [
+                math.nan if None in values else statistics.fmean(values)
+                for values in curve.values()
+            ]
+            panel.plot(list(curve), means, color=color, label=method)
+        panel.axhline(without_memory(delay), color="0.4", linewidth=1)
+        panel.set_yscale("log")
+        panel.set_xlabel("steps")
+        panel.set_title(f"delay {delay}", fontsize=10)
+    panels[0].set_ylabel(f"mean loss of {WINDOW} steps")
+    figures.save(figure, path)

@@ -1,0 +1,38 @@
+"""What the figures of the studies share: panels in a row, one legend, one color for each method."""
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from matplotlib.figure import Figure
+
+from fgsgd_jax.experiments import plots
+
+COLORS = (
+    plots.ORANGE,
+    plots.LIGHT_BLUE,
+    "#5b8c5a",
+    plots.DARK_BLUE,
+    "#8c6bb1",
+    "#c9a227",
+    "0.6",
+    "0.2",
+)
+
+
+def colors(names: Iterable[str]) -> dict[str, str]:
+    """A color for every name, in the order of the names."""
+    return dict(zip(dict.fromkeys(names), COLORS, strict=False))
+
+
+def panels(rows: int, columns: int) -> tuple[Figure, Any]:
+    """A figure, and its panels as an array `(rows, columns)` with a common vertical axis."""
+    figure = Figure(figsize=(4 * columns, 3.2 * rows + 0.4), layout="constrained")
+    return figure, figure.subplots(rows, columns, sharey=True, squeeze=False)
+
+
+def save(figure: Figure, path: Path) -> None:
+    """Writes a figure with the legend of its last panel beside the panels."""
+    handles, labels = figure.axes[-1].get_legend_handles_labels()
+    figure.legend(handles, labels, frameon=False, loc="outside right center")
+    plots.save(figure, path)
