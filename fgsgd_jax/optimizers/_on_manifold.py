@@ -34,6 +34,7 @@ from fgsgd_jax.transforms import (
     previous_weights,
     require_on_manifolds,
     require_params,
+    require_state,
 )
 
 Tangent = Literal["none", "direction", "gradient"]
@@ -154,6 +155,7 @@ def on_manifold(
 
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step on a manifold starts from the present weights")
+        require_state(state, OnManifoldState, spec)
         eta = relative_step(state.count) if callable(relative_step) else relative_step
 
         def gradient_of(path, leaf_spec, gradient, weight):

@@ -18,7 +18,7 @@ from fgsgd_jax.spec import (
     require_collection,
     split_by_rows,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._momentum import previous_weights
 
 Moment = Literal["component", "group", "entry"]
@@ -130,6 +130,7 @@ def scale_by_riemannian_adam(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
+        require_state(state, ScaleByRiemannianAdamState, spec)
         count = jnp.asarray(optax.safe_increment(state.count))
         old = dict(leaves_with_paths(state.mu))
         mu, nu, nu_max = {}, dict(state.nu), dict(state.nu_max)
