@@ -31,6 +31,11 @@ MAKERS = {
     "trace_on_manifold": lambda spec: fg.trace_on_manifold(spec, 0.9),
     "scale_by_fgsgd": fg.scale_by_fgsgd,
     "retract_updates": fg.retract_updates,
+    "scale_by_riemannian_adam": fg.scale_by_riemannian_adam,
+    "scale_by_manifold_muon": fg.scale_by_manifold_muon,
+    "keep_on_manifolds": fg.keep_on_manifolds,
+    "average_on_manifolds": fg.average_on_manifolds,
+    "on_manifold": lambda spec: fg.on_manifold(optax.sgd(0.1), spec),
 }
 
 
@@ -82,6 +87,16 @@ def test_a_state_saved_before_states_had_a_fingerprint_is_refused():
     old = state._replace(spec=SpecState(*state.spec[:3]))
     with pytest.raises(ValueError, match="no fingerprint"):
         tx.update(GRADIENT, pickle.loads(pickle.dumps(old)), PARAMS)
+
+
+def test_a_state_on_which_sam_computed_is_still_that_of_its_spec():
+    adversary = optax.chain(optax.contrib.normalize(), optax.sgd(0.05))
+    tx = optax.contrib.sam(fg.rsgd(0.1, SPEC), adversary)
+    params, state = PARAMS, tx.init(PARAMS)
+    for _ in range(4):  # outside of `jit`, where the fingerprint is known
+        updates, state = tx.update(GRADIENT, state, params)
+        params = optax.apply_updates(params, updates)
+    assert fg.residual(params, SPEC)["w"] < 1e-6
 
 
 def test_a_state_of_a_spec_built_again_is_accepted():
