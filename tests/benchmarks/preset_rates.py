@@ -27,12 +27,9 @@ from tests.benchmarks.euclidean_rates import BATCH, batch_norm, dense, digits, n
 
 EPOCHS = 15
 OPTIMIZERS: dict[str, tuple[Callable, tuple[float, ...]]] = {
-    "fgsgd(rate, spec)": (fg.fgsgd, (0.03, 0.1, 0.3, 1.0, 3.0, 10.0)),
-    "SGD, momentum 0.9": (
-        lambda rate, spec: optax.sgd(rate, 0.9),
-        (0.001, 0.003, 0.01, 0.03, 0.1, 0.3),
-    ),
-    "AdamW": (lambda rate, spec: optax.adamw(rate), (1e-4, 3e-4, 1e-3, 3e-3, 0.01, 0.03)),
+    "fgsgd(rate, spec)": (fg.fgsgd, (0.03, 0.1, 0.3, 1.0, 3.0)),
+    "SGD, momentum 0.9": (lambda rate, spec: optax.sgd(rate, 0.9), (0.003, 0.01, 0.03, 0.1, 0.3)),
+    "AdamW": (lambda rate, spec: optax.adamw(rate), (3e-4, 1e-3, 3e-3, 0.01, 0.03)),
 }
 
 
@@ -142,9 +139,9 @@ def transformer_apply(params, tokens):
 
 def sequences(seed: int):
     """Sequences of tokens, and the same in increasing order."""
-    tokens = np.random.default_rng(seed).integers(TOKENS, size=(6000, LENGTH))
+    tokens = np.random.default_rng(seed).integers(TOKENS, size=(4000, LENGTH))
     ordered = np.sort(tokens, axis=1)
-    return tokens[:5000], ordered[:5000], tokens[5000:], ordered[5000:]
+    return tokens[:3000], ordered[:3000], tokens[3000:], ordered[3000:]
 
 
 def recurrent_init(key):
