@@ -162,3 +162,20 @@ def test_the_link_ends_at_the_point_that_project_gives(shape):
         kept, _ = jax.jit(link.update)(update, link.init(params), params)
         expected = fg.project(optax.apply_updates(params, update), spec)
         assert jnp.allclose(params["w"] + kept["w"], expected["w"], atol=2e-5)
+
+
+@pytest.mark.parametrize("bound", [0.5, 2.0])
+def test_a_bound_of_the_norm_is_a_projection_and_a_fixed_norm_is_a_sphere(bound):
+    params = {"w": jnp.ones((4, 1))}
+    pull = {"w": -jnp.arange(4.0)[:, None]}  # away from 0
+    spec = fg.collection(params, ("w", fg.pom("layer", fg.Sphere(), scale=bound)))
+    on_sphere, tx = fg.project(params, spec), fg.rsgd(0.1, spec)
+    updates, _ = tx.update(pull, tx.init(on_sphere), on_sphere)
+    ends = optax.apply_updates(on_sphere, updates)
+    assert float(jnp.linalg.norm(ends["w"])) == pytest.approx(bound, rel=1e-6)
+    for size, norm in ((1.0, bound), (0.01, None)):
+        inside = {"w": 0.1 * bound * params["w"]}
+        moved = jax.tree.map(lambda x, g, size=size: x - size * g, inside, pull)
+        kept = optax.projections.projection_l2_ball(moved, bound)
+        norm = float(jnp.linalg.norm(moved["w"])) if norm is None else norm
+        assert float(jnp.linalg.norm(kept["w"])) == pytest.approx(norm, rel=1e-6)
