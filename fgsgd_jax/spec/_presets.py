@@ -58,13 +58,14 @@ _OUTPUT = {2: "matrix", 3: "heads:rows in:rows out:columns"}
 _GATED = {2: "matrix", 3: "gates:stack in:rows out:columns"}
 _LINEAR = ("variance", 1.0)
 
+# The rates are measured, see `tests/benchmarks/preset_rates.py` and the table of `spec/README.md`.
 PRESETS: dict[str, Preset] = {
     "resnet": Preset(
         (
             Placement("convolution", _CONVOLUTION, "PO", Sphere(), UNLESS_NORMALIZED),
             Placement("1×1 convolution", {4: "filter"}, "PO", Sphere(), UNLESS_NORMALIZED),
         ),
-        rate=0.1,
+        rate=1.0,
     ),
     "transformer": Preset(
         (
@@ -73,12 +74,12 @@ PRESETS: dict[str, Preset] = {
             Placement("attention output", _OUTPUT, "layer", Stiefel(), _LINEAR),
             Placement("dense", _GATED, "layer", Oblique(), "variance"),
         ),
-        rate=0.1,
+        rate=0.3,
     ),
     "mlp": Preset(
-        (Placement("hidden dense", _MATRIX, "layer", Stiefel(), UNLESS_NORMALIZED),), rate=0.1
+        (Placement("hidden dense", _MATRIX, "layer", Stiefel(), UNLESS_NORMALIZED),), rate=0.3
     ),
-    "rnn": Preset((Placement("recurrent matrix", _MATRIX, "layer", Stiefel(), None),), rate=0.1),
+    "rnn": Preset((Placement("recurrent matrix", _MATRIX, "layer", Stiefel(), None),), rate=0.3),
 }
 
 # The last keys of the recurrent matrices of Flax (linen and NNX), Haiku and Equinox.
