@@ -111,8 +111,7 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
             "of fgsgd_jax. Make a new one with init(params)."
         )
     known = known_values(of_spec.fingerprint)
-    # Modulo 2³², because arithmetic on a state, as in optax.contrib.sam, makes it a signed number.
-    if known is not None and np.any(known.astype(np.uint32) != spec.fingerprint):
+    if known is not None and np.any(known != spec.fingerprint):
         raise ValueError(
             f"This optimizer state was made for another spec: its fingerprint is {known.flat[0]}, "
             f"and the spec has {spec.fingerprint}. Groups and manifolds were drawn with another "

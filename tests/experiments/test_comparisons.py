@@ -109,7 +109,7 @@ def test_a_folder_of_something_else_is_not_touched(folder, tmp_path, capsys):
     [
         ("epochs", 2, TINY.replace("--epochs 1", "--epochs 2")),
         ("channels", [4], TINY.replace("--channels 3", "--channels 4")),
-        ("batch_size", 30, f"{TINY} --batch-size 30"),
+        ("train_size", 110, TINY.replace("--train-size 120", "--train-size 110")),
     ],
 )
 def test_settings_that_were_edited_are_noticed_though_the_command_agrees_with_them(
