@@ -113,9 +113,10 @@ def on_manifold(
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: At `init`, if weights are not on their manifolds; if `tx` decays weights whose
-            norm is fixed, or is `optax.contrib.schedule_free`, whose averages leave the manifolds;
-            or if no state has a field that `transport` names.
+        ValueError: At `init`, if `tx` is `optax.contrib.schedule_free`, whose averages leave the
+            manifolds, or no state has a field that `transport` names. Outside of jitted functions,
+            where values are known, also if weights are not on their manifolds, or two updates with
+            a zero gradient show that `tx` decays weights whose norm is fixed.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
