@@ -114,7 +114,10 @@ def tolerance(leaf_spec: LeafSpec, dtype) -> float:
 
 
 def _require_tangent(path: str, leaf_spec: LeafSpec, step, weight, manifold_ids, s) -> None:
-    """Raises if the values of a step are known, and it is not tangent beyond rounding."""
+    """Raises if the values of a step are known, and it is not tangent beyond rounding.
+
+    Not at a weight that is off its manifold, where there is no tangent space.
+    """
     given = [array for array in (step, weight, manifold_ids, s) if array is not None]
     unknown = any(known_values(array) is None for array in given)
     if unknown or leaf_spec.overrides("representer"):  # which is no part of the projection
@@ -127,7 +130,11 @@ def _require_tangent(path: str, leaf_spec: LeafSpec, step, weight, manifold_ids,
         for array in (np.asarray(step) - np.asarray(tangent), step, weight)
     )
     eps = max(float(jnp.finfo(dtype).eps) for dtype in (step.dtype, weight.dtype, jnp.float32))
-    if normal > NORMAL_SHARE * v and normal > ROUNDING * eps * x:
+    if not (normal > NORMAL_SHARE * v and normal > ROUNDING * eps * x):  # NaN is no verdict
+        return
+    with jax.ensure_compile_time_eval():
+        off = float(leaf_spec.residual(weight, manifold_ids, s))
+    if off <= tolerance(leaf_spec, weight.dtype):
         raise ValueError(
             f"The step of {path!r} is not tangent to its manifolds: {normal / v:.0%} of its length "
             "is normal to them. Put project_to_tangent(spec) first in the chain, and only links "

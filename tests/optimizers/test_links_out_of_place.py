@@ -146,3 +146,12 @@ def test_short_dtypes_take_tangent_steps(dtype):
     tx = optax.chain(*RIGHT["rsgd"](spec))
     updates, _ = tx.update(gradient, tx.init(params), params)
     assert np.isfinite(updates["w"].astype(jnp.float32)).all()
+
+
+@pytest.mark.parametrize("name", REQUESTS)
+def test_weights_off_their_manifolds_are_not_taken_for_steps_that_are_not_tangent(name):
+    params, spec, gradient = problem(name)
+    tx = optax.chain(*RIGHT["rsgd"](spec))
+    state = tx.init(params)
+    updates, _ = tx.update(gradient, state, jax.tree.map(lambda leaf: 1.5 * leaf, params))
+    assert updates["w"].shape == gradient["w"].shape
