@@ -8,6 +8,13 @@ The public names are those below and those of the modules `norms`, `bounds`, `di
 `checks`, `nnx` and `linen`. All other modules are the implementation.
 """
 
+import sys as _sys
+
+if _sys.argv[:1] == ["-m"] and "fgsgd_jax" in _sys.orig_argv:  # the program, which starts here
+    from fgsgd_jax.experiments.cli import leave_at_ctrl_c as _leave_at_ctrl_c
+
+    _leave_at_ctrl_c()
+
 from fgsgd_jax import bounds as bounds
 from fgsgd_jax import checks as checks
 from fgsgd_jax import diagnostics as diagnostics

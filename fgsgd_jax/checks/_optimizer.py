@@ -51,7 +51,8 @@ def check_optimizer(
 
     Raises:
         TypeError: If an update needs arguments that `extra_args` does not have.
-        ValueError: If there is no law of a given name, or it does not apply.
+        ValueError: If there is no law of a given name, or it does not apply; or if a link of the
+            chain refuses known values, such as `retract_updates` a step that is not tangent.
 
     Example:
         >>> import jax, optax
@@ -234,8 +235,10 @@ def _nan_gradient(run: _Run) -> bool:
 
 @_promise("unknown extra arguments are ignored")
 def _extra_arguments(run: _Run) -> bool:
+    # With gradients and known values, so that `retract_updates` sees whether steps are tangent.
+    gradients = run.gradients(0)
     try:
-        run.plain_update(run.zero, run.state, run.params, an_unexpected_argument=jnp.ones(()))
+        run.plain_update(gradients, run.state, run.params, an_unexpected_argument=jnp.ones(()))
     except TypeError:
         return False
     return True

@@ -176,13 +176,18 @@ def _leave(signum: int, frame: Any) -> NoReturn:
     os._exit(130)
 
 
-def exit_after(program: Callable[[], int]) -> NoReturn:
-    """Runs a program in this process and leaves with its exit code.
+def leave_at_ctrl_c() -> None:
+    """Makes Ctrl-C leave at once with one line, without unwinding.
 
-    Ctrl-C leaves at once, without unwinding: JAX may be compiling in another thread, and Python
-    crashes if it ends meanwhile. Every file is complete under its name at any moment.
+    JAX may be compiling in another thread, and Python crashes if it ends meanwhile. Every file is
+    complete under its name at any moment.
     """
     signal.signal(signal.SIGINT, _leave)
+
+
+def exit_after(program: Callable[[], int]) -> NoReturn:
+    """Runs a program in this process, which Ctrl-C leaves at once, and exits with its code."""
+    leave_at_ctrl_c()
     code = program()
     if code == 130:
         sys.stdout.flush()

@@ -41,6 +41,7 @@ def with_euclidean(
 ) -> optax.GradientTransformationExtraArgs:
     """The links, with weight decay of Euclidean leaves, or with their own transformation."""
     require_number_or_schedule("weight_decay", weight_decay)
+    _warn_if_all_is_euclidean(spec)
     if euclidean is not None and not isinstance(euclidean, str):
         _check_transformation(euclidean, weight_decay)
         transforms: dict[Hashable, Any] = {"manifold": links, "euclidean": euclidean}
@@ -55,6 +56,24 @@ def with_euclidean(
     # The warning points to the caller of the optimizer.
     decay = _decay_of_euclidean_leaves(spec, weight_decay, weight_decay_mask, stacklevel=5)
     return optax.with_extra_args_support(optax.chain(decay, links))
+
+
+def _warn_if_all_is_euclidean(spec: Collection) -> None:
+    """Warns the caller of an optimizer if nobody asked for a spec without manifolds."""
+    asked = ("", "default=None", "a rule says so", "fewer than two axes")
+    why = {
+        path: reason
+        for path, reason in zip(spec, spec.reasons, strict=False)
+        if reason not in asked
+    }
+    if why and not any(spec.on_manifolds()):
+        path, reason = next(iter(why.items()))
+        warnings.warn(
+            f"No leaf of this spec is on a manifold, so all {len(spec)} are trained as Euclidean "
+            f"leaves, {path!r} because of: {reason}. Name weights in rules, as in "
+            f"collection(params, ({path!r}, pom(…))), or give a preset, as in preset='mlp'.",
+            stacklevel=4,
+        )
 
 
 def _is_zero(number) -> bool:

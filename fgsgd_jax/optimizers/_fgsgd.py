@@ -180,6 +180,23 @@ def rsgd(
         >>> bool(jnp.abs(updates["w"]).max() < 1e-5)  # the gradient x has no tangent part
         True
 
+        Without a network: two principal components, an orthonormal matrix of largest variance.
+
+        >>> import numpy as np
+        >>> data = np.random.default_rng(0).normal(size=(300, 5)) * [3.0, 2.0, 1.0, 0.5, 0.5]
+        >>> covariance = jnp.asarray(data.T @ data / 300)
+        >>> loss = lambda params: -jnp.trace(params["w"].T @ covariance @ params["w"])
+        >>> params = {"w": jax.random.normal(jax.random.key(0), (5, 2))}
+        >>> spec = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel())))
+        >>> params, tx = fg.project(params, spec), fg.rsgd(0.05, spec)
+        >>> state, update = tx.init(params), jax.jit(tx.update)
+        >>> for _ in range(100):
+        ...     updates, state = update(jax.grad(loss)(params), state, params)
+        ...     params = optax.apply_updates(params, updates)
+        >>> largest = np.linalg.eigvalsh(covariance)[-2:].sum()
+        >>> bool(abs(loss(params) + largest) < 1e-4)
+        True
+
     References:
         Bonnabel, *Stochastic gradient descent on Riemannian manifolds*, 2013; Ozay & Okatani,
         *Optimization on submanifolds of convolution kernels in CNNs*, 2016 (Submanifold SGD).

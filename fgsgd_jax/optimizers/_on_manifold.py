@@ -33,6 +33,7 @@ from fgsgd_jax.transforms import (
     previous_weights,
     require_on_manifolds,
     require_params,
+    require_state,
 )
 
 Tangent = Literal["none", "direction", "gradient"]
@@ -111,9 +112,10 @@ def on_manifold(
 
     Raises:
         TypeError: If an argument is of the wrong type.
-        ValueError: At `init`, if weights are not on their manifolds; if `tx` decays weights whose
-            norm is fixed, or is `optax.contrib.schedule_free`, whose averages leave the manifolds;
-            or if no state has a field that `transport` names.
+        ValueError: At `init`, if `tx` is `optax.contrib.schedule_free`, whose averages leave the
+            manifolds, or no state has a field that `transport` names. Outside of jitted functions,
+            where values are known, also if weights are not on their manifolds, or two updates with
+            a zero gradient show that `tx` decays weights whose norm is fixed.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -164,6 +166,7 @@ def on_manifold(
 
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step on a manifold starts from the present weights")
+        require_state(state, OnManifoldState, spec)
         eta = relative_step(state.count) if callable(relative_step) else relative_step
 
         def gradient_of(path, leaf_spec, gradient, weight):

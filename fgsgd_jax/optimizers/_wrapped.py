@@ -70,14 +70,17 @@ def require_supported(inner: Any, momentum: Sequence[str]) -> None:
 def require_no_decay(tx, inner: Any, weights: Any, spec: Collection) -> None:
     """Raises if a zero gradient changes the length of weights whose norm is fixed.
 
-    Where values are known: not inside a jitted function.
+    Where values are known: not inside a jitted function. Two updates show the decay of a schedule
+    that starts from 0, or of every second step.
     """
     fixed = {path for path, leaf_spec in spec.on_manifolds() if leaf_spec.fixes_norm}
     leaves = dict(leaves_with_paths(weights))
     if not are_known(weights):
         return
     try:
-        steps, _ = tx.update(jax.tree.map(jnp.zeros_like, weights), inner, weights)
+        zero = jax.tree.map(jnp.zeros_like, weights)
+        _, inner = tx.update(zero, inner, weights)
+        steps, _ = tx.update(zero, inner, weights)
     except TypeError:  # it needs further arguments, such as the loss
         return
     decayed = [

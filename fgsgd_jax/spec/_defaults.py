@@ -77,7 +77,7 @@ def why_no_convolution(path: str, shape: tuple[int, ...], layout: str | None) ->
         return "no convolution by its path"
     if layout is None and not square:
         return "not square, perhaps stacked: give layout='HWIO'"
-    if contradiction(letters, shape):
+    if contradiction(letters, shape, guessed=layout is None):
         return f"its shape speaks against {letters}"
     rows, columns, *lanes = cut("slice", letters).points_shape(shape)  # pyright: ignore
     if min(rows, columns) == 1:

@@ -59,6 +59,12 @@ def kind_of(path: str) -> Kind:
     return ""
 
 
+def is_normalization(path: str) -> bool:
+    """Whether a leaf belongs to a normalization layer: its scale, or anything else in it."""
+    layer, _, _ = path.rpartition("/")
+    return "normalization" in (kind_of(path), kind_of(layer))
+
+
 def words_of(key: str) -> list[str]:
     """The words of a key in lower case, without numbers: `DenseGeneral_0` is dense, general."""
     return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", key)]

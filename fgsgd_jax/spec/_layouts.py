@@ -88,11 +88,12 @@ def cut(name: ComponentName, letters: str) -> Component | None:
     return None
 
 
-def contradiction(letters: str, shape: tuple[int, ...]) -> str | None:
+def contradiction(letters: str, shape: tuple[int, ...], *, guessed: bool = False) -> str | None:
     """The layout that a shape speaks for, if it speaks against its own; else None.
 
     Spatial sizes of 32×16 before 3×3 channels are channels before a 3×3 kernel. Shapes of two axes
-    say nothing.
+    say nothing. Against a layout that was guessed, because none was given, less is enough: 9×9
+    before 3×3 may be a large kernel between three channels, but more often is a small one.
     """
     stack = "S" * letters.count("S")
     own, sizes = (
@@ -100,7 +101,7 @@ def contradiction(letters: str, shape: tuple[int, ...]) -> str | None:
         [size for letter, size in zip(letters, shape, strict=True) if letter != "S"],
     )
     inside = spatial(own)
-    if len(inside) < 2:
+    if len(inside) < (1 if guessed else 2):
         return None
     for other in (inside + "IO", "OI" + inside):
 
@@ -109,8 +110,10 @@ def contradiction(letters: str, shape: tuple[int, ...]) -> str | None:
 
         mine, theirs = sizes_of(inside, own), sizes_of(inside, other)
         # Kernels of 2×2 and 4×4 prove less than odd ones: they may be two channels or four.
-        larger = max(mine) > (max(theirs) if theirs[0] % 2 else LARGEST_KERNEL)
-        if not _is_kernel_size(mine) and _is_kernel_size(theirs) and larger:
+        odd = theirs[0] % 2 == 1
+        larger = max(mine) > (max(theirs) if odd or guessed else LARGEST_KERNEL)
+        doubtful = guessed and len(inside) > 1 and (odd or mine[0] % 2 == 0)
+        if _is_kernel_size(theirs) and larger and (doubtful or not _is_kernel_size(mine)):
             return stack + other
     return None
 
@@ -188,15 +191,20 @@ def resolve_component(
             "write component='inputs:rows outputs'"
         )
     letters = _letters(shape, layout, path)
-    against = contradiction(letters, shape)
+    against = contradiction(letters, shape, guessed=layout is None)
     if against is not None:
         inside = "×".join(str(shape[letters.index(letter)]) for letter in spatial(letters))
+        certain = contradiction(letters, shape) is not None
         raise ValueError(
             f"has shape {shape}, which as {letters!r} is a kernel of {inside}, larger than its "
             f"channels. If it is {against!r}, as in "
             f"{'Equinox and PyTorch' if against[-1] != 'O' else 'Flax and Haiku'}, write "
-            f"layout={against!r}; if it is {letters!r}, name its axes: "
-            f"component={_as_text(letters)!r}"
+            f"layout={against!r}; if it is {letters!r}, "
+            + (
+                f"name its axes: component={_as_text(letters)!r}"
+                if certain
+                else f"write layout={letters!r}"
+            )
         )
     if component is None:
         sizes = [shape[letters.index(letter)] for letter in spatial(letters)]

@@ -14,7 +14,7 @@ from fgsgd_jax._text import did_you_mean, natural_order
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._defaults import passed_over, without_geometry
-from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._kinds import is_normalization, keys_of, kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for, spatial
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._schemes import Scheme
@@ -58,13 +58,14 @@ _OUTPUT = {2: "matrix", 3: "heads:rows in:rows out:columns"}
 _GATED = {2: "matrix", 3: "gates:stack in:rows out:columns"}
 _LINEAR = ("variance", 1.0)
 
+# The rates are measured, see `tests/benchmarks/preset_rates.py` and the table of `spec/README.md`.
 PRESETS: dict[str, Preset] = {
     "resnet": Preset(
         (
             Placement("convolution", _CONVOLUTION, "PO", Sphere(), UNLESS_NORMALIZED),
             Placement("1×1 convolution", {4: "filter"}, "PO", Sphere(), UNLESS_NORMALIZED),
         ),
-        rate=0.1,
+        rate=1.0,
     ),
     "transformer": Preset(
         (
@@ -73,16 +74,20 @@ PRESETS: dict[str, Preset] = {
             Placement("attention output", _OUTPUT, "layer", Stiefel(), _LINEAR),
             Placement("dense", _GATED, "layer", Oblique(), "variance"),
         ),
-        rate=0.1,
+        rate=0.3,
     ),
     "mlp": Preset(
-        (Placement("hidden dense", _MATRIX, "layer", Stiefel(), UNLESS_NORMALIZED),), rate=0.1
+        (Placement("hidden dense", _MATRIX, "layer", Stiefel(), UNLESS_NORMALIZED),), rate=0.3
     ),
-    "rnn": Preset((Placement("recurrent matrix", _MATRIX, "layer", Stiefel(), None),), rate=0.1),
+    "rnn": Preset((Placement("recurrent matrix", _MATRIX, "layer", Stiefel(), None),), rate=0.3),
 }
 
-# The recurrent matrices of the cells of Flax (linen and NNX), Haiku and Equinox.
-_RECURRENT = frozenset("hi hf hg ho hr hz hn h dense_h weight_hh w_h hidden_to_hidden".split())
+# The last keys of the recurrent matrices of Flax (linen and NNX), Haiku and Equinox.
+_RECURRENT = re.compile(
+    r"(^|.*/)(h[ifgorzn]?|dense_h|weight_hh|w_h|hidden_to_hidden|vanilla_rnn\w*/linear_1)(/[^/]*)?"
+)
+# Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
+_FUSED = re.compile(r"(^|.*/)lstm\w*/linear/w")
 
 
 def checked_preset(preset: Any, default: Any) -> None:
@@ -122,7 +127,7 @@ def by_preset(
     Raises:
         ValueError: If there is nothing to put on a manifold, or the preset has no cut for a weight.
     """
-    normalized = any(kind_of(path) == "normalization" for path, _ in leaves)
+    normalized = any(is_normalization(path) for path, _ in leaves)
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
 
     def asked(path: str, leaf) -> Pom | str:
@@ -133,10 +138,17 @@ def by_preset(
 
     requests = [ruled[path] or asked(path, leaf) for path, leaf in leaves]
     if not any(isinstance(request, Pom) for request in requests):
+        fused = [path for path, _ in leaves if preset == "rnn" and _FUSED.fullmatch(path)]
         raise ValueError(
             f"preset={preset!r} finds no {' and no '.join(placements)} among the leaves "
-            f"{listed(path for path, _ in leaves)}. Name the weights in rules, or choose another "
-            "preset."
+            f"{listed(path for path, _ in leaves)}. "
+            + (
+                f"{listed(fused)} holds the input and the recurrent matrices in one weight, and a "
+                "weight is on manifolds as a whole: take a cell that keeps them apart, such as "
+                "haiku.GRU."
+                if fused
+                else "Name the weights in rules, or choose another preset."
+            )
         )
     return requests
 
@@ -160,7 +172,9 @@ def _weight_of(preset: str, path: str, leaf, leaves, layout: str | None) -> str:
             return "attention output" if "attention" in within else "dense"
     if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
         return "hidden dense" if path != _last_dense(leaves) else "the last dense layer"
-    if preset == "rnn" and _RECURRENT & set(keys_of(path)[-2:]):
+    if preset == "rnn" and _FUSED.fullmatch(path):
+        return "input and recurrent matrices in one weight"
+    if preset == "rnn" and _RECURRENT.fullmatch("/".join(keys_of(path))):
         small, large = sorted(shape[-2:])
         return "recurrent matrix" if large % small == 0 and large // small <= 4 else "not square"
     name = "attention" if kind == "query" else kind

@@ -19,6 +19,7 @@ from fgsgd_jax.spec._arguments import (
     checked_map_sizes,
 )
 from fgsgd_jax.spec._collection import Collection
+from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
 from fgsgd_jax.spec._kept_scales import kept_gamma
 from fgsgd_jax.spec._layouts import check_layout, resolve_component
@@ -26,7 +27,7 @@ from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._presets import by_preset, checked_preset
 from fgsgd_jax.spec._request import Pom
 from fgsgd_jax.spec._scales import checked_scale, gamma
-from fgsgd_jax.spec._schemes import count_groups
+from fgsgd_jax.spec._schemes import check_scheme, count_groups
 
 
 def collection(
@@ -164,6 +165,8 @@ def _leaf_spec(path: str, leaf, request: Pom, map_size: int | None, seed: int) -
             layout=request.layout,
             path=path,
         )
+        if isinstance(request.component, Component):
+            check_scheme(request.scheme, component, shape)
         groups = count_groups(request.scheme, request.groups, component, shape)
         scale = gamma(request.scale, component, shape, map_size)
     except ValueError as error:

@@ -66,6 +66,22 @@ def summed_axes(scheme: Scheme, component: Component) -> tuple[int, ...]:
     return component.lane_axes(axes[scheme])
 
 
+def check_scheme(scheme: Scheme, component: Component, shape: tuple[int, ...]) -> None:
+    """Raises if a scheme groups by channels that a component with axes of the user does not have.
+
+    Raises:
+        ValueError: The message lacks its subject, the path of the weight, for the caller to add.
+    """
+    role = {"PI": "inputs", "PO": "outputs"}.get(scheme)
+    inputs, outputs, _ = channel_counts(component, shape)
+    if role and not getattr(component, role) and inputs * outputs > 1:
+        raise ValueError(
+            f"is cut with component {component}, which names no {role}, so {scheme} would put all "
+            f"{inputs * outputs} components in one group; give an axis the role {role!r}, or write "
+            "the scheme 'layer' for one group"
+        )
+
+
 def count_groups(
     scheme: Scheme, groups: int | None, component: Component, shape: tuple[int, ...]
 ) -> int:

@@ -7,9 +7,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
+import numpy as np
+
 from fgsgd_jax._text import aligned, natural_order, texts_and_numbers
+from fgsgd_jax.spec._kept_scales import kept_gamma
+from fgsgd_jax.spec._kinds import is_normalization
 from fgsgd_jax.spec._leaf import LeafSpec
-from fgsgd_jax.spec._scales import Gamma, Numbers
+from fgsgd_jax.spec._scales import Gamma, Numbers, Variance
 
 HEADER = ("path", "shape", "component", "manifolds", "groups", "scale")
 
@@ -24,8 +28,8 @@ class Leaf(NamedTuple):
 
 
 def table_text(leaves: Sequence[Leaf], full: bool) -> str:
-    """The summary and the table, one row per leaf if `full`."""
-    return "\n".join([summary(leaves), *aligned(_cells(leaves, full))])
+    """The summary and the table, one row per leaf if `full`, and a warning about the scale."""
+    return "\n".join([summary(leaves), *aligned(_cells(leaves, full)), *_of_scale(leaves)])
 
 
 def table_html(leaves: Sequence[Leaf]) -> str:
@@ -36,7 +40,10 @@ def table_html(leaves: Sequence[Leaf]) -> str:
 
     header, *rows = _cells(leaves, full=False)
     body = "".join(row("td", cells) for cells in rows)
-    return f"<p>{html.escape(summary(leaves))}</p><table>{row('th', header)}{body}</table>"
+    before, *after = (
+        f"<p>{html.escape(line)}</p>" for line in [summary(leaves), *_of_scale(leaves)]
+    )
+    return f"{before}<table>{row('th', header)}{body}</table>{''.join(after)}"
 
 
 def summary(leaves: Sequence[Leaf]) -> str:
@@ -52,6 +59,30 @@ def summary(leaves: Sequence[Leaf]) -> str:
             counts[name.partition("(")[0]] += count
     by_manifold = " · ".join(f"{name} {count:,}" for name, count in counts.items())
     return f"{line}, {share:.0f} % of the weights, {counts.total():,} components: {by_manifold}"
+
+
+def _of_scale(leaves: Sequence[Leaf]) -> list[str]:
+    """A sentence if weights at unit scale change the size of features, and nothing restores it.
+
+    At random weights a layer multiplies the root mean square of features by 1/γ, where γ is the
+    scale that would keep it. Layers are taken to follow one another.
+    """
+    unit = [leaf.leaf_spec for leaf in leaves if leaf.leaf_spec and leaf.leaf_spec.gamma is None]
+    normalized = any(is_normalization(leaf.path) for leaf in leaves)
+    factor = math.prod(map(_growth, unit))
+    if normalized or len(unit) < 2 or 0.1 <= factor <= 10:
+        return []
+    return [
+        f"No leaf looks like normalization. Without it, features become {factor:.0e} times as "
+        f"large through these {len(unit)} weights at unit scale; scale='variance' keeps their size."
+    ]
+
+
+def _growth(leaf_spec: LeafSpec) -> float:
+    """1/γ, a root mean square over components that differ in γ."""
+    gamma = kept_gamma(Variance(1.0), leaf_spec, None)
+    numbers = gamma.array() if isinstance(gamma, Numbers) else np.asarray(gamma)
+    return float(np.sqrt(np.mean(numbers**-2.0)))
 
 
 def _size(leaf: Leaf) -> int:

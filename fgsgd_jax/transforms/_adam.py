@@ -10,7 +10,7 @@ from fgsgd_jax import linalg
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, map_leaves, require_collection
 from fgsgd_jax.transforms._component_norms import Moment, divide, moment_shape, sizes
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._momentum import previous_weights
 
 
@@ -120,6 +120,7 @@ def scale_by_riemannian_adam(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
+        require_state(state, ScaleByRiemannianAdamState, spec)
         count = jnp.asarray(optax.safe_increment(state.count))
         old = dict(leaves_with_paths(state.mu))
         mu, nu, nu_max = {}, dict(state.nu), dict(state.nu_max)

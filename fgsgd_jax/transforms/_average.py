@@ -9,7 +9,13 @@ import optax
 from fgsgd_jax import linalg
 from fgsgd_jax.geometry import Stiefel
 from fgsgd_jax.spec import Collection, map_leaves, require_collection
-from fgsgd_jax.transforms._link import Link, SpecState, copy_for_state, require_params
+from fgsgd_jax.transforms._link import (
+    Link,
+    SpecState,
+    copy_for_state,
+    require_params,
+    require_state,
+)
 
 
 class AverageOnManifoldsState(NamedTuple):
@@ -79,6 +85,7 @@ def average_on_manifolds(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "the average is of the weights after the update")
+        require_state(state, AverageOnManifoldsState, spec)
         number = jnp.maximum(state.count + 1 - start, 1)
         share = 1 / number if decay is None else jnp.maximum(1 / number, 1 - decay)
 

@@ -110,7 +110,7 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
             "This optimizer state has no fingerprint of its spec: it was saved by an older version "
             "of fgsgd_jax. Make a new one with init(params)."
         )
-    known = _known_values(of_spec.fingerprint)
+    known = known_values(of_spec.fingerprint)
     if known is not None and np.any(known != spec.fingerprint):
         raise ValueError(
             f"This optimizer state was made for another spec: its fingerprint is {known.flat[0]}, "
@@ -120,7 +120,7 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
         )
 
 
-def _known_values(array: Any) -> np.ndarray | None:
+def known_values(array: Any) -> np.ndarray | None:
     """The values of an array; None inside a function being traced, or if they are elsewhere."""
     if isinstance(array, Tracer) or not getattr(array, "is_fully_addressable", True):
         return None

@@ -18,7 +18,7 @@ from fgsgd_jax.spec import (
     require_collection,
     split_by_rows,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 Solver = Literal["tangent", "exact"]
 
@@ -112,6 +112,7 @@ def scale_by_manifold_muon(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "the tangent space depends on the present weights")
+        require_state(state, ScaleByManifoldMuonState, spec)
         tangency = dict(state.tangency)
 
         def direction(path, leaf_spec, g, weight):

@@ -18,7 +18,7 @@ from fgsgd_jax.spec import (
     select,
     split_by_rows,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 
 def keep_on_manifolds(spec: Collection) -> Link:
@@ -69,6 +69,7 @@ def keep_on_manifolds(spec: Collection) -> Link:
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "the nearest point depends on the present weights")
+        require_state(state, SpecState, spec)
 
         def on_manifold(path, leaf_spec, update, weight):
             manifold_ids, s, s_next = state.leaf(path, leaf_spec, weight)

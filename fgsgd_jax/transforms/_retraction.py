@@ -19,12 +19,23 @@ from fgsgd_jax.spec import (
     residual,
     spec_of_leaf,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._link import (
+    Link,
+    SpecState,
+    known_values,
+    require_params,
+    require_state,
+)
 
 # A weight with a residual up to this counts as on its manifold, by the item size of its dtype. The
 # bound admits weights that were averaged or stored in a shorter dtype, and is far below the
 # residual of a weight never projected.
 ON_MANIFOLD = {2: 5e-2, 4: 1e-3, 8: 1e-3}
+
+# A step is not tangent if this share of its length is normal to the manifolds, unless the normal
+# part is so short that it may be the rounding of a large gradient.
+NORMAL_SHARE = 0.05
+ROUNDING = 1000  # times the resolution of float32, or of a shorter dtype, at the weight
 
 
 def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> Link:
@@ -43,8 +54,13 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
         coordinates: As for `fgsgd`; the same in all links of a chain.
 
     Returns:
-        A transformation whose `update` needs `params`. Its `init` raises `ValueError` if a weight
-        is not on its manifold, where values are known (not inside a jitted function).
+        A transformation whose `update` needs `params`.
+
+    Raises:
+        ValueError: Where values are known, which they are not inside a jitted function: at `init`,
+            if a weight is not on its manifold; at `update`, if a step is not tangent, because the
+            chain lacks `project_to_tangent`, or has a link after it that does not keep tangent
+            vectors tangent, as `optax.scale_by_adam`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -74,6 +90,7 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
 
         def on_manifold(path, leaf_spec, step, weight):
             manifold_ids, s, s_next = state.leaf(path, leaf_spec, weight)
+            _require_tangent(path, leaf_spec, step, weight, manifold_ids, s)
             return leaf_spec.retract(weight, step, manifold_ids, s, s_next, coordinates=coordinates)
 
         def on_euclidean(step, weight):
@@ -96,6 +113,36 @@ def tolerance(leaf_spec: LeafSpec, dtype) -> float:
     return max(ON_MANIFOLD[min(dtype.itemsize, 8)], 2 * rounding)
 
 
+def _require_tangent(path: str, leaf_spec: LeafSpec, step, weight, manifold_ids, s) -> None:
+    """Raises if the values of a step are known, and it is not tangent beyond rounding.
+
+    Not at a weight that is off its manifold, where there is no tangent space.
+    """
+    given = [array for array in (step, weight, manifold_ids, s) if array is not None]
+    unknown = any(known_values(array) is None for array in given)
+    if unknown or leaf_spec.overrides("representer"):  # which is no part of the projection
+        return
+    coordinates: Coordinates = "unit" if s is None else "scaled"
+    with jax.ensure_compile_time_eval():
+        tangent = leaf_spec.to_tangent(weight, step, manifold_ids, s, coordinates=coordinates)
+    normal, v, x = (
+        float(np.linalg.norm(np.asarray(array, np.float64)))
+        for array in (np.asarray(step) - np.asarray(tangent), step, weight)
+    )
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in (step.dtype, weight.dtype, jnp.float32))
+    if not (normal > NORMAL_SHARE * v and normal > ROUNDING * eps * x):  # NaN is no verdict
+        return
+    with jax.ensure_compile_time_eval():
+        off = float(leaf_spec.residual(weight, manifold_ids, s))
+    if off <= tolerance(leaf_spec, weight.dtype):
+        raise ValueError(
+            f"The step of {path!r} is not tangent to its manifolds: {normal / v:.0%} of its length "
+            "is normal to them. Put project_to_tangent(spec) first in the chain, and only links "
+            "that scale or add tangent vectors behind it. For any other optimizer use "
+            "fgsgd_jax.on_manifold(optimizer, spec)."
+        )
+
+
 def are_known(params) -> bool:
     """Whether the values of all leaves are known."""
     return all(
@@ -107,18 +154,17 @@ def are_known(params) -> bool:
 def require_on_manifolds(params, spec: Collection, feature_std=None) -> None:
     """Raises if the values of weights are known, and not on their manifolds."""
     require_known_leaves(spec, params)
-    leaf_specs = {path: spec_of_leaf(spec, path, leaf) for path, leaf in leaves_with_paths(params)}
+    placed = {
+        path: (leaf_spec, leaf.dtype)
+        for path, leaf in leaves_with_paths(params)
+        if (leaf_spec := spec_of_leaf(spec, path, leaf)) is not None
+    }
     if not are_known(params):
         return
     with jax.ensure_compile_time_eval():  # known weights may be used in a function being traced
         measured = residual(params, spec, feature_std=feature_std)
         distances = {path: float(distance) for path, distance in measured.items()}
-    tolerances = {
-        path: tolerance(leaf_spec, leaf.dtype)
-        for path, leaf in leaves_with_paths(params)
-        if (leaf_spec := leaf_specs[path]) is not None
-    }
-    off = {path: d for path, d in distances.items() if not d <= tolerances[path]}
+    off = {path: d for path, d in distances.items() if not d <= tolerance(*placed[path])}
     if off:
         worst = max(off, key=lambda path: math.inf if math.isnan(off[path]) else off[path])
         raise ValueError(

@@ -399,6 +399,45 @@ HAIKU = {  # as Haiku 0.0.17 names and shapes the weights of these layers
 }
 
 
+def test_the_rnn_preset_tells_the_two_matrices_of_haikus_vanilla_rnn_apart():
+    params = {  # as Haiku 0.0.17 names them, for features as many as hidden units and for others
+        f"{name}/{linear}": {"w": leaf(inputs, 4), "b": leaf(4)}
+        for name, size in (("vanilla_rnn", 4), ("net/~/vanilla_rnn_1", 3))
+        for linear, inputs in (("linear", size), ("linear_1", 4))
+    }
+    spec = fg.collection(params | {"linear_1": {"w": leaf(4, 4)}}, preset="rnn")
+    assert set(placed(spec)) == {"vanilla_rnn/linear_1/w", "net/~/vanilla_rnn_1/linear_1/w"}
+
+
+@pytest.mark.parametrize(("path", "inputs"), [("lstm/linear", 3), ("net/~/lstm_1/linear", 4)])
+def test_haikus_lstm_has_one_weight_for_two_matrices_and_stays_euclidean(path, inputs):
+    params = {path: {"w": leaf(inputs + 4, 16), "b": leaf(16)}}
+    with pytest.raises(ValueError, match=rf"'{path}/w' holds the input and the recurrent.*GRU"):
+        fg.collection(params, preset="rnn")
+    spec = fg.collection(params | {"gru": {"w_h": leaf(8, 24)}}, preset="rnn")
+    assert set(placed(spec)) == {"gru/w_h"}
+    assert reason(spec, f"{path}/w") == "input and recurrent matrices in one weight"
+
+
+@pytest.mark.parametrize("heads", [2, 4])
+def test_attention_of_equinox_is_cut_per_head_where_a_rule_gives_their_number(heads):
+    params = {"attention": arrays(eqx.nn.MultiheadAttention(heads, 8, key=K))}
+    inward = f"(heads={heads}:stack out:columns) in:rows"
+    outward = f"out:columns (heads={heads}:stack in:rows)"
+    spec = fg.collection(
+        params,
+        ("attention/output_proj/*", fg.pom("layer", Stiefel(), component=outward)),
+        ("attention/*_proj/*", fg.pom("layer", Stiefel(), component=inward)),
+    )
+    weights = fg.project(params, spec)["attention"]
+    size = 8 // heads
+    for projection in (weights.query_proj, weights.key_proj, weights.value_proj):
+        for rows in np.split(np.asarray(projection.weight), heads):  # queries are weight @ x
+            np.testing.assert_allclose(rows @ rows.T, np.eye(size), atol=2e-6)
+    for columns in np.split(np.asarray(weights.output_proj.weight), heads, axis=1):
+        np.testing.assert_allclose(columns.T @ columns, np.eye(size), atol=2e-6)
+
+
 @pytest.mark.parametrize("preset", HAIKU)
 def test_presets_read_the_spelling_of_haiku(preset):
     params, expected = HAIKU[preset]

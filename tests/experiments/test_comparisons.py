@@ -2,6 +2,7 @@
 
 import csv
 import json
+import shutil
 import statistics
 
 import pytest
@@ -11,11 +12,11 @@ from fgsgd_jax.__main__ import main
 
 pytestmark = pytest.mark.slow
 
-TINY = "--train-size 120 --channels 3 --seeds 2 --epochs 1 --learning-rates 0.3 1".split()
+TINY = "--train-size 120 --channels 3 --seeds 2 --epochs 1 --learning-rates 0.3 1"
 
 
 def compare(*words):
-    return main(["compare", *map(str, words), *TINY])
+    return main(["compare", *map(str, words), *TINY.split()])
 
 
 def trials(folder):
@@ -101,3 +102,34 @@ def test_a_folder_of_something_else_is_not_touched(folder, tmp_path, capsys):
     (tmp_path / "file").write_text("mine")
     assert compare("--ablate", "scale", "--run-dir", tmp_path) == 2
     assert "is not the folder of a comparison" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "words"),
+    [
+        ("epochs", 2, TINY.replace("--epochs 1", "--epochs 2")),
+        ("channels", [4], TINY.replace("--channels 3", "--channels 4")),
+        ("train_size", 110, TINY.replace("--train-size 120", "--train-size 110")),
+    ],
+)
+def test_settings_that_were_edited_are_noticed_though_the_command_agrees_with_them(
+    folder, tmp_path, capsys, name, value, words
+):
+    run = tmp_path / "run"
+    shutil.copytree(folder, run)
+    settings = json.loads((run / "config.json").read_text())
+    assert settings[name] != value
+    (run / "config.json").write_text(json.dumps(settings | {name: value}))
+    assert main(["compare", "--ablate", "coordinates", "--run-dir", str(run), *words.split()]) == 2
+    err = capsys.readouterr().err
+    assert "config.json was edited after the comparison began; undo the edit, or give" in err
+    assert err.count("\n") == 1
+
+
+@pytest.mark.parametrize("text", ["", "{", "[]", "null", '{"seed": 5}'])
+def test_settings_that_are_not_ours_are_damaged(tmp_path, capsys, text):
+    (tmp_path / "config.json").write_text(text)
+    assert compare("--ablate", "scale", "--run-dir", tmp_path) == 2
+    err = capsys.readouterr().err
+    assert "config.json is damaged" in err
+    assert err.count("\n") == 1

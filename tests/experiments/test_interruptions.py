@@ -17,9 +17,9 @@ SMALL = "--train-size 120 --batch-size 40 --channels 3 --epochs 2".split()
 TIMEOUT = 120  # seconds until the moment comes
 
 
-def interrupted(run_dir, words, comes, presses=1):
+def interrupted(run_dir, words, comes, presses=1, options=()):
     """Starts the program, presses Ctrl-C when `comes(output)` holds, and returns how it ended."""
-    command = [sys.executable, "-u", "-m", "fgsgd_jax", *map(str, words)]
+    command = [sys.executable, "-u", *options, "-m", "fgsgd_jax", *map(str, words)]
     output = run_dir.parent / "output.txt"
     with output.open("wb") as file:
         process = subprocess.Popen(command, stdout=file, stderr=file)
@@ -91,3 +91,16 @@ def test_ctrl_c_while_measuring_ends_with_130(tmp_path):
     assert code == 130
     assert output.endswith("Interrupted.\n")
     assert "Traceback" not in output
+
+
+@pytest.mark.parametrize("imported", ["jax._src.config", "jax.numpy", "fgsgd_jax.geometry"])
+def test_ctrl_c_while_the_library_is_imported_ends_with_130_and_one_line(tmp_path, imported):
+    code, output = interrupted(
+        tmp_path / "x",
+        ["--version"],
+        lambda shown: f" {imported}\n" in shown,
+        options=("-X", "importtime"),  # which prints every module that has been imported
+    )
+    assert code == 130
+    said = [line for line in output.splitlines() if not line.startswith("import time:")]
+    assert said == ["Interrupted."]

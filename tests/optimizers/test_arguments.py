@@ -152,6 +152,33 @@ def test_euclidean_leaves_take_a_twentieth_of_the_rate_unless_asked(
         np.testing.assert_allclose(updates["bias"], expected, rtol=1e-6)
 
 
+MAKERS = {
+    "fgsgd": lambda spec: fg.fgsgd(0.1, spec),
+    "riemannian_adam": lambda spec: fg.riemannian_adam(0.1, spec),
+    "on_manifold": lambda spec: fg.on_manifold(optax.sgd(0.1), spec),
+}
+
+
+@pytest.mark.parametrize("maker", MAKERS)
+@pytest.mark.parametrize(
+    ("path", "shape", "reason"),
+    [
+        ("dense/kernel", (32, 10), "dense by its path"),
+        ("layers/conv/kernel", (4, 3, 3, 8, 8), "5 axes"),
+        ("conv/weight", (8, 4, 3, 3), "called 'weight'"),
+        ("embed/embedding", (100, 8), "embedding by its path"),
+    ],
+)
+def test_an_optimizer_without_any_leaf_on_manifolds_says_so(maker, path, shape, reason):
+    params = {path: jnp.ones(shape), "bias": jnp.ones(8)}
+    with pytest.warns(UserWarning, match=f"No leaf of this spec.*{path}.*{reason}") as caught:
+        MAKERS[maker](fg.collection(params))
+    assert [warning.filename for warning in caught] == [__file__]
+    # Silent where somebody asked for it.
+    MAKERS[maker](fg.collection(params, default=None))
+    MAKERS[maker](fg.collection(params, (path, None)))
+
+
 # --- the order of links, which Optax's chain cannot check ----------------------------------------
 
 TANGENT, RETRACT = fg.project_to_tangent(SPEC), fg.retract_updates(SPEC)

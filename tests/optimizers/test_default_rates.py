@@ -2,8 +2,11 @@
 
 import pytest
 
+import fgsgd_jax as fg
+
 pytest.importorskip("sklearn")  # digits
-from tests.benchmarks import euclidean_rates
+from fgsgd_jax.spec._presets import PRESETS
+from tests.benchmarks import euclidean_rates, preset_rates
 
 
 @pytest.mark.slow
@@ -16,3 +19,10 @@ def test_a_network_learns_at_a_rate_that_suits_its_kernels(rate):
 @pytest.mark.slow
 def test_a_network_does_not_learn_if_its_head_takes_the_rate_of_the_kernels():
     assert euclidean_rates.trained("CNN", "SGD, rate")(1.0, seed=0) > 50
+
+
+@pytest.mark.slow
+def test_a_network_learns_at_the_rate_of_its_preset():
+    task = preset_rates.TASKS["resnet, on digits"]
+    # The bound is four times what the command prints for this rate.
+    assert preset_rates.trained(task, fg.fgsgd)(PRESETS[task.preset].rate, seed=0) < 5

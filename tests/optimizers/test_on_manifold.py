@@ -383,8 +383,10 @@ def test_it_passes_the_check_of_optimizers(form):
         lambda spec: optax.adamw(0.1),
         lambda spec: optax.lion(0.1, weight_decay=0.1),
         lambda spec: optax.chain(optax.add_decayed_weights(0.1), optax.sgd(0.1)),
+        lambda spec: optax.adamw(optax.linear_schedule(0.0, 0.1, 100)),
+        lambda spec: optax.MultiSteps(optax.adamw(0.1), 2).gradient_transformation(),
     ],
-    ids=["adamw", "lion", "chain"],
+    ids=["adamw", "lion", "chain", "a rate that starts from 0", "every second step"],
 )
 def test_weight_decay_is_refused_where_the_norm_is_fixed(make):
     params, spec = problem()

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import re
 
 import jax
 import jax.numpy as jnp
@@ -173,3 +174,43 @@ def test_a_gain_is_positive(scale):
         fg.pom("PO", fg.Sphere(), scale=scale)
     with pytest.raises(ValueError, match="'variance'"):
         fg.pom("PO", fg.Sphere(), scale="varaince")
+
+
+# --- a sentence where nothing keeps the size of features -----------------------------------------
+
+PLAIN = {
+    "slices": ([(3, 3, 8, 64), (3, 3, 64, 64)], fg.pom("PO", fg.Sphere(), component="slice")),
+    "oblique slices": ([(5, 5, 4, 16), (3, 3, 16, 8)], fg.pom("PO", fg.Oblique())),
+    "short filters": ([(128, 16), (16, 2048)], fg.pom("layer", fg.Sphere(), component="matrix")),
+}
+
+
+@pytest.mark.parametrize("name", PLAIN)
+def test_a_spec_says_by_how_much_features_grow_without_normalization(name):
+    shapes, request = PLAIN[name]
+    params = {f"layer_{i}": {"kernel": jnp.zeros(shape)} for i, shape in enumerate(shapes)}
+    spec = fg.collection(params, ("*", request))
+    said = re.search(r"features become (\S+) times as large .* scale='variance'", str(spec))
+    assert said, str(spec)
+    # Measured: random weights and features, the kernel of a convolution as one large matrix.
+    growth = 1.0
+    for layer in fg.initialize(jax.random.key(0), params, spec).values():
+        matrix = np.asarray(layer["kernel"]).reshape(-1, layer["kernel"].shape[-1])
+        x = np.random.default_rng(1).normal(size=(500, len(matrix)))
+        growth *= np.sqrt(np.mean((x @ matrix) ** 2))
+    assert float(said[1]) == pytest.approx(growth, rel=0.6)  # one digit
+
+
+def test_a_spec_says_nothing_where_features_keep_their_size():
+    shapes, request = PLAIN["slices"]
+    params = {f"layer_{i}": {"kernel": jnp.zeros(shape)} for i, shape in enumerate(shapes)}
+    rule, square = ("*/kernel", request), {f"h_{i}": jnp.zeros((8, 8)) for i in range(9)}
+    for quiet in (
+        fg.collection(params | {"norm": {"scale": jnp.ones(8)}}, rule),
+        fg.collection(params | {"BatchNorm_0": {"bias": jnp.ones(8)}}, rule),
+        fg.collection(params, rule, scale="variance"),
+        fg.collection({"layer_0": params["layer_0"]}, rule),  # one layer cannot do much
+        fg.collection(square, ("*", fg.pom("layer", fg.Stiefel()))),
+    ):
+        assert "features become" not in str(quiet) + quiet._repr_html_()
+    assert "features become" in fg.collection(params, rule)._repr_html_()

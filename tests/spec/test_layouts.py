@@ -157,9 +157,38 @@ def test_the_other_layout_is_refused_for_kernels_in_front(shape):
             leaf_spec(shape, layout="OIHW")
 
 
-@pytest.mark.parametrize("shape", [(4, 3, 2, 2), (2, 3, 3, 3), (1, 7, 192, 192), (9, 9, 3, 3)])
+@pytest.mark.parametrize(
+    "shape",
+    [(3, 3, 3, 3), (2, 3, 3, 3), (1, 7, 192, 192), (3, 3, 2, 2), (5, 5, 4, 4), (9, 9, 3, 8)],
+)
 def test_kernels_that_may_be_what_they_seem_are_taken_as_such(shape):
     assert leaf_spec(shape).points_shape == shape
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout", "other"),
+    [
+        ((9, 9, 3, 3), "HWIO", "OIHW"),
+        ((4, 3, 2, 2), "HWIO", "OIHW"),
+        ((7, 7, 5, 5), "HWIO", "OIHW"),
+        ((4, 4, 2, 2), "HWIO", "OIHW"),
+        ((16, 8, 3), "WIO", "OIW"),
+        ((32, 1, 5), "WIO", "OIW"),
+    ],
+)
+@pytest.mark.parametrize("path", ["conv/kernel", "conv/w"])
+def test_few_channels_that_may_stand_in_front_of_their_kernel_need_a_layout(
+    path, shape, layout, other
+):
+    with pytest.raises(ValueError, match=f"layout='{other}'; if .* write layout='{layout}'"):
+        leaf_spec(shape, path=path)
+    spec = fg.collection({path: leaf(*shape)})
+    assert spec[path] is None
+    assert spec.reasons != ("",)
+    # Both layouts that the message names work.
+    front, back = (shape[:2], shape[2:]) if len(shape) == 4 else ((shape[0], 1), (shape[2], 1))
+    assert leaf_spec(shape, path=path, layout=layout).points_shape == (*front, *shape[-2:])
+    assert leaf_spec(shape, path=path, layout=other).points_shape == (*back, *shape[:2])
 
 
 @pytest.mark.parametrize("path", ["conv/weight", "layers/0/weight", "linear/weight"])

@@ -360,3 +360,32 @@ def test_arrays_for_the_state_are_the_draw_by_path():
     np.testing.assert_array_equal(spec.groups()["c"], spec["c"].draw().groups)
     np.testing.assert_array_equal(spec.manifold_ids()["b"], spec["b"].draw().manifold_ids)
     assert all(isinstance(drawn, jax.Array) for drawn in spec.groups().values())
+
+
+@pytest.mark.parametrize(
+    ("scheme", "component", "shape", "role"),
+    [
+        ("PO", fg.Component(rows=0, columns=1, inputs=2), (3, 4, 6), "outputs"),
+        ("PO", "in:rows out:columns channels:inputs", (3, 4, 6), "outputs"),
+        ("PO", "heads in:rows out:columns channels:inputs", (2, 3, 4, 6), "outputs"),
+        ("PI", fg.Component(rows=0, outputs=1), (8, 6), "inputs"),
+    ],
+)
+def test_a_scheme_over_channels_that_the_component_does_not_name_is_refused(
+    scheme, component, shape, role
+):
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+    request = fg.pom(scheme, fg.Sphere(), component=component)
+    with pytest.raises(ValueError, match=f"'w' .* names no {role}, so {scheme} would .*'layer'"):
+        fg.collection({"w": leaf}, ("w", request))
+    request = fg.pom("layer", fg.Sphere(), component=component)
+    assert fg.collection({"w": leaf}, ("w", request))["w"].groups == 1
+
+
+@pytest.mark.parametrize("component", ["in:rows heads out:columns", "matrix", "filter"])
+def test_one_component_in_a_layer_is_a_group_under_every_scheme(component):
+    shape = (4, 2, 6) if "heads" in component else (4, 6)
+    leaf = jax.ShapeDtypeStruct(shape, jnp.float32)
+    for scheme in ("PO", "PI", "layer"):
+        spec = fg.collection({"w": leaf}, ("w", fg.pom(scheme, fg.Sphere(), component=component)))
+        assert spec["w"].groups == (6 if (component, scheme) == ("filter", "PO") else 1)

@@ -68,8 +68,9 @@ SPECS = {
 
 
 def rows(spec, full=False):
-    """The first cells of the rows: paths."""
-    return [line.split("  ")[0] for line in spec.table(full=full).splitlines()[2:]]
+    """The first cells of the rows: paths. Columns are apart by two spaces, sentences are not."""
+    lines = spec.table(full=full).splitlines()[2:]
+    return [line.split("  ")[0] for line in lines if "  " in line]
 
 
 def expanded(path):

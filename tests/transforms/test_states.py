@@ -31,6 +31,11 @@ MAKERS = {
     "trace_on_manifold": lambda spec: fg.trace_on_manifold(spec, 0.9),
     "scale_by_fgsgd": fg.scale_by_fgsgd,
     "retract_updates": fg.retract_updates,
+    "scale_by_riemannian_adam": fg.scale_by_riemannian_adam,
+    "scale_by_manifold_muon": fg.scale_by_manifold_muon,
+    "keep_on_manifolds": fg.keep_on_manifolds,
+    "average_on_manifolds": fg.average_on_manifolds,
+    "on_manifold": lambda spec: fg.on_manifold(optax.sgd(0.1), spec),
 }
 
 

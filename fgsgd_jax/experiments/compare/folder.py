@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 
 from fgsgd_jax.experiments.cli import UsageError
-from fgsgd_jax.experiments.run_folder import Row, is_taken, make_run_dir, write_json
+from fgsgd_jax.experiments.files import read_fingerprinted, write_fingerprinted
+from fgsgd_jax.experiments.run_folder import Row, is_taken, make_run_dir
 from fgsgd_jax.experiments.train.config import Config
 
 TRIALS_FILE, SETTINGS_FILE = "trials.csv", "config.json"
@@ -27,9 +28,9 @@ def open_folder(run_dir: Path, ablate: str, settings: Config, digest: str) -> No
     content = json.loads(
         json.dumps({"ablate": ablate, "digest": digest} | dataclasses.asdict(settings))
     )
-    path = run_dir / SETTINGS_FILE
+    path, remedy = run_dir / SETTINGS_FILE, "give another --run-dir"
     if path.exists():
-        if json.loads(path.read_text()) != content:
+        if read_fingerprinted(path, "the comparison", remedy) != content:
             raise UsageError(
                 f"{run_dir} holds trials of other settings or images; give another --run-dir."
             )
@@ -39,7 +40,7 @@ def open_folder(run_dir: Path, ablate: str, settings: Config, digest: str) -> No
             f"{run_dir} exists and is not the folder of a comparison; give another --run-dir."
         )
     make_run_dir(run_dir)
-    write_json(path, content)
+    write_fingerprinted(path, content)
 
 
 def read_trials(path: Path) -> list[Row]:

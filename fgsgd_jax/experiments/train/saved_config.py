@@ -1,15 +1,13 @@
 """`config.json`: the configuration with which a run was begun, and with which it is resumed."""
 
 import dataclasses
-import hashlib
 import importlib.metadata
-import json
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
 from typing import Any, NamedTuple
 
 from fgsgd_jax.experiments.cli import UsageError, spelled
-from fgsgd_jax.experiments.files import write_json
+from fgsgd_jax.experiments.files import read_fingerprinted, write_fingerprinted
 from fgsgd_jax.experiments.train.config import FIELDS, Config, flag
 
 FILE = "config.json"
@@ -42,7 +40,7 @@ def save(run_dir: Path, saved: Saved) -> None:
     """Writes `FILE`, with a fingerprint of its content."""
     content = dataclasses.asdict(saved.config)
     content |= {"data_digest": saved.data_digest, "versions": saved.versions}
-    write_json(run_dir / FILE, content | {"fingerprint": _fingerprint(content)})
+    write_fingerprinted(run_dir / FILE, content)
 
 
 def load(run_dir: Path) -> Saved:
@@ -53,17 +51,13 @@ def load(run_dir: Path) -> Saved:
     """
     path = run_dir / FILE
     try:
-        content: dict[str, Any] = dict(json.loads(path.read_text()))
-        fingerprint = content.pop("fingerprint")
+        content = read_fingerprinted(
+            path,
+            "the run",
+            "start a new run (--epochs and --data-dir may be given with --resume)",
+        )
     except (FileNotFoundError, NotADirectoryError) as error:
         raise UsageError(f"--resume {run_dir} is not the folder of a run: no {FILE}.") from error
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} is damaged ({error!r}); start a new run.") from error
-    if fingerprint != _fingerprint(content):
-        raise UsageError(
-            f"{path} was edited after the run began; undo the edit, or start a new run. (Give "
-            "--epochs or --data-dir with --resume to change these two.)"
-        )
     data_digest, versions = content.pop("data_digest"), content.pop("versions")
     if set(content) != set(FIELDS):
         raise UsageError(f"{path} is of another version of this program; start a new run.")
@@ -108,7 +102,3 @@ def changed_versions(saved: Saved) -> list[str]:
         for name, version in now.items()
         if saved.versions.get(name) != version
     ]
-
-
-def _fingerprint(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]
