@@ -103,13 +103,16 @@ def test_an_update_that_costs_more_is_named(tmp_path):
     path = tmp_path / "counts.jsonl"
     row = {"device": "h100", "block": "b", "label": "l", "bytes": 20.0, "limit": 12, "kernels": 1,
            "temporary": 0.0, "collectives": 0, "atomics": 0}  # fmt: skip
-    table.write([row], path)
+    table.write([row], "versions", path)
     before = table.read(path)
     assert table.worse([row | {"bytes": 20.1}], before) == []
     (sentence,) = table.worse([row | {"bytes": 21.0}], before)
     assert sentence == "H100, b, l: bytes 21, 20 in the committed table."
-    table.write([row | {"bytes": 19.0}, row | {"label": "new"}], path)
+    table.write([row | {"bytes": 19.0}, row | {"label": "new"}], "versions", path)
     assert [json.loads(line)["bytes"] for line in path.read_text().splitlines()] == [19.0, 20.0]
+    shown = (tmp_path / "COUNTS.md").read_text()
+    assert "versions" in shown
+    assert shown.count("H100") == 1
 
 
 def test_an_unknown_device_is_a_mistake(capsys):

@@ -64,10 +64,19 @@ def _compare(
         console.print(shown)
     worse = table.worse(rows, before)
     if write:
-        table.write(rows)
+        table.write(rows, _headline())
     for line in worse:
         console.print(line)
     return 1 if worse and not write else 0
+
+
+def _versions() -> dict[str, str]:
+    return {package: importlib.metadata.version(package) for package in ("jax", "optax")}
+
+
+def _headline() -> str:
+    versions = _versions()
+    return f"compiled by JAX {versions['jax']} with Optax {versions['optax']}, no device used"
 
 
 def _counted(name: str, only: Sequence[str], environments: Path) -> Iterator[dict[str, Any]]:
@@ -93,7 +102,7 @@ def _python(name: str, device: Device, environments: Path) -> Path:
     """The interpreter of the environment of a device, which is made if it does not exist."""
     folder = environments / name
     python, done = folder / "bin" / "python", folder / "complete"
-    versions = {package: importlib.metadata.version(package) for package in ("jax", "optax")}
+    versions = _versions()
     wanted = json.dumps(versions)
     if done.exists() and done.read_text() == wanted:
         return python

@@ -60,7 +60,7 @@ class Case:
         return sum(leaf.size * leaf.dtype.itemsize for leaf in jax.tree.leaves(self.params))
 
     def traced(self) -> tuple[Callable, tuple]:
-        """The update `(weights, state, gradient) -> (weights, state)`, and shapes to call it with."""
+        """The update `(weights, state, gradient) -> (weights, state)`, and shapes for a call."""
         tx = self.optimizer(self.params)
         return update_of(tx), (self.params, jax.eval_shape(tx.init, self.params), self.params)
 
@@ -105,9 +105,7 @@ def _matrices() -> Iterator[Case]:
 
 
 def _path_sgd() -> Iterator[Case]:
-    params = [
-        {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)} for shape in DENSE
-    ]
+    params = [{"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)} for shape in DENSE]
 
     def apply_fn(params, x):
         *hidden, last = params

@@ -1,25 +1,25 @@
 """The committed table: reading, writing, comparing and showing counts."""
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import rich.table
-
-from fgsgd_jax.experiments.bench import formatting
+from fgsgd_jax.experiments.bench import formatting, sections
 from fgsgd_jax.experiments.files import write_text
 
+from .. import results
 from .devices import DEVICES
 
 PATH = Path(__file__).with_name("counts.jsonl")
+"""One JSON object for each update and device; `write` also makes a table of it, COUNTS.md."""
 
 COUNTS = ("bytes", "kernels", "temporary", "collectives", "atomics")
 
 # Counts differ a little between versions of XLA; of one version they do not.
 TOLERANCE = 0.01
 
-Row = dict[str, Any]
+Row = Mapping[str, Any]
 Key = tuple[str, str, str]
 
 
@@ -34,13 +34,22 @@ def read(path: Path = PATH) -> dict[Key, Row]:
     return {key_of(row): row for row in map(json.loads, lines)}
 
 
-def write(rows: Sequence[Row], path: Path = PATH) -> None:
-    """Replaces the rows that were counted, and keeps all others."""
+def write(rows: Sequence[Row], headline: str, path: Path = PATH) -> None:
+    """Replaces the rows that were counted, keeps all others, and makes the table of all.
+
+    Args:
+        rows: What was counted.
+        headline: The versions that counted it.
+        path: The file of the rows; the table is COUNTS.md beside it.
+    """
     merged = read(path) | {key_of(row): row for row in rows}
-    write_text(path, "".join(json.dumps(row) + "\n" for row in merged.values()))
+    ordered = sorted(merged.values(), key=lambda row: list(DEVICES).index(row["device"]))
+    write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in ordered))
+    shown = results.block("python -m tests.benchmarks.compiled --write", headline, tables(ordered))
+    write_text(path.with_name("COUNTS.md"), f"# What updates cost as compiled\n\n{shown}\n")
 
 
-def worse(rows: Sequence[Row], before: dict[Key, Row]) -> list[str]:
+def worse(rows: Sequence[Row], before: Mapping[Key, Row]) -> list[str]:
     """A sentence for every count that is larger than in the committed table."""
     return [
         f"{DEVICES[row['device']].title}, {row['block']}, {row['label']}: {count} "
@@ -52,11 +61,11 @@ def worse(rows: Sequence[Row], before: dict[Key, Row]) -> list[str]:
     ]
 
 
-def tables(rows: Sequence[Row], before: dict[Key, Row]) -> list[rich.table.Table]:
-    """A table for each device."""
+def tables(rows: Sequence[Row], before: Mapping[Key, Row] | None = None) -> sections.Tables:
+    """A table for each device, with the committed bytes if they are given."""
 
     def former(row: Row) -> float | None:
-        return before.get(key_of(row), {}).get("bytes")
+        return (before or {}).get(key_of(row), {}).get("bytes")
 
     def over_sgd(row: Row) -> float | None:
         same = [r for r in rows if (r["device"], r["block"]) == (row["device"], row["block"])]
@@ -66,14 +75,14 @@ def tables(rows: Sequence[Row], before: dict[Key, Row]) -> list[rich.table.Table
     columns: formatting.Columns = [
         ("update", lambda row: row["label"]),
         ("bytes", lambda row: formatting.short(row["bytes"])),
-        ("committed", lambda row: formatting.short(former(row))),
+        *([("committed", lambda row: formatting.short(former(row)))] if before else []),
         ("limit", lambda row: formatting.short(row["limit"])),
         ("÷ sgd", lambda row: formatting.short(over_sgd(row))),
         ("kernels", lambda row: formatting.short(row["kernels"])),
         ("temporary", lambda row: formatting.short(row["temporary"])),
         ("atomics", lambda row: str(row["atomics"])),
     ]
-    shown = []
+    shown: sections.Tables = []
     for name in dict.fromkeys(row["device"] for row in rows):
         own = [row for row in rows if row["device"] == name]
         title = f"{DEVICES[name].title}: bytes per weight and kernels per leaf of an update"

@@ -37,7 +37,7 @@ def counted(case: Case, device: str, sharding: NamedSharding) -> dict[str, Any]:
     placed = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype, sharding=sharding), arguments
     )
-    compiled = jax.jit(update, donate_argnums=(0, 1)).lower(*placed).compile()
+    compiled: Any = jax.jit(update, donate_argnums=(0, 1)).lower(*placed).compile()
     text = compiled.as_text()
     moved = programs.kernels(text)
     total: float = sum(moved)
