@@ -321,6 +321,13 @@ def test_without_memory_the_best_loss_is_that_of_guessed_symbols():
     assert losses.mean() == pytest.approx(copying.without_memory(7))
 
 
+def test_every_delay_is_a_case_and_has_a_folder_of_its_own():
+    problem = copying.study((100, 300), smoke=False)
+    assert problem.cases == [{"delay": 100}, {"delay": 300}]
+    assert problem.default_folder != copying.study((100,), smoke=False).default_folder
+    assert "0.173, 0.065" in problem.title  # 10·ln 8 / 120 and / 320
+
+
 # --- tables -----------------------------------------------------------------------------------
 
 
