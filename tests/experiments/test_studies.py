@@ -10,10 +10,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
+import fgsgd_jax as fg
 from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments.cli import Interrupted, UsageError
 from fgsgd_jax.experiments.study import (
     classical,
+    convergence,
     copying,
     grid,
     rates,
@@ -251,6 +253,24 @@ def test_distances_to_components_ignore_what_is_free():
     assert independent.distance(found @ classical.orthonormal(rng, 10, 10)) > 0.1
 
 
+# --- convergence ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", convergence.NETWORKS)
+def test_the_small_networks_are_their_formulas_and_start_on_the_manifold(name):
+    params, spec = convergence.initial(jax.random.key(0), name)
+    assert [path for path, _ in spec.on_manifolds()] == ["first"]
+    assert float(fg.residual(params, spec)["first"]) < 1e-6
+    x = np.random.default_rng(0).standard_normal((7, *convergence.NETWORKS[name][0]))
+    first, second = (np.asarray(params[which], np.float64) for which in ("first", "second"))
+    hidden = {
+        "linear": lambda z: z,
+        "leaky ReLU": lambda z: np.where(z > 0, z, 0.2 * z),
+        "convolution": lambda z: np.maximum(z, 0)[:, :, 0],
+    }[name](x @ first)
+    np.testing.assert_allclose(convergence.network(name, params, x), hidden @ second, atol=1e-5)
+
+
 # --- rates ------------------------------------------------------------------------------------
 
 
@@ -299,6 +319,13 @@ def test_without_memory_the_best_loss_is_that_of_guessed_symbols():
     places = np.arange(27)[:, None]
     losses = -guess[places, np.asarray(answers)]
     assert losses.mean() == pytest.approx(copying.without_memory(7))
+
+
+def test_every_delay_is_a_case_and_has_a_folder_of_its_own():
+    problem = copying.study((100, 300), smoke=False)
+    assert problem.cases == [{"delay": 100}, {"delay": 300}]
+    assert problem.default_folder != copying.study((100,), smoke=False).default_folder
+    assert "0.173, 0.065" in problem.title  # 10·ln 8 / 120 and / 320
 
 
 # --- tables -----------------------------------------------------------------------------------

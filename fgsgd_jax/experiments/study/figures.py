@@ -26,8 +26,8 @@ def colors(names: Iterable[str]) -> dict[str, str]:
 
 
 def panels(rows: int, columns: int) -> tuple[Figure, Any]:
-    """A figure, and its panels as an array `(rows, columns)` with a common vertical axis."""
-    figure = Figure(figsize=(4 * columns, 3.2 * rows + 0.4), layout="constrained")
+    """A figure with space for a legend, and its panels, an array `(rows, columns)`."""
+    figure = Figure(figsize=(4 * columns + 2.2, 3.2 * rows + 0.4), layout="constrained")
     return figure, figure.subplots(rows, columns, sharey=True, squeeze=False)
 
 

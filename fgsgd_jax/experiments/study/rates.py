@@ -55,7 +55,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         name="rates-" + images.name,
         title=f"{images.name}: {len(problem.train[1])} training, {len(problem.validation[1])} "
         f"validation and {len(problem.test[1])} test images; convolutions of {CHANNELS} channels, "
-        f"{problem.epochs} epochs, no momentum. Width: the decades of rates whose error (of "
+        f"{problem.epochs} epochs, no momentum. Width: the decades of tried rates whose error (of "
         f"validation and test images) is within {GOOD} times the lowest. Beyond: the decades from "
         f"the best rate to the largest with an error below {TRAINED:.0%}. τ > 1: the share of "
         "groups and steps, at the best rate",
