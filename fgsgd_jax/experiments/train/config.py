@@ -28,8 +28,8 @@ from fgsgd_jax.experiments.cli import UsageError, spelled
 # The default rates, chosen on validation sets of digits and MNIST (two to six seeds, rates a factor
 # of about 2 apart). A step of fgsgd turns a kernel by at most 0.42 times its rate, whatever the
 # gradient; nothing limits the dense layer, which needs a twentieth of that rate. The rate of
-# riemannian-adam is the best of 0.01, 0.03 and 0.1 for one seed; manifold-muon and adam-h have rates
-# of a usual size that are not tuned.
+# riemannian-adam is the best of 0.01, 0.03 and 0.1 for one seed on digits; those of manifold-muon
+# and adam-h have a usual size and are not tuned.
 LEARNING_RATES = {
     "sgd": 0.05,
     "fgsgd": 1.0,
