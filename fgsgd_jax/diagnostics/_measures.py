@@ -102,8 +102,7 @@ def _monitored(
     """A measure that applies `measure` to every weight on manifolds and then `summarize`."""
 
     def init_fn(params):
-        del params
-        return SpecState.of(spec)
+        return SpecState.of(spec, params)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args

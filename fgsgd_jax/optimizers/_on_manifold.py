@@ -156,7 +156,7 @@ def on_manifold(
 
     def init_fn(params):
         require_on_manifolds(params, spec)
-        state = SpecState.of(spec)
+        state = SpecState.of(spec, params)
         weights = _at_unit_scale(spec, state, params)
         inner = tx.init(weights)
         require_supported(inner, momentum)

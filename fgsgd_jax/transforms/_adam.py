@@ -10,7 +10,13 @@ from fgsgd_jax import linalg
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, map_leaves, require_collection
 from fgsgd_jax.transforms._component_norms import Moment, divide, moment_shape, sizes
-from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._link import (
+    Link,
+    SpecState,
+    require_params,
+    require_state,
+    working_dtypes,
+)
 from fgsgd_jax.transforms._momentum import previous_weights
 
 
@@ -101,11 +107,12 @@ def scale_by_riemannian_adam(
             del path, leaf_spec
             return jnp.zeros(weight.shape, weight.dtype)
 
+        dtypes = working_dtypes(params)
         roots = {
-            path: jnp.zeros(moment_shape(leaf_spec, moment))
+            path: jnp.zeros(moment_shape(leaf_spec, moment), dtypes[path])
             for path, leaf_spec in spec.on_manifolds()
         }
-        state = SpecState.of(spec)
+        state = SpecState.of(spec, params)
         return ScaleByRiemannianAdamState(
             count=jnp.zeros([], jnp.int32),
             mu=map_leaves(spec, zeros, lambda _: optax.MaskedNode(), params),

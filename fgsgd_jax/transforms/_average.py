@@ -80,7 +80,9 @@ def average_on_manifolds(
         average = jax.tree.map(
             lambda leaf: copy_for_state(leaf, linalg.working_dtype(leaf.dtype)), params
         )
-        return AverageOnManifoldsState(jnp.zeros([], jnp.int32), average, SpecState.of(spec))
+        return AverageOnManifoldsState(
+            jnp.zeros([], jnp.int32), average, SpecState.of(spec, params)
+        )
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args

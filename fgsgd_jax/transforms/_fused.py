@@ -81,7 +81,7 @@ def fused(
             count=jnp.zeros([], jnp.int32),
             trace=() if momentum is None else optax.tree.zeros_like(params, accumulator_dtype),
             groups=spec.groups() if normalization == "group" else {},
-            spec=SpecState.of(spec),
+            spec=SpecState.of(spec, params),
         )
 
     def update_fn(updates, state, params=None, **extra_args):

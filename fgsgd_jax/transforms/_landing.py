@@ -85,7 +85,7 @@ def land_updates(spec: Collection, *, attraction: float = 0.5, after_step: bool 
 
     def init_fn(params):
         require_on_manifolds(params, spec)
-        return SpecState.of(spec)
+        return SpecState.of(spec, params)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args

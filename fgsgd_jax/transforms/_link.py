@@ -9,6 +9,8 @@ import optax
 from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for its own sentence
 
+from fgsgd_jax import linalg
+from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, LeafSpec
 
 
@@ -46,13 +48,17 @@ class SpecState(NamedTuple):
     fingerprint: Any = None
 
     @classmethod
-    def of(cls, spec: Collection) -> "SpecState":
-        """The state at the start, with λ = 1."""
+    def of(cls, spec: Collection, params: Any) -> "SpecState":
+        """The state at the start, with λ = 1 in the working dtype of each weight."""
+        dtypes = working_dtypes(params)
         drawn = cls.without_arrays(spec)
+
+        def ones():
+            known = spec.feature_std().items()
+            return {path: std.astype(dtypes.get(path, std.dtype)) for path, std in known}
+
         return drawn._replace(
-            manifold_ids=spec.manifold_ids(),
-            feature_std=spec.feature_std(),
-            next_feature_std=spec.feature_std(),
+            manifold_ids=spec.manifold_ids(), feature_std=ones(), next_feature_std=ones()
         )
 
     @classmethod
@@ -84,6 +90,11 @@ class LeafState(NamedTuple):
     manifold_ids: jax.Array | None
     s: jax.Array | None
     s_next: jax.Array | None
+
+
+def working_dtypes(params: Any) -> dict[str, np.dtype]:
+    """By path, the dtype of numbers that belong to a weight, which is not the default of JAX."""
+    return {path: linalg.working_dtype(leaf.dtype) for path, leaf in leaves_with_paths(params)}
 
 
 def require_state(state: Any, kind: type, spec: Collection) -> None:

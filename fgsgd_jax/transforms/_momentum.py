@@ -68,7 +68,7 @@ def trace_on_manifold(
     require_collection(spec)
 
     def init_fn(params):
-        state = SpecState.of(spec)
+        state = SpecState.of(spec, params)
         trace = optax.tree.zeros_like(params, dtype=accumulator_dtype)
         return TraceOnManifoldState(trace, previous_weights(spec, state, params), state)
 

@@ -18,7 +18,13 @@ from fgsgd_jax.spec import (
     require_collection,
     split_by_rows,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._link import (
+    Link,
+    SpecState,
+    require_params,
+    require_state,
+    working_dtypes,
+)
 
 Solver = Literal["tangent", "exact"]
 
@@ -105,9 +111,9 @@ def scale_by_manifold_muon(
         )
 
     def init_fn(params):
-        del params
-        zeros = {path: jnp.zeros([]) for path, _ in spec.on_manifolds()}
-        return ScaleByManifoldMuonState(zeros, SpecState.of(spec))
+        dtypes = working_dtypes(params)
+        zeros = {path: jnp.zeros([], dtypes[path]) for path, _ in spec.on_manifolds()}
+        return ScaleByManifoldMuonState(zeros, SpecState.of(spec, params))
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args

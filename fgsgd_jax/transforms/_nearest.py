@@ -62,9 +62,10 @@ def keep_on_manifolds(spec: Collection) -> Link:
     require_collection(spec)
 
     def init_fn(params):
-        for half in _halves(params):
+        halves = _halves(params)
+        for half in halves:
             map_leaves(spec, lambda path, leaf_spec, leaf: leaf, lambda leaf: leaf, half)
-        return SpecState.of(spec)
+        return SpecState.of(spec, halves[0])
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args

@@ -102,7 +102,7 @@ def scale_by_rdog(
     kind, value = init_step
 
     def init_fn(params):
-        state = SpecState.of(spec)
+        state = SpecState.of(spec, params)
         travelled = Travelled.of(spec, state, params)
         farthest = {
             path: first + (0 if kind == "learning_rate" else value)

@@ -81,7 +81,7 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
 
     def init_fn(params):
         require_on_manifolds(params, spec)
-        return SpecState.of(spec)
+        return SpecState.of(spec, params)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args

@@ -152,7 +152,7 @@ def scale_by_fgsgd(
 
     def init_fn(params):
         groups = {} if per_component else spec.groups()
-        of_spec = SpecState.of(spec) if needs_weights else SpecState.without_arrays(spec)
+        of_spec = SpecState.of(spec, params) if needs_weights else SpecState.without_arrays(spec)
         state = ScaleByFgsgdState(jnp.zeros([], jnp.int32), groups, of_spec)
         if travels:
             state = state._replace(travelled=Travelled.of(spec, of_spec, params, per))

@@ -41,8 +41,7 @@ def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -
     coordinates = checked_coordinates(coordinates)
 
     def init_fn(params):
-        del params
-        return SpecState.of(spec)
+        return SpecState.of(spec, params)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args

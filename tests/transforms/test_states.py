@@ -150,3 +150,25 @@ def test_states_work_under_scan_donation_vmap_and_multi_steps():
     for _ in range(2):
         updates, state = steps.update(GRADIENT, state, PARAMS)
     np.testing.assert_allclose(updates["w"], single["w"], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize(
+    "optimizer",
+    [
+        lambda spec: fg.fgsgd(0.1, spec, momentum=0.9),
+        lambda spec: fg.riemannian_adam(0.1, spec),
+        lambda spec: fg.manifold_muon(0.1, spec),
+        lambda spec: fg.scale_by_rdog(spec),
+        lambda spec: fg.on_manifold(optax.adam(0.1), spec),
+        lambda spec: fg.keep_on_manifolds(spec),
+        lambda spec: fg.average_on_manifolds(spec),
+    ],
+)
+def test_a_state_has_the_dtype_of_its_weights_where_the_default_is_float64(optimizer):
+    with jax.enable_x64(True):
+        params = {"w": jnp.eye(4, 2, dtype=jnp.float32)}
+        spec = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel())), scale=1.0)
+        state = optimizer(spec).init(params)
+        floats = [leaf.dtype for leaf in jax.tree.leaves(state) if leaf.dtype.kind == "f"]
+    assert floats
+    assert set(floats) == {jnp.dtype("float32")}
