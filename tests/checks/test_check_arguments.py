@@ -63,6 +63,7 @@ def test_a_verb_that_returns_a_wrong_shape_is_named(verb):
         checks.check_manifold(manifold, KEY, shape=(3, 2, 2))
 
 
+@pytest.mark.slow
 def test_an_inner_product_of_its_own_without_a_representer_is_found():
     class Stretched(Plane):
         def inner(self, x, u, v, /):

@@ -31,6 +31,7 @@ def test_it_is_the_quotient_of_norms(dtype, size):
         np.testing.assert_allclose(found[path], np.linalg.norm(u) / np.linalg.norm(w), rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_it_finds_the_relative_step_of_on_manifold():
     spec = fg.collection(PARAMS, ("conv/kernel", fg.pom("PO", fg.Sphere())), default=None)
     params = fg.project(random_like(PARAMS, 0), spec)

@@ -13,7 +13,7 @@ from fgsgd_jax.__main__ import main
 
 pytestmark = pytest.mark.slow
 
-SMALL = "--train-size 120 --batch-size 40 --channels 3 --epochs 2".split()
+SMALL = "--train-size 120 --batch-size 40 --channels 3 --manifolds sphere --epochs 2".split()
 TIMEOUT = 120  # seconds until the moment comes
 
 

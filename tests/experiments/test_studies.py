@@ -202,6 +202,7 @@ def test_a_network_with_nan_certifies_nothing(where):
     assert np.isfinite(radii).all()
 
 
+@pytest.mark.slow
 def test_no_attack_within_the_certified_radius_succeeds():
     params = robustness.initial(jax.random.key(0), (6, 8, 8, 3))
     x = jax.random.normal(jax.random.key(1), (30, 6))

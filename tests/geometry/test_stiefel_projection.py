@@ -29,6 +29,7 @@ def value(w):
 # --- derivatives ---------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_derivative_of_the_projection_at_an_orthonormal_point_is_the_tangent_projection(shape):
     x, w = np.float32(orthonormal(0, *shape)), np.float32(normal(1, *shape))
@@ -55,6 +56,7 @@ def test_the_derivative_passes_through_the_projection_of_parameters():
     np.testing.assert_allclose(found, tangent("stiefel", x, w), atol=2e-6)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3)])
 def test_first_and_second_derivatives_agree_with_finite_differences(shape):
     with jax.enable_x64(True):

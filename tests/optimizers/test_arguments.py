@@ -189,6 +189,7 @@ CHAINS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("law", CHAINS)
 def test_check_optimizer_finds_a_missing_rate_and_a_link_after_the_last(law):
     right = optax.chain(TANGENT, fg.scale_by_fgsgd(SPEC), RATE, RETRACT)

@@ -118,6 +118,7 @@ def test_the_tangency_error_is_that_of_the_unprojected_direction():
     assert error == pytest.approx(expected, rel=1e-3)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("size", [4, 7, 16])
 @pytest.mark.parametrize("solver", ["tangent", "exact"])
 def test_square_points_take_the_exact_direction(solver, size):
@@ -133,6 +134,7 @@ def test_square_points_take_the_exact_direction(solver, size):
     assert error < 2e-2
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("solver", ["tangent", "exact"])
 @pytest.mark.parametrize("shape", [(8, 4), (3, 6), (5, 5)])
 def test_the_size_of_the_gradient_does_not_matter(shape, solver):
@@ -147,6 +149,7 @@ def test_the_size_of_the_gradient_does_not_matter(shape, solver):
         np.testing.assert_allclose(other, usual, atol=1e-6)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("shape", [(6, 6), (24, 8), (8, 24), (300, 20)])
 def test_polar_factors_by_polynomials_are_those_of_the_decomposition(shape):
     rng = np.random.default_rng(2)
@@ -219,6 +222,7 @@ def matrices(params):
     yield np.asarray(params["conv"], np.float64).reshape(12, 4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", [None, 0.9])
 def test_three_steps_follow_the_formula_for_every_kind_of_matrix(momentum):
     params, spec = problem()
@@ -239,6 +243,7 @@ def test_three_steps_follow_the_formula_for_every_kind_of_matrix(momentum):
         params = moved
 
 
+@pytest.mark.slow
 def test_rescaled_steps_are_longer_by_the_root_of_columns_over_rows():
     params, spec = problem()
     g = random_like(params, 1)
@@ -250,6 +255,7 @@ def test_rescaled_steps_are_longer_by_the_root_of_columns_over_rows():
         np.testing.assert_allclose(steps[1][path], ratio**0.5 * steps[0][path], rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_euclidean_leaves_take_adam_or_a_transformation_of_their_own():
     params, spec = problem()
     g = random_like(params, 1)
@@ -259,6 +265,7 @@ def test_euclidean_leaves_take_adam_or_a_transformation_of_their_own():
         np.testing.assert_allclose(updates["bias"], -rate * np.sign(g["bias"]), rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_it_works_injected_and_donated_and_keeps_its_types(dtype):
     params, spec = problem(dtype)

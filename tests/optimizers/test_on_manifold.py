@@ -148,7 +148,7 @@ CASES += [("muon", "none", 0.2), ("muon", "gradient", None), ("lion", "none", 0.
 CASES += [("kronecker", "none", 0.2), ("kronecker", "direction", None), ("ademamix", "none", None)]
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(("name", "form", "eta"), CASES)
 def test_three_steps_follow_the_formula_of_each_form(name, form, eta):
     params, spec = problem()
@@ -233,6 +233,7 @@ def test_with_a_relative_step_neither_the_rate_nor_the_size_of_the_gradient_matt
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_momentum_is_projected_on_request(name):
     # With it, SGD in the form "gradient" is `rsgd`, whose momentum is carried by projection.
@@ -266,7 +267,7 @@ def test_momentum_is_projected_on_request(name):
 # --- Optax ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", [*INDEPENDENT, *OTHERS])
 def test_optimizers_descend_and_stay_on_the_manifolds(name):
     params, spec = problem()
@@ -293,6 +294,7 @@ def test_optimizers_descend_and_stay_on_the_manifolds(name):
     assert types_of(state) == types_of(tx.init(params))
 
 
+@pytest.mark.slow
 def test_it_works_inside_the_wrappers_of_optax():
     params, spec = problem()
     g = random_like(params, 1)
@@ -327,6 +329,7 @@ def test_it_works_inside_the_wrappers_of_optax():
     assert_trees_close(updates, expected)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_short_dtypes_stay_on_the_manifolds_to_their_resolution(dtype):
     params, spec = problem(dtype)

@@ -216,6 +216,7 @@ def test_unknown_methods_and_first_steps_are_named(settings, said):
         fg.rdog(spec, **settings)
 
 
+@pytest.mark.slow
 def test_it_passes_the_check_of_optimizers():
     params, spec = problem("PO")
     report = fg.checks.check_optimizer(fg.rdog(spec, init_step=("distance", 0.1)), params, spec)

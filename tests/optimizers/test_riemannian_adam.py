@@ -191,6 +191,7 @@ def test_euclidean_leaves_take_optax_adam_or_one_of_their_own():
         np.testing.assert_allclose(updates["bias"], -0.5 * g["bias"], rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_it_equals_the_chain_of_its_links_and_works_inside_wrappers():
     params, spec = problem()
     chain = optax.chain(

@@ -150,6 +150,7 @@ def test_the_link_keeps_weights_at_their_measured_scale():
         assert fg.residual(params, spec, feature_std=stds)["w"] < 1e-6
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("shape", [(3, 3, 2, 4), (4, 3, 2, 4), (2, 3, 2, 4)])
 def test_the_link_ends_at_the_point_that_project_gives(shape):
     params = {"w": jnp.ones(shape)}

@@ -411,6 +411,7 @@ def test_initialize_is_uniform_over_the_components(manifold, variance):
     assert np.max(np.abs(second - variance * np.eye(9))) < 5 * np.sqrt(variance / count)
 
 
+@pytest.mark.slow
 def test_a_leaf_is_drawn_from_the_key_and_its_own_path():
     def drawn(key, tree):
         spec = fg.collection(tree, default=fg.pom("PI", fg.Oblique()))

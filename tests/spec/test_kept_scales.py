@@ -95,6 +95,7 @@ def test_the_squares_of_the_weights_of_an_output_average_the_square_of_the_gain(
         np.testing.assert_allclose(np.sum(w**2) / (outputs * stacked), expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_manifold_of_ones_own_is_measured():
     @jax.tree_util.register_static
     class Doubled(fg.Manifold):
@@ -185,6 +186,7 @@ PLAIN = {
 }
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_spec_says_by_how_much_features_grow_without_normalization(name):
     shapes, request = PLAIN[name]

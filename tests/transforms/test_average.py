@@ -65,6 +65,7 @@ def test_the_updates_are_those_without_the_average(sphere):
     np.testing.assert_array_equal(plain[-1]["w"], averaged[-1]["w"])
 
 
+@pytest.mark.slow
 def test_aligned_averages_depend_on_the_span_only():
     params = {"w": jnp.eye(5, 2)}
     spec = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel())))

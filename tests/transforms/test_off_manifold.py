@@ -72,7 +72,7 @@ def test_steps_from_weights_off_their_manifolds_end_on_them_or_are_nan(make):
                 assert not nan.any(), path
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda rate: fg.fgsgd(rate, SPEC), chain], ids=["fused", "chain"])
 def test_weights_that_are_slightly_off_come_back(make):
     params = jax.tree.map(lambda weight: 1.01 * weight, fg.project(PARAMS, SPEC))
@@ -89,6 +89,7 @@ def test_weights_that_are_slightly_off_come_back(make):
 # --- tolerances ----------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [((512, 512), "bfloat16"), ((256, 256), "float16"), ((400, 420), "bfloat16")],
@@ -122,6 +123,7 @@ def small():
     return fg.project(params, spec), spec
 
 
+@pytest.mark.slow
 def test_a_checked_optimizer_takes_the_steps_of_the_optimizer():
     params, spec = small()
     tx = fg.fgsgd(0.1, spec, momentum=0.9)

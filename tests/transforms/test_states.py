@@ -123,6 +123,7 @@ def test_the_fingerprint_is_a_scalar_that_an_update_keeps(name):
         _, state = jax.jit(tx.update)(GRADIENT, state, PARAMS)
 
 
+@pytest.mark.slow
 def test_states_work_under_scan_donation_vmap_and_multi_steps():
     tx = fg.fgsgd(0.1, SPEC, momentum=0.9)
 
