@@ -13,6 +13,7 @@ class RotationKernel(Kernel):
     polar factor of x + t·v is x·r, with r the rotation by arctan ‖tw‖ about w, four numbers.
     """
 
+    approximates_aim = True
     mixes_entries = True
 
     def normal(self, x, g):
@@ -30,10 +31,14 @@ class RotationKernel(Kernel):
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         *p, sigma = linalg.rotation_3x3(normal, t)
         # σ is positive in a rotation: −σ marks a point at rest.
-        return jnp.stack([*p, jnp.where(at_rest, -sigma, sigma)])
+        rotation = jnp.stack([*p, jnp.where(at_rest, -sigma, sigma)])
+        # Points that are too far off give NaN. It is the exact steps that find them.
+        return jnp.where(linalg.is_polishable_3x3(x), rotation, jnp.nan) if exact else rotation
+
+    def amplifies_rounding(self, t, normal):
+        return jnp.array(False)
 
     def move(self, x, v, t, aimed, *, exact):
-        # Points that are too far off their manifold give NaN; it is the exact steps that find them.
         *p, sigma = aimed
         rotation = [*p, jnp.abs(sigma)]
         return linalg.turned_3x3(x, rotation, polished=exact, at_rest=sigma < 0)

@@ -43,6 +43,7 @@ from fgsgd_jax.linalg._products import total as total
 from fgsgd_jax.linalg._products import transpose as transpose
 from fgsgd_jax.linalg._products import working_dtype as working_dtype
 from fgsgd_jax.linalg._rotations import axis_3x3 as axis_3x3
+from fgsgd_jax.linalg._rotations import is_polishable_3x3 as is_polishable_3x3
 from fgsgd_jax.linalg._rotations import rotation_3x3 as rotation_3x3
 from fgsgd_jax.linalg._rotations import times_hat as times_hat
 from fgsgd_jax.linalg._rotations import turned_3x3 as turned_3x3

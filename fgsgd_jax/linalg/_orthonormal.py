@@ -10,6 +10,7 @@ from fgsgd_jax.linalg._products import gram, identity, inner, matmul
 from fgsgd_jax.linalg._rotations import (
     POLISHABLE,
     axis_3x3,
+    is_polishable_3x3,
     rotation_3x3,
     turned_3x3,
 )
@@ -89,7 +90,8 @@ def polar_step(x: jax.Array, v: jax.Array) -> jax.Array:
 
 def _polar_step_3x3(x: jax.Array, v: jax.Array) -> jax.Array:
     def rotation():
-        return rotation_3x3(axis_3x3(x, shortened), jnp.ones((), x.dtype))
+        rotation = rotation_3x3(axis_3x3(x, shortened), jnp.ones((), x.dtype))
+        return jnp.where(is_polishable_3x3(x), rotation, jnp.nan)
 
     shortened = shorten(v, SQUARABLE_STEP[x.dtype.itemsize])
     return x + turned_3x3(x, _xla_cpu.materialize(rotation, x))

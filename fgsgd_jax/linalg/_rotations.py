@@ -43,6 +43,12 @@ def rotation_3x3(w: jax.Array, t: jax.Array) -> jax.Array:
     return jnp.stack([*(c / sigma * (t * w[k]) for k in range(3)), sigma])
 
 
+def is_polishable_3x3(x: jax.Array) -> jax.Array:
+    """Whether one Newton-Schulz step makes a 3×3 x orthonormal. `(*lanes)`, False for NaN."""
+    e = _gram_error_3x3(x)
+    return total(entry**2 for entry in e.values()) <= POLISHABLE**2
+
+
 def _gram_error_3x3(x: jax.Array) -> dict[tuple[int, int], jax.Array]:
     """The entries of E = xᵀx − 1."""
     e = {}
@@ -63,15 +69,14 @@ def turned_3x3(
     1 + t·hat(w) has the eigenvalues 1 and 1 ± i‖tw‖, so its polar factor is exactly r, the
     `rotation_3x3` of w and t, for every length. If `polished`, a Newton-Schulz step comes first,
     1 − ½E with E = xᵀx − 1, which removes the rounding of x. The result is x·(r − 1) or, polished,
-    x·(r − 1 − ½Er); points that are too far from orthonormal for that become NaN.
+    x·(r − 1 − ½Er), for an x that `is_polishable_3x3`.
 
     Points `at_rest` are not polished: where r = 1 the result is exactly 0 there, and its derivative
     is still that of the step.
     """
     *p, sigma = rotation
     e = _gram_error_3x3(x) if polished else {}
-    near = total(entry**2 for entry in e.values()) <= POLISHABLE**2 if polished else True
-    half = jnp.where(near, jnp.where(at_rest, 0, 0.5), jnp.nan)
+    half = jnp.where(at_rest, 0, 0.5)
     columns = []
     for j, a, b in ((0, 1, 2), (1, 2, 0), (2, 0, 1)):
         turn = {j: -(p[a] * p[a] + p[b] * p[b])}  # column j of r − 1

@@ -125,10 +125,9 @@ def _require_tangent(path: str, leaf_spec: LeafSpec, step, weight, manifold_ids,
     coordinates: Coordinates = "unit" if s is None else "scaled"
     with jax.ensure_compile_time_eval():
         tangent = leaf_spec.to_tangent(weight, step, manifold_ids, s, coordinates=coordinates)
-    normal, v, x = (
-        float(np.linalg.norm(np.asarray(array, np.float64)))
-        for array in (np.asarray(step) - np.asarray(tangent), step, weight)
-    )
+    step64, tangent64, weight64 = (np.asarray(a, np.float64) for a in (step, tangent, weight))
+    with np.errstate(invalid="ignore"):  # inf − inf
+        normal, v, x = map(np.linalg.norm, (step64 - tangent64, step64, weight64))
     eps = max(float(jnp.finfo(dtype).eps) for dtype in (step.dtype, weight.dtype, jnp.float32))
     if not (normal > NORMAL_SHARE * v and normal > ROUNDING * eps * x):  # NaN is no verdict
         return
