@@ -12,7 +12,13 @@ import numpy as np
 
 def require_number_or_schedule(name: str, number: Any) -> None:
     """Raises unless an argument is a schedule, or a number that is finite and not negative."""
-    if callable(number) or isinstance(number, jax.Array):
+    if callable(number):
+        return
+    if isinstance(number, jax.Array):
+        if number.ndim:
+            raise TypeError(
+                f"{name} must be a number or a schedule, got an array of shape {number.shape}."
+            )
         return
     _require_number(name, number, "a number or a schedule")
     if not 0 <= number < float("inf"):

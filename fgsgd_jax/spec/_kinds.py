@@ -59,10 +59,16 @@ def kind_of(path: str) -> Kind:
     return ""
 
 
-def is_normalization(path: str) -> bool:
-    """Whether a leaf belongs to a normalization layer: its scale, or anything else in it."""
+def is_normalization(path: str, shape: tuple[int, ...]) -> bool:
+    """Whether a leaf belongs to a normalization layer: its scale, or anything else in it.
+
+    Example:
+        >>> is_normalization("block/norm/w", (8,)), is_normalization("layers/1/weight", (8,))
+        (True, True)
+    """
     layer, _, _ = path.rpartition("/")
-    return "normalization" in (kind_of(path), kind_of(layer))
+    of_equinox = keys_of(path)[-1] == "weight" and len(shape) == 1  # a scale called as kernels are
+    return of_equinox or "normalization" in (kind_of(path), kind_of(layer))
 
 
 def words_of(key: str) -> list[str]:

@@ -15,7 +15,7 @@ from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._defaults import passed_over, without_geometry
 from fgsgd_jax.spec._kinds import is_normalization, keys_of, kind_of
-from fgsgd_jax.spec._layouts import DEFAULT, letters_for, spatial
+from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for, spatial
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._schemes import Scheme
 
@@ -127,7 +127,7 @@ def by_preset(
     Raises:
         ValueError: If there is nothing to put on a manifold, or the preset has no cut for a weight.
     """
-    normalized = any(is_normalization(path) for path, _ in leaves)
+    normalized = any(is_normalization(path, leaf.shape) for path, leaf in leaves)
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
 
     def asked(path: str, leaf) -> Pom | str:
@@ -159,7 +159,8 @@ def _weight_of(preset: str, path: str, leaf, leaves, layout: str | None) -> str:
     why = without_geometry(leaf.dtype) or passed_over(path, shape)
     if why or math.prod(shape) == 0:
         return why or "no entries"
-    if preset == "resnet" and kind == "convolution":
+    unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)
+    if preset == "resnet" and (kind == "convolution" or unnamed):
         letters = letters_for(layout or DEFAULT, len(leaf.shape))
         sizes = [leaf.shape[letters.index(x)] for x in spatial(letters)] if letters else []
         return "1×1 convolution" if math.prod(sizes) == 1 else "convolution"
@@ -179,6 +180,23 @@ def _weight_of(preset: str, path: str, leaf, leaves, layout: str | None) -> str:
         return "recurrent matrix" if large % small == 0 and large // small <= 4 else "not square"
     name = "attention" if kind == "query" else kind
     return f"{name} by its path" if name else f"not in the preset {preset!r}"
+
+
+def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> bool:
+    """Whether a residual network has a convolution here, such as a shortcut called `down`.
+
+    Its four axes can be nothing else unless the path says so, or the shape speaks for another
+    layout.
+    """
+    letters, shape = letters_for(layout or DEFAULT, 4), tuple(leaf.shape)
+    known = layout is not None or keys_of(path)[-1] != "weight"
+    return (
+        kind in ("dense", "")
+        and len(shape) == 4
+        and known
+        and letters is not None
+        and not contradiction(letters, shape, guessed=layout is None)
+    )
 
 
 def _request(

@@ -68,7 +68,7 @@ def _of_scale(leaves: Sequence[Leaf]) -> list[str]:
     scale that would keep it. Layers are taken to follow one another.
     """
     unit = [leaf.leaf_spec for leaf in leaves if leaf.leaf_spec and leaf.leaf_spec.gamma is None]
-    normalized = any(is_normalization(leaf.path) for leaf in leaves)
+    normalized = any(is_normalization(leaf.path, leaf.shape) for leaf in leaves)
     factor = math.prod(map(_growth, unit))
     if normalized or len(unit) < 2 or 0.1 <= factor <= 10:
         return []

@@ -88,6 +88,12 @@ def fused(
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
         require_state(state, FusedState, spec)
+        if (isinstance(state.trace, tuple) and not state.trace) != (momentum is None):
+            given, wanted = ("without", "with") if momentum is not None else ("with", "without")
+            raise ValueError(
+                f"update was given the state of an optimizer {given} momentum, but this one is "
+                f"{wanted}; give it what its own init returned."
+            )
         r = learning_rate(state.count) if callable(learning_rate) else learning_rate
         token = _xla_cpu.completion_token()
 

@@ -566,3 +566,27 @@ def test_the_usual_networks_take_three_lines_of_the_library(recipe):
         assert recipe(model, model.init(K, jnp.ones((1, 16, 16, 3)))["params"]).step == 0
     else:
         assert recipe(shapes[recipe.__name__]()).update
+
+
+@pytest.mark.parametrize("name", ["down", "proj", "shortcut", "c0", "expand"])
+@pytest.mark.parametrize("size", [1, 3])
+def test_a_resnet_has_convolutions_under_any_name_that_names_nothing_else(name, size):
+    shapes = {"conv": (3, 3, 3, 8), name: (size, size, 8, 8), "attn": (2, 2, 8, 8), "dense": (8, 4)}
+    params = {
+        key: {"kernel": jax.ShapeDtypeStruct(shape, jnp.float32)} for key, shape in shapes.items()
+    }
+    spec = fg.collection(params, preset="resnet")
+    assert {path for path, _ in spec.on_manifolds()} == {"conv/kernel", f"{name}/kernel"}
+
+
+def test_normalization_of_equinox_is_seen_without_a_name():
+    shapes = [{"weight": (64, 64, 3, 3)}, {"weight": (64,), "bias": (64,)}] * 3
+    params = {
+        "layers": [
+            {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in layer.items()}
+            for layer in shapes
+        ]
+    }
+    spec = fg.collection(params, preset="resnet", layout="OIHW")
+    assert all(leaf_spec.gamma is None for _, leaf_spec in spec.on_manifolds())
+    assert "normalization" not in str(spec)

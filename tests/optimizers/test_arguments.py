@@ -195,3 +195,10 @@ def test_check_optimizer_finds_a_missing_rate_and_a_link_after_the_last(law):
     right = optax.chain(TANGENT, fg.scale_by_fgsgd(SPEC), RATE, RETRACT)
     assert checks.check_optimizer(right, PARAMS, SPEC, steps=3, laws=[law]).passed
     assert not checks.check_optimizer(CHAINS[law], PARAMS, SPEC, steps=3, laws=[law]).passed
+
+
+def test_an_array_of_rates_is_refused():
+    params = {"w": jnp.eye(4, 2)}
+    spec = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel())))
+    with pytest.raises(TypeError, match=r"learning_rate must be .* got an array of shape \(2,\)"):
+        fg.fgsgd(jnp.ones(2), spec)

@@ -173,3 +173,10 @@ def test_a_state_has_the_dtype_of_its_weights_where_the_default_is_float64(optim
         floats = [leaf.dtype for leaf in jax.tree.leaves(state) if leaf.dtype.kind == "f"]
     assert floats
     assert set(floats) == {jnp.dtype("float32")}
+
+
+@pytest.mark.parametrize("momenta", [(None, 0.9), (0.9, None)])
+def test_a_state_with_momentum_is_not_one_without(momenta):
+    made, used = (fg.fgsgd(0.1, SPEC, momentum=momentum) for momentum in momenta)
+    with pytest.raises(ValueError, match=r"state of an optimizer with(out)? momentum"):
+        used.update(GRADIENT, made.init(PARAMS), PARAMS)
