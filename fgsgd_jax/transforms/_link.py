@@ -1,5 +1,6 @@
 """What links on manifolds share: their settings, and the part of the spec in their states."""
 
+import collections
 from typing import Any, NamedTuple
 
 import jax
@@ -55,7 +56,7 @@ class SpecState(NamedTuple):
 
         def ones():
             known = spec.feature_std().items()
-            return {path: std.astype(dtypes.get(path, std.dtype)) for path, std in known}
+            return {path: std.astype(dtypes[path]) for path, std in known}
 
         return drawn._replace(
             manifold_ids=spec.manifold_ids(), feature_std=ones(), next_feature_std=ones()
@@ -93,8 +94,12 @@ class LeafState(NamedTuple):
 
 
 def working_dtypes(params: Any) -> dict[str, np.dtype]:
-    """By path, the dtype of numbers that belong to a weight, which is not the default of JAX."""
-    return {path: linalg.working_dtype(leaf.dtype) for path, leaf in leaves_with_paths(params)}
+    """By path, the dtype of numbers that belong to a weight, which is not the default of JAX.
+
+    float32 for other paths: `optax.tree.map_params` calls `init` with a tree that has no leaves.
+    """
+    known = {path: linalg.working_dtype(leaf.dtype) for path, leaf in leaves_with_paths(params)}
+    return collections.defaultdict(lambda: np.dtype("float32"), known)
 
 
 def require_state(state: Any, kind: type, spec: Collection) -> None:
