@@ -78,6 +78,13 @@ class SpecState(NamedTuple):
         scales = (leaf_spec.scale(std, weight.dtype) for std in stds)
         return LeafState(self.manifold_ids.get(path), *scales)
 
+    def unit_copy(self, path: str, leaf_spec: LeafSpec, weight: Any, dtype: Any) -> jax.Array:
+        """A copy of one weight at unit scale, for a state; see `copy_for_state`."""
+        if isinstance(weight, jax.ShapeDtypeStruct):
+            return copy_for_state(weight, dtype)
+        s = leaf_spec.scale(self.feature_std.get(path), weight.dtype)
+        return copy_for_state(leaf_spec.to_weight(leaf_spec.unit_points(weight, s), dtype))
+
 
 class LeafState(NamedTuple):
     """The manifolds and scales of one weight, None where it has a single manifold, or no scale.
@@ -138,9 +145,12 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
 
 def known_values(array: Any) -> np.ndarray | None:
     """The values of an array; None inside a function being traced, or if they are elsewhere."""
-    if isinstance(array, Tracer) or not getattr(array, "is_fully_addressable", True):
-        return None
-    return np.asarray(array)
+    return np.asarray(array) if has_known_values(array) else None
+
+
+def has_known_values(array: Any) -> bool:
+    """Whether `known_values` has the values of an array; asking moves none to the host."""
+    return not isinstance(array, Tracer) and getattr(array, "is_fully_addressable", True)
 
 
 def copy_for_state(leaf: Any, dtype: Any = None) -> jax.Array:

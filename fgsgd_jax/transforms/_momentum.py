@@ -3,11 +3,10 @@
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
 import optax
 
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
+from fgsgd_jax.spec import Collection, map_leaves, require_collection
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 
@@ -102,16 +101,8 @@ def trace_on_manifold(
 
 def previous_weights(spec: Collection, state: SpecState, params) -> dict[str, jax.Array]:
     """The weights at unit scale from which a manifold's own transport will start."""
-
-    def unit(path, leaf_spec: LeafSpec, weight):
-        if isinstance(weight, jax.ShapeDtypeStruct):
-            return jnp.zeros(weight.shape, weight.dtype)
-        s = leaf_spec.scale(state.feature_std.get(path), weight.dtype)
-        # A copy, because the weights may be donated later.
-        return jnp.array(leaf_spec.to_weight(leaf_spec.unit_points(weight, s), weight.dtype))
-
     return {
-        path: unit(path, leaf_spec, weight)
+        path: state.unit_copy(path, leaf_spec, weight, weight.dtype)
         for path, weight in leaves_with_paths(params)
         if (leaf_spec := spec.leaf_spec_of(path, weight)) and leaf_spec.overrides("transport")
     }

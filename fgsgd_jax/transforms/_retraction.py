@@ -22,7 +22,7 @@ from fgsgd_jax.spec import (
 from fgsgd_jax.transforms._link import (
     Link,
     SpecState,
-    known_values,
+    has_known_values,
     require_params,
     require_state,
 )
@@ -118,9 +118,8 @@ def _require_tangent(path: str, leaf_spec: LeafSpec, step, weight, manifold_ids,
 
     Not at a weight that is off its manifold, where there is no tangent space.
     """
-    given = [array for array in (step, weight, manifold_ids, s) if array is not None]
-    unknown = any(known_values(array) is None for array in given)
-    if unknown or leaf_spec.overrides("representer"):  # which is no part of the projection
+    known = all(map(has_known_values, (step, weight, manifold_ids, s)))  # None is known as well
+    if not known or leaf_spec.overrides("representer"):  # which is no part of the projection
         return
     coordinates: Coordinates = "unit" if s is None else "scaled"
     with jax.ensure_compile_time_eval():

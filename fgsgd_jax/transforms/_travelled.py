@@ -35,12 +35,7 @@ class Travelled(NamedTuple):
                 continue
             dtype = linalg.working_dtype(weight.dtype)
             farthest[path] = jnp.zeros(moment_shape(leaf_spec, per), dtype)
-            if isinstance(weight, jax.ShapeDtypeStruct):
-                start[path] = jnp.zeros(weight.shape, dtype)
-                continue
-            _, s, _ = state.leaf(path, leaf_spec, weight)
-            # A copy, because the weights may be donated later.
-            start[path] = jnp.array(leaf_spec.to_weight(leaf_spec.unit_points(weight, s), dtype))
+            start[path] = state.unit_copy(path, leaf_spec, weight, dtype)
         return cls(start, farthest)
 
     def at(self, path, leaf_spec, weight, manifold_ids, groups, s, per: Moment = "group"):

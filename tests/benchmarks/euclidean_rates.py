@@ -99,9 +99,8 @@ def convolutional(key):
 def dense(key, normalize: bool):
     """Three hidden dense layers on Stiefel manifolds, and a dense head."""
     keys = jax.random.split(key, 4)
-    params = {
-        f"dense{i}": {"kernel": normal(keys[i], 64, 64)} | normalization(64) for i in range(3)
-    }
+    others = normalization(64) if normalize else {"bias": jnp.zeros(64)}
+    params = {f"dense{i}": {"kernel": normal(keys[i], 64, 64)} | others for i in range(3)}
     params["head"] = {"kernel": normal(keys[3], 64, 10), "bias": jnp.zeros(10)}
 
     def apply(params, x):

@@ -167,13 +167,8 @@ def recurrent_apply(params, x):
 
 
 def dense_task(normalize: bool) -> Task:
-    def init(key):
-        params, _, _ = dense(key, normalize)
-        for name in () if normalize else ("dense0", "dense1", "dense2"):
-            del params[name]["scale"]  # by which the preset would take it for normalized
-        return params
-
-    return Task("mlp", init, dense(jax.random.key(0), normalize)[1], digits)
+    apply = dense(jax.random.key(0), normalize)[1]
+    return Task("mlp", lambda key: dense(key, normalize)[0], apply, digits)
 
 
 TASKS = {

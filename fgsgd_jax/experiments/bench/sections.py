@@ -54,9 +54,7 @@ def measure(
     Raises:
         UsageError: If a file cannot be written.
     """
-    console = rich.console.Console(highlight=False)
-    if not console.is_terminal:
-        console.width = WIDTH
+    console = new_console()
     content: dict[str, Any] = {**environment.environment(), "settings": _as_json(settings)}
     headline = environment.headline(content, settings.rounds)
     console.print(headline)
@@ -72,6 +70,14 @@ def measure(
             on_measured(name, headline, tables)
     load = environment.shown_load(environment.load())
     console.print(f"{time.perf_counter() - started:.0f} s in all, load at the end {load}")
+
+
+def new_console() -> rich.console.Console:
+    """Where tables are printed: as wide as the terminal, or wide enough for every table."""
+    console = rich.console.Console(highlight=False)
+    if not console.is_terminal:
+        console.width = WIDTH
+    return console
 
 
 def _as_json(settings: Settings) -> dict[str, Any]:

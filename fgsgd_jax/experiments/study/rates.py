@@ -30,9 +30,8 @@ from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.training import fit, to_zero
 
 CHANNELS, BATCH = (8, 16), 50
-SHARE = (
-    0.05  # the rate of Euclidean leaves over that of leaves on manifolds, the default of `fgsgd`
-)
+# The rate of Euclidean leaves over that of leaves on manifolds, the default of `fgsgd`.
+SHARE = 0.05
 FIXED_RATES = {"SGD": 0.1, "Adam": 3e-3}  # of Euclidean leaves whose rate is not tied
 GOOD, TRAINED = 1.5, 0.5  # times the lowest error; an error below which a network has learned
 

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-import rich.console
 from tqdm import tqdm
 
 from fgsgd_jax.experiments import cli
@@ -57,9 +56,7 @@ def _compare(
     if not rows:
         raise UsageError(f"--only {' '.join(only)}: no update has a name that contains this.")
     before = table.read()
-    console = rich.console.Console(highlight=False)
-    if not console.is_terminal:
-        console.width = sections.WIDTH
+    console = sections.new_console()
     for shown in table.tables(rows, before):
         console.print(shown)
     worse = table.worse(rows, before)

@@ -10,9 +10,9 @@ import optax
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench import networks
+from fgsgd_jax.experiments.bench.config import MOMENTUM, RATE
 from fgsgd_jax.experiments.bench.weights import manifolds_named, update_of
 
-RATE, MOMENTUM = 0.1, 0.9
 PIO_GROUPS = 64
 MIXTURE = ("sphere", "oblique", "stiefel")
 MATRICES = {f"matrix{i}": (1024, 256) for i in range(4)}

@@ -30,6 +30,8 @@ class Device:
             they depend on.
         variables: Environment variables of the process that compiles.
         topology: Called in that process: the device, as JAX describes it.
+        counts_kernels: Whether the operands and results of kernels are all that is read and
+            written; on a TPU loops and asynchronous copies hide the rest.
     """
 
     title: str
@@ -37,6 +39,7 @@ class Device:
     without_dependencies: tuple[str, ...]
     variables: dict[str, str]
     topology: Callable
+    counts_kernels: bool
 
 
 def _h100():
@@ -67,6 +70,7 @@ DEVICES = {
             "XLA_FLAGS": "--xla_gpu_autotune_level=0 --xla_gpu_shard_autotuning=false",
         },
         topology=_h100,
+        counts_kernels=True,
     ),
     "v5e": Device(
         title="TPU v5e",
@@ -74,6 +78,7 @@ DEVICES = {
         without_dependencies=(),
         variables={"TPU_SKIP_MDS_QUERY": "1"},
         topology=_v5e,
+        counts_kernels=False,
     ),
 }  # fmt: skip
 

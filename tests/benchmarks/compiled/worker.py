@@ -40,8 +40,9 @@ def counted(case: Case, device: str, sharding: NamedSharding) -> dict[str, Any]:
     compiled: Any = jax.jit(update, donate_argnums=(0, 1)).lower(*placed).compile()
     text = compiled.as_text()
     moved = programs.kernels(text)
-    total: float = sum(moved)
-    if device != "h100":  # loops and asynchronous copies hide what a kernel of a TPU moves
+    if DEVICES[device].counts_kernels:
+        total = sum(moved)
+    else:
         total = compiled.cost_analysis()["bytes accessed"]
     temporary = compiled.memory_analysis().temp_size_in_bytes
     return {
