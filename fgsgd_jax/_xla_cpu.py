@@ -71,7 +71,7 @@ def materialize_either(
     # Outside a compiled function nothing is fused, and what is inside one materialized function
     # needs no second one. Inside `jax.shard_map` branches of a conditional would have to vary over
     # the same axes of the mesh, which zeros do not.
-    compiled = isinstance(like, Tracer) and not _in_shard_map()
+    compiled = isinstance(like, Tracer) and not in_shard_map()
     if _state.inside or not compiled or like.size < MATERIALIZED_SIZE:
         return function()
     function, shapes = _traced(function)
@@ -111,10 +111,11 @@ def _opaque_true(after: jax.Array | None) -> jax.Array:
 def on_single_device() -> bool:
     """Whether arrays cannot be split over devices."""
     explicit = AxisType.Explicit in jax.sharding.get_abstract_mesh().axis_types
-    return jax.device_count() == 1 and not explicit and not _in_shard_map()
+    return jax.device_count() == 1 and not explicit and not in_shard_map()
 
 
-def _in_shard_map() -> bool:
+def in_shard_map() -> bool:
+    """Whether a function is traced for the part of an array that one device holds."""
     return AxisType.Manual in jax.sharding.get_abstract_mesh().axis_types
 
 

@@ -1,5 +1,7 @@
 """Steps on spheres and oblique manifolds: one number per point, or per column, decides them."""
 
+from collections.abc import Callable
+
 import jax
 import jax.numpy as jnp
 
@@ -7,8 +9,17 @@ from fgsgd_jax import linalg
 from fgsgd_jax.kernels._kernel import Kernel
 
 
-class _RescalingKernel(Kernel):
-    """A step that adds t·v and multiplies by a factor f per point or column: f(x + tv) − x."""
+class RescalingKernel(Kernel):
+    """A step that adds t·v and multiplies by a factor f per point or column: f(x + tv) − x.
+
+    Attributes:
+        product: ⟨x, y⟩ of every point, or of every column.
+    """
+
+    product: Callable
+
+    def normal(self, x, g):
+        return self.product(x, g)
 
     def tangent(self, x, g, normal):
         return g - normal * x
@@ -17,21 +28,28 @@ class _RescalingKernel(Kernel):
         return (aimed - 1) * x + (aimed * t) * v
 
 
-class SphereKernel(_RescalingKernel):
+class SphereKernel(RescalingKernel):
     """A step of `Sphere`: with n = ⟨x, g⟩, v = g − n·x and f = 1/‖x + tv‖, it is f(x + tv) − x.
 
     Measuring ‖x + tv‖ takes a pass over the weights. As v is tangent it is (1 + t²‖v‖²)^½, up to
     the rounding of x, so most steps may use that instead (`exact=False`).
     """
 
+    product = staticmethod(linalg.inner)
     approximates_aim = True
-
-    def normal(self, x, g):
-        return linalg.inner(x, g)
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         length = _norm_of_step(x, v, t) if exact else jnp.sqrt(1 + t * t * squares)
         return jnp.where(at_rest, 1, 1 / length)
+
+    # ‖x + tv‖² = ⟨x, x⟩ + 2t⟨x, v⟩ + t²⟨v, v⟩, where ⟨x, v⟩ is rounding.
+
+    def measured(self, x, v):
+        return linalg.inner(x, x), linalg.inner(x, v)
+
+    def aim_from(self, measured, t, squares, at_rest):
+        a, b = measured
+        return jnp.where(at_rest, 1, 1 / jnp.sqrt(a + 2 * t * b + t * t * squares))
 
     def amplifies_rounding(self, t, normal) -> jax.Array:
         # At ‖x‖² = 1 + δ the projection leaves −⟨x, g⟩δ along x, and with the approximate length
@@ -40,7 +58,7 @@ class SphereKernel(_RescalingKernel):
         return ~(largest <= 1 / 32)  # True for NaN
 
 
-class ObliqueKernel(_RescalingKernel):
+class ObliqueKernel(RescalingKernel):
     """A step of `Oblique`: the same for every column.
 
     Args:
@@ -48,18 +66,27 @@ class ObliqueKernel(_RescalingKernel):
             shorten that of its other columns.
     """
 
+    product = staticmethod(linalg.column_inner)
+    works_by_column = True
+
     def __init__(self, *, bounded: bool):
         self.bounded = bounded
 
     def shortened(self, t, length):
         return t
 
-    def normal(self, x, g):
-        return linalg.column_inner(x, g)
-
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         length = _column_norm_of_step(x, v, t) if self.bounded else linalg.column_norm(x + t * v)
-        return jnp.where(at_rest, 1, 1 / length)
+        return jax.tree.map(lambda number: jnp.where(at_rest, 1, 1 / number), length)
+
+    def measured(self, x, v):
+        return tuple(linalg.column_inner(*pair) for pair in ((x, x), (x, v), (v, v)))
+
+    def aim_from(self, measured, t, squares, at_rest):
+        def factor(a, b, c):
+            return jnp.where(at_rest, 1, 1 / jnp.sqrt(a + 2 * t * b + t * t * c))
+
+        return jax.tree.map(factor, *measured)
 
 
 # x + t·v is summed entry by entry where points are small, so that it is nowhere stored.
@@ -76,5 +103,6 @@ def _norm_of_step(x, v, t) -> jax.Array:
 def _column_norm_of_step(x, v, t) -> jax.Array:
     """‖xⱼ + t·vⱼ‖ of every column, likewise."""
     if linalg.is_small(x):
-        return jnp.sqrt(linalg.total((x[i] + t * v[i]) ** 2 for i in range(x.shape[0])))
+        moved = [x[i] + t * v[i] for i in range(x.shape[0])]
+        return jax.tree.map(jnp.sqrt, linalg.total(row * row for row in moved))
     return jnp.sqrt(linalg.column_inner(x + t * v, x + t * v))

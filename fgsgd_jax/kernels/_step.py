@@ -11,12 +11,15 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels._choice import kernel_for
-from fgsgd_jax.kernels._kernel import Kernel
+from fgsgd_jax.kernels._gpu import two_passes
+from fgsgd_jax.kernels._kernel import Kernel, masked
 from fgsgd_jax.spec import (
     Coordinates,
+    Groups,
     LeafSpec,
     group_norms,
     keeps_sharding,
@@ -25,6 +28,9 @@ from fgsgd_jax.spec import (
     step_radius,
     times,
 )
+
+# The largest points that a GPU keeps in registers entry by entry.
+REGISTERS = 25
 
 Normalization = Literal["group", "component", "given"] | None
 
@@ -69,7 +75,7 @@ class Drawn(NamedTuple):
     """The drawn manifold and group of every component; None where nothing is drawn."""
 
     manifold_ids: jax.Array | None
-    groups: jax.Array | None
+    groups: Groups | None
 
 
 class Result(NamedTuple):
@@ -139,6 +145,25 @@ def fused_step(
     kernel = kernel_for(leaf_spec, drawn.manifold_ids, bounded=bounded)
     step = _Step(leaf_spec, kernel, weight, s, radius, numbers, drawn.groups, exact, settings)
 
+    def on_gpu() -> Result:
+        x, moved, momentum = two_passes(step, gradient, trace, factor, divisors)
+        new_trace = None if trace is None else leaf_spec.to_weight(momentum, trace.dtype)
+        update = leaf_spec.update(x, moved, s, s_next, weight.dtype)
+        return Result(update, new_trace, after)
+
+    def elsewhere() -> Result:
+        return _passes(step, gradient, trace, factor, divisors, after, s_next)
+
+    rows, columns = leaf_spec.points_shape[:2]
+    if not kernel.takes_entries or rows * columns > REGISTERS or _xla_cpu.in_shard_map():
+        return elsewhere()
+    return lax.platform_dependent(cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+
+
+def _passes(step: "_Step", gradient, trace, factor, divisors, after, s_next) -> Result:
+    """The passes over arrays, of which XLA fuses each."""
+    leaf_spec, kernel, numbers, settings = step.leaf_spec, step.kernel, step.numbers, step.settings
+
     def g():
         return times(leaf_spec.points(gradient), factor)
 
@@ -160,10 +185,12 @@ def fused_step(
     if divisors is not None:
         v = v.times(step.materialize(lambda: 1 / divisors, after))
     squares = step.materialize(lambda: kernel.squares(step.x(), v.vector(), v.normal), after)
-    t = step.length(v, squares, after)  # line 6
+    lengths = lambda: step.materialize(lambda: kernel.length(v.vector(), v.normal), after)  # noqa: E731
+    t = step.length(squares, lengths)  # line 6
     moved, last_read = step.retract(v, t, squares, after)  # line 7
     token = None if after is None else _xla_cpu.completion_token(*last_read)
-    return Result(leaf_spec.update(step.x(), moved, s, s_next, weight.dtype), new_trace, token)
+    update = leaf_spec.update(step.x(), moved, step.s, s_next, step.weight.dtype)
+    return Result(update, new_trace, token)
 
 
 class _Tangent(NamedTuple):
@@ -192,7 +219,7 @@ class _Step:
     s: jax.Array | None
     radius: jax.Array | None
     numbers: Numbers
-    groups: jax.Array | None
+    groups: Groups | None
     exact: jax.Array | None
     settings: Settings
 
@@ -219,16 +246,17 @@ class _Step:
             return self.materialize(lambda: self.kernel.vector(v.vector()), after)
         return self.kernel.vector(v.vector())
 
-    def lengths(self, v: _Tangent, after) -> jax.Array:
-        """‖v‖ of every component."""
-        return self.materialize(lambda: self.kernel.length(v.vector(), v.normal), after)
+    def length(self, squares: jax.Array, lengths: Callable[[], jax.Array]) -> jax.Array:
+        """t of the step t·v: minus the rate, divided by τ and by the radius; t·v can be squared.
 
-    def length(self, v: _Tangent, squares: jax.Array, after) -> jax.Array:
-        """t of the step t·v: minus the rate, divided by τ and by the radius; t·v can be squared."""
+        Args:
+            squares: ⟨v, v⟩ of every component.
+            lengths: ‖v‖ of every component, as a function.
+        """
         rate, _, rho, curvature, _ = self.numbers
         if self.settings.normalization is None:
             rate = rate if self.radius is None else rate / self.radius
-            length = self.lengths(v, after)
+            length = lengths()
             return jnp.where(jnp.isnan(length), length, self.kernel.shortened(-rate, length))
         # Divided by τ, no step is longer than the rate.
         rate = jnp.minimum(rate, linalg.SQUARABLE_STEP[squares.dtype.itemsize])
@@ -236,7 +264,7 @@ class _Step:
         if self.settings.normalization == "given":
             t = -rate
         elif self.settings.normalization == "component":
-            t = -rate / tau(self.lengths(v, after), rho, curvature)
+            t = -rate / tau(lengths(), rho, curvature)
         else:
             g = group_norms(self.leaf_spec, squares, self.groups)
             t = per_component(-rate / tau(g, rho, curvature), self.groups)
@@ -250,7 +278,9 @@ class _Step:
             # False for NaN, which must not be taken for a point at rest.
             at_rest = (t * t * squares == 0) | (t == 0)
             x, vector = self.x(), v.vector()
-            return kernel.aim(x, vector, t, v.normal, squares, at_rest, exact=exact)
+            aimed = kernel.aim(x, vector, t, v.normal, squares, at_rest, exact=exact)
+            # It is the exact steps that find points too far off.
+            return masked(kernel.usable(x), aimed) if exact else aimed
 
         def move(exact: bool):
             return kernel.move(self.x(), v.vector(), t, aimed, exact=exact)

@@ -16,6 +16,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fgsgd_jax import _xla_cpu
+from fgsgd_jax.linalg._entries import Entries
 
 # Up to this many entries a matrix is worked entry by entry. 11×11, the largest common receptive
 # field, still is; beyond it the unrolled program compiles slowly and matrix products win.
@@ -44,6 +45,8 @@ def entries(x: jax.Array) -> list[jax.Array]:
 
 def is_small(x: jax.Array) -> bool:
     """Whether the matrices of x are worked entry by entry."""
+    if isinstance(x, Entries):
+        return True
     few = x.size < _xla_cpu.MATERIALIZED_SIZE
     return x.shape[0] * x.shape[1] <= (UNROLLED_SIZE_OF_FEW if few else UNROLLED_SIZE)
 

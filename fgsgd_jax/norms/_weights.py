@@ -10,7 +10,13 @@ import numpy as np
 
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.norms._matrices import Norms, norms_of
-from fgsgd_jax.spec import Collection, LeafSpec, require_collection, summed_axes
+from fgsgd_jax.spec import (
+    Collection,
+    LeafSpec,
+    group_members,
+    require_collection,
+    summed_axes,
+)
 
 
 class NetworkNorms(NamedTuple):
@@ -212,7 +218,7 @@ def group_matrices(weight: jax.Array, leaf_spec: LeafSpec) -> jax.Array:
     points = leaf_spec.points(weight)
     rows, columns, *lanes = points.shape
     if leaf_spec.scheme == "PIO":
-        members = _members(leaf_spec)
+        members = group_members(leaf_spec)
         points = points.reshape(rows, columns, -1)
         points = jnp.take(points, members, axis=2, mode="fill", fill_value=0)
         return points.reshape(rows, -1, members.shape[1])
@@ -223,20 +229,3 @@ def group_matrices(weight: jax.Array, leaf_spec: LeafSpec) -> jax.Array:
     order = (0, 1, *(2 + axis for axis in inside + outside))
     groups = math.prod(lanes[axis] for axis in outside)
     return jnp.transpose(points, order).reshape(rows, -1, groups)
-
-
-@functools.lru_cache(maxsize=256)
-def _members(leaf_spec: LeafSpec) -> np.ndarray:
-    """The indices of the components of every drawn group, `(components in a group, groups)`.
-
-    The sizes of groups differ by at most one. The last place of a smaller group holds the number of
-    all components, which is out of range.
-    """
-    group = leaf_spec.draw().groups
-    assert group is not None
-    order = np.argsort(group.ravel(), kind="stable")
-    counts = np.bincount(group.ravel(), minlength=leaf_spec.stacked * leaf_spec.groups)
-    place = np.arange(len(order)) - np.repeat(np.cumsum(counts) - counts, counts)
-    members = np.full((counts.max(), len(counts)), len(order), np.int32)
-    members[place, group.ravel()[order]] = order
-    return members

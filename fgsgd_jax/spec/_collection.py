@@ -10,6 +10,7 @@ import jax.numpy as jnp
 
 from fgsgd_jax._trees import is_nnx_module, leaves_with_paths, listed, map_with_path
 from fgsgd_jax.spec._feature_std import checked_feature_stds
+from fgsgd_jax.spec._groups import Groups, drawn_groups
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._record import fingerprint_of, json_of
 from fgsgd_jax.spec._table import Leaf, table_html, table_text
@@ -173,6 +174,11 @@ class Collection:
         """By path, the group of every component; for leaves under PIO only."""
         draws = ((path, leaf_spec.draw().groups) for path, leaf_spec in self.on_manifolds())
         return {path: jnp.asarray(drawn) for path, drawn in draws if drawn is not None}
+
+    def drawn_groups(self) -> dict[str, Groups]:
+        """By path, the drawn groups and their members; for leaves under PIO only."""
+        drawn = ((path, drawn_groups(leaf_spec)) for path, leaf_spec in self.on_manifolds())
+        return {path: groups for path, groups in drawn if groups is not None}
 
     def feature_std(self, measured: Any = None) -> dict[str, jax.Array]:
         """By path, λ of every leaf that has a scale: as measured, or 1.

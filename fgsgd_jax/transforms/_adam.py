@@ -8,7 +8,7 @@ import optax
 
 from fgsgd_jax import linalg
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.spec import Collection, map_leaves, require_collection
+from fgsgd_jax.spec import Collection, Groups, map_leaves, require_collection
 from fgsgd_jax.transforms._component_norms import Moment, divide, moment_shape, sizes
 from fgsgd_jax.transforms._link import (
     Link,
@@ -38,7 +38,7 @@ class ScaleByRiemannianAdamState(NamedTuple):
     mu: Any
     nu: dict[str, jax.Array]
     nu_max: dict[str, jax.Array]
-    groups: dict[str, jax.Array]
+    groups: dict[str, Groups]
     previous: dict[str, jax.Array]
     euclidean: Any
     spec: SpecState
@@ -118,7 +118,7 @@ def scale_by_riemannian_adam(
             mu=map_leaves(spec, zeros, lambda _: optax.MaskedNode(), params),
             nu=roots,
             nu_max=jax.tree.map(jnp.copy, roots) if amsgrad else {},
-            groups=spec.groups() if moment == "group" else {},
+            groups=spec.drawn_groups() if moment == "group" else {},
             previous=previous_weights(spec, state, params),
             euclidean=on_euclidean.init(params),
             spec=state,

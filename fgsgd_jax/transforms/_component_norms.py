@@ -8,6 +8,7 @@ import jax.numpy as jnp
 
 from fgsgd_jax import linalg
 from fgsgd_jax.spec import (
+    drawn_groups,
     LeafSpec,
     group_norms,
     keeps_sharding,
@@ -25,10 +26,9 @@ def moment_shape(leaf_spec: LeafSpec, moment: Moment) -> tuple[int, ...]:
     lanes = leaf_spec.points_shape[2:]
     if moment == "component":
         return lanes
-    groups = leaf_spec.draw().groups
-    shape = None if groups is None else jax.ShapeDtypeStruct(groups.shape, groups.dtype)
     squares = jax.ShapeDtypeStruct(lanes, jnp.float32)
-    return jax.eval_shape(functools.partial(group_norms, leaf_spec), squares, shape).shape
+    norms = functools.partial(group_norms, leaf_spec)
+    return jax.eval_shape(norms, squares, drawn_groups(leaf_spec)).shape
 
 
 def norms_of_groups(leaf_spec: LeafSpec, norms: jax.Array, groups) -> jax.Array:

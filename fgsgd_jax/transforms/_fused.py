@@ -9,7 +9,7 @@ import optax
 
 from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_step, has_kernels
-from fgsgd_jax.spec import LeafSpec, map_leaves
+from fgsgd_jax.spec import Groups, LeafSpec, map_leaves
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._retraction import require_on_manifolds
 from fgsgd_jax.transforms._step import group_of, is_travelled, normalizer, value_at
@@ -54,7 +54,7 @@ class FusedState(NamedTuple):
 
     count: jax.Array
     trace: Any
-    groups: dict[str, jax.Array]
+    groups: dict[str, Groups]
     spec: SpecState
 
 
@@ -80,7 +80,7 @@ def fused(
         return FusedState(
             count=jnp.zeros([], jnp.int32),
             trace=() if momentum is None else optax.tree.zeros_like(params, accumulator_dtype),
-            groups=spec.groups() if normalization == "group" else {},
+            groups=spec.drawn_groups() if normalization == "group" else {},
             spec=SpecState.of(spec, params),
         )
 

@@ -13,7 +13,7 @@ import numpy as np
 import optax
 
 from fgsgd_jax import linalg
-from fgsgd_jax.spec import Collection, map_leaves, require_collection
+from fgsgd_jax.spec import Collection, Groups, drawn_groups, map_leaves, require_collection
 from fgsgd_jax.transforms._component_norms import divide, norms_of_groups, sizes
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._travelled import Travelled
@@ -37,7 +37,7 @@ class ScaleByRdogState(NamedTuple):
     count: jax.Array
     travelled: Travelled
     total: dict[str, jax.Array]
-    groups: dict[str, jax.Array]
+    groups: dict[str, Groups]
     spec: SpecState
 
 
@@ -111,14 +111,12 @@ def scale_by_rdog(
         if kind == "heuristic":
             for path, leaf_spec in spec.on_manifolds():
                 norms = linalg.norm(leaf_spec.points(travelled.start[path]))
-                groups = leaf_spec.draw().groups
-                groups = None if groups is None else jnp.asarray(groups)
-                farthest[path] *= 1 + norms_of_groups(leaf_spec, norms, groups)
+                farthest[path] *= 1 + norms_of_groups(leaf_spec, norms, drawn_groups(leaf_spec))
         return ScaleByRdogState(
             count=jnp.zeros([], jnp.int32),
             travelled=travelled._replace(farthest=farthest),
             total={path: jnp.zeros_like(first) for path, first in farthest.items()},
-            groups=spec.groups(),
+            groups=spec.drawn_groups(),
             spec=state,
         )
 

@@ -21,7 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-from fgsgd_jax.spec import Collection, LeafSpec, map_leaves, require_collection
+from fgsgd_jax.spec import Collection, Groups, LeafSpec, map_leaves, require_collection
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._travelled import Travelled
 
@@ -88,7 +88,7 @@ class ScaleByFgsgdState(NamedTuple):
     """
 
     count: jax.Array
-    groups: dict[str, jax.Array]
+    groups: dict[str, Groups]
     spec: SpecState
     travelled: Travelled = Travelled({}, {})
 
@@ -151,7 +151,7 @@ def scale_by_fgsgd(
     )
 
     def init_fn(params):
-        groups = {} if per_component else spec.groups()
+        groups = {} if per_component else spec.drawn_groups()
         of_spec = SpecState.of(spec, params) if needs_weights else SpecState.without_arrays(spec)
         state = ScaleByFgsgdState(jnp.zeros([], jnp.int32), groups, of_spec)
         if travels:

@@ -37,12 +37,20 @@ def kernels(program: str) -> list[int]:
     A kernel is an instruction of the entry computation that does work; what it computes on the way
     stays in registers.
     """
-    shapes, moved = {}, []
-    for name, shape, opcode, operands, _ in _instructions(_entry(program)):
+    shapes, moved, parts, same = {}, [], {}, {}
+    for name, shape, opcode, operands, attributes in _instructions(_entry(program)):
         shapes[name] = shape
-        if opcode not in FREE:
-            read = re.findall(r"%([\w.\-]+)", operands)
-            moved.append(bytes_of(shape) + sum(bytes_of(shapes.get(one, "")) for one in read))
+        read = [same.get(one, one) for one in re.findall(r"%([\w.\-]+)", operands)]
+        # Other names of an array, which a kernel reads once.
+        if opcode == "tuple":
+            parts[name] = read
+        elif opcode == "get-tuple-element" and read[0] in parts:
+            index = re.search(r"index=(\d+)", attributes)
+            same[name] = parts[read[0]][int(index[1])] if index else name
+        elif opcode == "bitcast":
+            same[name] = read[0]
+        elif opcode not in FREE:
+            moved.append(bytes_of(shape) + sum(bytes_of(shapes.get(one, "")) for one in {*read}))
     return moved
 
 
