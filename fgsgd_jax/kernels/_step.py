@@ -29,8 +29,9 @@ from fgsgd_jax.spec import (
     times,
 )
 
-# The largest points that a GPU keeps in registers entry by entry.
-REGISTERS = 25
+# Where points are held entry by entry in registers, and the largest such points.
+GPUS = ("cuda", "rocm")
+LARGEST_IN_REGISTERS = 25
 
 Normalization = Literal["group", "component", "given"] | None
 
@@ -100,12 +101,18 @@ def tangent_norms(
     _, factor = step_radius(coordinates, s)
     kernel = kernel_for(leaf_spec, manifold_ids, bounded=True)
 
-    def norms():
-        x, g = leaf_spec.unit_points(weight, s), times(leaf_spec.points(gradient), factor)
+    def norms(form: Callable = lambda points: points) -> jax.Array:
+        x = form(leaf_spec.unit_points(weight, s))
+        g = times(form(leaf_spec.points(gradient)), factor)
         normal = kernel.normal(x, g)
         return kernel.length(kernel.tangent(x, g, normal), normal)
 
-    return _xla_cpu.materialize(norms, weight, after=after)
+    return on_platform(
+        leaf_spec,
+        kernel,
+        lambda: norms(linalg.Entries.of),
+        lambda: _xla_cpu.materialize(norms, weight, after=after),
+    )
 
 
 @keeps_sharding
@@ -154,10 +161,16 @@ def fused_step(
     def elsewhere() -> Result:
         return _passes(step, gradient, trace, factor, divisors, after, s_next)
 
+    return on_platform(leaf_spec, kernel, on_gpu, elsewhere)
+
+
+def on_platform(leaf_spec: LeafSpec, kernel: Kernel, on_gpu: Callable, elsewhere: Callable) -> Any:
+    """`on_gpu()` where a program is lowered for a GPU and points are small, else `elsewhere()`."""
     rows, columns = leaf_spec.points_shape[:2]
-    if not kernel.takes_entries or rows * columns > REGISTERS or _xla_cpu.in_shard_map():
+    large = rows * columns > LARGEST_IN_REGISTERS
+    if large or not kernel.takes_entries or _xla_cpu.in_shard_map():
         return elsewhere()
-    return lax.platform_dependent(cuda=on_gpu, rocm=on_gpu, default=elsewhere)
+    return lax.platform_dependent(default=elsewhere, **dict.fromkeys(GPUS, on_gpu))
 
 
 def _passes(step: "_Step", gradient, trace, factor, divisors, after, s_next) -> Result:
