@@ -45,10 +45,15 @@ def two_passes(step, gradient: jax.Array, trace: jax.Array | None, factor, divis
         factor: What the gradient is multiplied by; None for 1.
         divisors: The given numbers that divide the step of every component.
     """
-    kernel, arrays = step.kernel, (step.weight, gradient, trace)
+    kernel, leaf_spec, numbers = step.kernel, step.leaf_spec, step.numbers
+    summed = trace is not None and isinstance(kernel, MixtureKernel)
+    if summed:  # Every manifold uses the sum: XLA would store its entries one by one.
+        g = times(times(leaf_spec.points(gradient), factor), numbers.share)
+        trace = lax.optimization_barrier(g + numbers.decay * leaf_spec.points(trace))
     tangent_of = functools.partial(
-        _tangent, step, factor, None if divisors is None else 1 / divisors
+        _tangent, step, factor, summed, None if divisors is None else 1 / divisors
     )
+    arrays = step.weight, gradient, trace
     tangent = tangent_of(arrays, linalg.Entries.of)
     squares = kernel.squares(tangent.x, tangent.vector, tangent.normals[-1])
     usable, measured = kernel.usable(tangent.x), None
@@ -59,16 +64,9 @@ def two_passes(step, gradient: jax.Array, trace: jax.Array | None, factor, divis
             squares, normals, _, measured = lax.optimization_barrier(kept)
             tangent = tangent_of(arrays, lambda array: array, _array(normals))
         else:
-            stored = trace is not None and isinstance(kernel, MixtureKernel)
-            if stored:
-                momentum = step.leaf_spec.to_weight(tangent.momentum, squares.dtype)
-                arrays = step.weight, gradient, momentum
             kept, arrays = lax.optimization_barrier((kept, arrays))
             squares, normals, usable, measured = kept
-            normals = normals[-1:] if stored else normals
-            tangent = tangent_of(arrays, linalg.Entries.of, normals, stored)
-            if stored:
-                tangent = tangent._replace(momentum=step.leaf_spec.points(momentum))
+            tangent = tangent_of(arrays, linalg.Entries.of, normals)
     x, v, normals, momentum = tangent
     t = step.length(squares, lambda: kernel.length(v, normals[-1]))
     at_rest = (t * t * squares == 0) | (t == 0)  # False for NaN
@@ -82,40 +80,41 @@ def two_passes(step, gradient: jax.Array, trace: jax.Array | None, factor, divis
     return Moved(x, kernel.move(x, v, t, aimed, exact=True), momentum)
 
 
-def _tangent(step, factor, scale, arrays, form, normals=None, stored=False) -> _Tangent:
+def _tangent(step, factor, summed, scale, arrays, form, normals=None) -> _Tangent:
     """The tangent vector, with the normal numbers on the way to it.
 
     Args:
         step: What the passes share.
         factor: What the gradient is multiplied by.
+        summed: Whether the gradient has been added to the momentum, and both are points.
         scale: What the tangent vector is multiplied by, `(*lanes)`; None for 1.
         arrays: The weight, the gradient and the momentum.
         form: What makes points of an array: the array itself, or its entries.
         normals: The normal numbers, if they are known.
-        stored: Whether the momentum is the new one.
     """
     kernel, leaf_spec = step.kernel, step.leaf_spec
-    x, g, m = (None if array is None else form(leaf_spec.points(array)) for array in arrays)
+    weight, gradient, trace = arrays
+    x, g = form(leaf_spec.points(weight)), form(leaf_spec.points(gradient))
     x = x if step.s is None else x / step.s
     g = times(g, factor)
+    with_momentum = g
+    if summed:
+        with_momentum = form(trace)
+    elif trace is not None:
+        m = form(leaf_spec.points(trace))
+        with_momentum = times(g, step.numbers.share) + step.numbers.decay * m
     known, used = iter(normals or ()), []
 
     def projected(vector):
         used.append(next(known) if normals else kernel.normal(x, vector))
         return kernel.tangent(x, vector, used[-1])
 
-    momentum = m if stored else None
-    if m is not None and not stored:
-        momentum = kernel.vector(
-            projected(times(g, step.numbers.share) + step.numbers.decay * m)
-        )
-    if momentum is None:
-        v = projected(g)
-    elif step.settings.nesterov:
-        v = projected(g + step.numbers.decay * momentum)
-    else:
+    v, momentum = projected(with_momentum), None
+    if trace is not None:
+        momentum = kernel.vector(v)
         v = kernel.parts(momentum)
-        used = used or [*normals]
+        if step.settings.nesterov:
+            v = projected(g + step.numbers.decay * momentum)
     if scale is not None:
         v, used[-1] = jax.tree.map(lambda number: number * scale, (v, used[-1]))
     return _Tangent(x, v, used, momentum)
