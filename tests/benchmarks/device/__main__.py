@@ -61,6 +61,7 @@ def _measure(
         width: Multiply numbers of channels and the sides of matrices.
         smoke: Measure two updates of small weights, to see that the program runs.
         again: Measure nothing; make table and figure again from results.jsonl.
+        words: The arguments, as they were given.
     """
     command = shlex.join([*PROGRAM.split(), *words])
     if not again:

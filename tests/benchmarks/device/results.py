@@ -86,7 +86,7 @@ def _yes(value: bool | None) -> str:
 
 def _rate(row: Row) -> str:
     moved = row.get("bytes")
-    return "—" if not moved else f"{moved / row['seconds'] / 1e12:.2f} TB/s"
+    return "—" if not moved else f"{moved / row['seconds'] / 1e12:.2f}"
 
 
 CHECKS: formatting.Columns = [
@@ -100,9 +100,8 @@ UPDATES: formatting.Columns = [
     *formatting.ratio_columns(),
     ("median", lambda row: formatting.duration(row["seconds"])),
     ("kernels", lambda row: formatting.short(row["kernels"])),
-    ("moved", _rate),
+    ("TB/s", _rate),
     ("equal", lambda row: _yes(row["equal"] and row["finite"])),
-    ("compile", lambda row: f"{row['trace_seconds'] + row['compile_seconds']:.0f} s"),
 ]
 
 PEERS: formatting.Columns = [
