@@ -22,9 +22,12 @@ def rows(folder):
 
 def test_updates_are_timed_against_the_first_of_their_block(folder):
     baseline, ours = (row for row in rows(folder) if row["kind"] == "update")
-    assert baseline["label"].startswith("optax.sgd") and baseline["ratio"] == 1
+    assert baseline["label"].startswith("optax.sgd")
+    assert baseline["ratio"] == 1
     assert ours["label"].startswith("fgsgd")
-    assert ours["seconds"] > 0 and ours["equal"] and ours["finite"]
+    assert ours["seconds"] > 0
+    assert ours["equal"]
+    assert ours["finite"]
 
 
 def test_updates_on_the_device_equal_the_links_in_float64(folder):
@@ -52,7 +55,8 @@ def test_what_is_left_when_the_time_is_over_is_listed(tmp_path):
     arguments = ["--smoke", "--only", "ResNet", "--seconds", "0"]
     assert main(["--out", str(tmp_path), *arguments]) == 0
     skipped = [row for row in rows(tmp_path) if row["kind"] == "skipped"]
-    assert len(skipped) == 2 and all(row["reason"] == "no time was left" for row in skipped)
+    assert len(skipped) == 2
+    assert all(row["reason"] == "no time was left" for row in skipped)
     assert "Not measured" in (tmp_path / "results.md").read_text()
 
 

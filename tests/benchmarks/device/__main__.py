@@ -18,7 +18,7 @@ os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
 from cyclopts import Parameter
 
 from fgsgd_jax.experiments import cli
-from fgsgd_jax.experiments.bench import environment, networks, sections
+from fgsgd_jax.experiments.bench import environment, sections
 
 from . import __doc__ as description
 from . import cases, checks, peers, programs, results
@@ -92,22 +92,15 @@ def _rows(
             few = {"sets": cases.SETS[:1], "schemes": checks.SCHEMES[:1]} if smoke else {}
             yield from checks.measure(pool, **few)
         blocks = [block for block in _blocks(width, smoke) if wanted(block.name)]
-        waiting: list[tuple[cases.Block, Any, list[programs.Program]]] = []
-        for position, block in enumerate([*blocks, None]):
-            if block is not None and time.monotonic() > end:
-                for case in block.cases:
-                    yield _skipped(block, case, "no time was left")
-                continue
-            # The programs of a block are compiled while those of the one before are measured.
-            if block is not None:
-                waiting.append((block, *programs.all_compiled(block, pool)))
-            if position and waiting:
-                yield from _measured(*waiting.pop(0), end, rounds, baselines)
-        for one in waiting:
-            yield from _measured(*one, end, rounds, baselines)
-        if wanted("peers") and time.monotonic() < end:
-            shapes = networks.shapes_of("resnet18-3x3", width)
-            yield from peers.measure(shapes, baselines.get(peers.BLOCK), rounds)
+        ahead = None
+        # The programs of a block are compiled while those of the one before are measured.
+        for block in [*blocks, None]:
+            following = block and (block, *programs.all_submitted(block, pool, end))
+            if ahead:
+                yield from _measured(*ahead, end, rounds, baselines)
+                if ahead[0].name == peers.BLOCK and wanted("peers") and time.monotonic() < end:
+                    yield from peers.measure(ahead[0].shapes, baselines.get(peers.BLOCK), rounds)
+            ahead = following
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -152,6 +145,8 @@ def _measured(
         row = _row(block, program, own, baseline, rounds)
         baselines.setdefault(block.name, row["seconds"])
         yield row
+    for case in block.cases[len(pending) :]:
+        yield _skipped(block, case, "no time was left")
 
 
 def _row(block, program, own, baseline, rounds) -> dict[str, Any]:

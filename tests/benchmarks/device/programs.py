@@ -131,8 +131,17 @@ def seconds_in_turn(own: Running, baseline: Running, rounds: int) -> tuple[np.nd
     return taken["own"], taken["baseline"]
 
 
-def all_compiled(block: Block, pool: Executor) -> tuple[Any, list[Program]]:
-    """Begins to compile every update of a block; returns the gradient and the programs."""
+def all_submitted(block: Block, pool: Executor, end: float) -> tuple[Any, list[Program]]:
+    """Begins to compile the updates of a block, until `time.monotonic()` is `end`.
+
+    Returns:
+        The gradient, and the programs.
+    """
     with jax.default_device(jax.devices("cpu")[0]):
         params, gradient = block.weights(0), block.weights(1)
-    return gradient, [submit(case, params, gradient, pool) for case in block.cases]
+    begun = []
+    for case in block.cases:
+        if time.monotonic() > end:
+            break
+        begun.append(submit(case, params, gradient, pool))
+    return gradient, begun
