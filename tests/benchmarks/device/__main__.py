@@ -95,11 +95,12 @@ def _rows(
         ahead = None
         # The programs of a block are compiled while those of the one before are measured.
         for block in [*blocks, None]:
-            following = block and (block, *programs.all_submitted(block, pool, end))
+            following = block and (block, programs.all_submitted(block, pool, end))
             if ahead:
-                yield from _measured(*ahead, end, rounds, baselines)
-                if ahead[0].name == peers.BLOCK and wanted("peers") and time.monotonic() < end:
-                    yield from peers.measure(ahead[0].shapes, baselines.get(peers.BLOCK), rounds)
+                former, (gradient, pending) = ahead
+                yield from _measured(former, gradient, pending, end, rounds, baselines)
+                if former.name == peers.BLOCK and wanted("peers") and time.monotonic() < end:
+                    yield from peers.measure(former.shapes, baselines.get(peers.BLOCK), rounds)
             ahead = following
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
