@@ -3,7 +3,7 @@
 The studies are **classical** (optima that factorizations know: Procrustes, principal and
 independent components), **convergence** (the share of random starts that reach a global minimum),
 **copying** (a recurrent matrix that has to keep symbols over a delay), **depth** (plain networks
-of up to 100 layers without normalization), **rates** (the range of learning rates in which methods
+of up to 100 layers without normalization), **paper** (a ResNet on CIFAR-10, on one GPU), **rates** (the range of learning rates in which methods
 train well), **robustness** (certified accuracy of networks with a small Lipschitz constant) and
 **streaming** (principal components of a stream, with and without averages on the manifold).
 
@@ -16,16 +16,21 @@ when the same command is given the same folder; nothing is computed twice.
 
 import importlib
 
-from fgsgd_jax.experiments.study.config import Arguments, StudyName
+from fgsgd_jax.experiments.study.config import Arguments, Paper, StudyName
 
-ARGUMENTS = Arguments()
+ARGUMENTS, PAPER = Arguments(), Paper()
 
 
-def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS) -> None:
+def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS, paper: Paper = PAPER) -> None:
     """Runs what is missing of a study, and reports on all of it."""
     problem = arguments.delays if name == "copying" else arguments.load()
     # Slow imports: delayed so that --help and mistakes get their answer at once.
     module = importlib.import_module(f"fgsgd_jax.experiments.study.{name}")
     report = importlib.import_module("fgsgd_jax.experiments.study.report")
-    study = module.study(problem, smoke=arguments.smoke)
-    report.run(study, arguments.run_dir or study.default_folder, quiet=arguments.quiet)
+    settings = {"settings": paper} if name == "paper" else {}
+    if name == "paper" and paper.probe:
+        module.probe(problem, **settings)
+        return
+    study = module.study(problem, smoke=arguments.smoke, **settings)
+    folder = arguments.run_dir or study.default_folder
+    report.run(study, folder, seconds=arguments.seconds, quiet=arguments.quiet)
