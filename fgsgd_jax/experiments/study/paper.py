@@ -36,13 +36,12 @@ RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of kernels on manifolds
 SMOKE = Paper(
     depth=8,
     width=0.25,
-    methods=("SGD", "three-PIO"),
+    methods=("SGD", "sphere-PO"),
     epochs=2,
     tuning_epochs=1,
     seeds=2,
     together=2,
     batch_size=32,
-    convolution="patches",
     features="float32",
 )
 

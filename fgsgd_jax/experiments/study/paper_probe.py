@@ -38,7 +38,7 @@ def probe(images: ImageData, settings: Paper) -> None:
         print("program                  compiled in      one call", flush=True)
         step = jnp.zeros((), jnp.int32)
         orders = compiling["orders"].result()[0](keys, step)
-        params, _ = compiling["start", settings.methods[0]].result()[0](keys, given)
+        params = compiling["initial"].result()[0](keys)
         data = training.data
 
         def report(name: Any, call: Callable[[Any], Any]) -> None:
@@ -58,7 +58,7 @@ def probe(images: ImageData, settings: Paper) -> None:
                 lambda program: program(params, data.training, data.validation, data.test),
             )
         for method in settings.methods:
-            held = compiling["start", method].result()[0](keys, given)
+            held = compiling["start", method].result()[0](params, given)
             gradient = jax.tree.map(jnp.zeros_like, held[0])
 
             def update(program, gradient=gradient, held=held):  # its arguments are donated

@@ -101,7 +101,7 @@ class Training:
             jnp.asarray(epochs * self.steps_per_epoch, jnp.int32),
         )
         start = time.perf_counter()
-        params, state = programs["start", method](keys, given)
+        params, state = programs["start", method](programs["initial"](keys), given)
         step = jnp.zeros((), jnp.int32)
         for _ in range(epochs):
             orders = programs["orders"](keys, step)
@@ -134,34 +134,46 @@ class Training:
         given = Hyperparameters(number, number, count)
         keys = jax.eval_shape(lambda: jax.random.split(jax.random.key(0), runs))
         images = self.data.training, self.data.validation, self.data.test
-        orders = jax.jit(self.orders)
-        order = jax.eval_shape(orders, keys, count)
-        programs: dict[Any, Any] = {"orders": orders.lower(keys, count)}
+        orders, start = jax.jit(self.orders), jax.jit(self.initial)
+        order, params = jax.eval_shape(orders, keys, count), jax.eval_shape(start, keys)
+        gradient, measure = jax.jit(self.gradient), jax.jit(self.measure)
+        programs: dict[Any, Any] = {
+            "orders": orders.lower(keys, count),
+            "initial": start.lower(keys),
+            "gradient": gradient.lower(params, keys, order, count, images[0]),
+            "measure": measure.lower(params, *images),
+        }
         for method in methods:
             start = jax.jit(functools.partial(self.start, method))
-            params, state = jax.eval_shape(start, keys, given)
-            programs["start", method] = start.lower(keys, given)
-            if "gradient" not in programs:
-                step = jax.jit(self.gradient)
-                programs["gradient"] = step.lower(params, keys, order, count, images[0])
-                programs["measure"] = jax.jit(self.measure).lower(params, *images)
+            _, state = jax.eval_shape(start, params, given)
+            programs["start", method] = start.lower(params, given)
             update = jax.jit(functools.partial(self.update, method), donate_argnums=(0, 1))
             programs["update", method] = update.lower(params, state, params, given)
         return programs
 
     # --- the programs; all arguments with an axis of runs have it first -------------------------
 
-    def start(self, method: str, keys: jax.Array, given: Hyperparameters) -> tuple[Any, Any]:
+    def initial(self, keys: jax.Array) -> Any:
+        """The parameters of all methods before they are projected."""
+        of_run = functools.partial(
+            initial,
+            inputs=self.data.channels,
+            classes=self.data.classes,
+            depth=self.settings.depth,
+            width=self.settings.width,
+        )
+        return jax.vmap(of_run)(keys)
+
+    def start(self, method: str, params: Any, given: Hyperparameters) -> tuple[Any, Any]:
         """The parameters and the states of the optimizer before the first step."""
 
-        def of_run(key, rate, decay):
-            params = self._initial(jax.random.fold_in(key, 0))
+        def of_run(params, rate, decay):
             if spec := _spec(method, params):
                 params = fg.project(params, spec)
             tx = optimizer(method, params, self._schedule(given.steps), rate, decay)
             return params, tx.init(params)
 
-        return jax.vmap(of_run)(keys, given.rates, given.decays)
+        return jax.vmap(of_run)(params, given.rates, given.decays)
 
     def update(self, method: str, params, state, gradient, given: Hyperparameters):
         """The parameters and the states after a step."""
@@ -217,11 +229,6 @@ class Training:
         return of_runs(params, training[0], validation, test)
 
     # --- what they share ------------------------------------------------------------------------
-
-    def _initial(self, key: jax.Array) -> Any:
-        given = self.settings
-        data = self.data
-        return initial(key, data.channels, data.classes, depth=given.depth, width=given.width)
 
     def _scaled(self, pixels: jax.Array) -> jax.Array:
         return ((pixels - self.data.mean) / self.data.deviation).astype(self.settings.features)

@@ -10,11 +10,13 @@ References:
 """
 
 import itertools
+import math
 from collections.abc import Callable, Sequence
 from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 Convolution = Literal["grouped", "dense", "patches", "map"]
 """How the convolutions of many runs are computed.
@@ -44,29 +46,39 @@ def initial(key: jax.Array, inputs: int, classes: int, *, depth: int, width: flo
     Returns:
         The parameters: a dictionary for each stage of layers, and for the last layer.
     """
-    keys = iter(jax.random.split(key, 8))
-    he, blocks = jax.nn.initializers.he_normal(), (depth - 2) // 6
-
-    def norm(*shape: int) -> dict[str, jax.Array]:
-        return {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
-
-    def layer(inputs: int, outputs: int) -> dict[str, Any]:
-        kernel = he(next(keys), (3, 3, inputs, outputs))
-        return {"kernel": kernel, "norm": norm(outputs)}
-
-    def stack(number: int, channels: int) -> dict[str, Any]:
-        initializer = jax.nn.initializers.he_normal(batch_axis=0)
-        kernels = initializer(next(keys), (number, 3, 3, channels, channels))
-        return {"kernels": kernels, "norm": norm(number, channels)}
-
     channels = [max(1, round(width * channels)) for channels in CHANNELS]
     params: dict[str, Any] = {}
     for stage, (before, after) in enumerate(itertools.pairwise([inputs, *channels])):
         # The first convolution of all stands before the blocks, that of other stages inside of one.
-        others = 2 * blocks if stage == 0 else 2 * blocks - 1
-        params[f"stage{stage}"] = {"first": layer(before, after), "others": stack(others, after)}
-    last = he(next(keys), (channels[-1], classes))
-    return params | {"last": {"weight": last, "bias": jnp.zeros(classes)}}
+        number = (depth - 2) // 3 - (stage > 0)
+        params[f"stage{stage}"] = {
+            "first": {"kernel": (3, 3, before, after), "norm": _norm(after)},
+            "others": {"kernels": (number, 3, 3, after, after), "norm": _norm(number, after)},
+        }
+    params["last"] = {"weight": (channels[-1], classes), "bias": jnp.zeros(classes)}
+    return _he_normal(key, params)
+
+
+def _norm(*shape: int) -> dict[str, jax.Array]:
+    return {"scale": jnp.ones(shape), "bias": jnp.zeros(shape)}
+
+
+def _he_normal(key: jax.Array, params: Any) -> Any:
+    """Parameters with random weights in the place of shapes, cut from one array of numbers.
+
+    One array, because random numbers take long to compile.
+    """
+    leaves, tree = jax.tree.flatten(params, is_leaf=lambda leaf: isinstance(leaf, tuple))
+    sizes = [math.prod(leaf) if isinstance(leaf, tuple) else 0 for leaf in leaves]
+    numbers = jnp.split(jax.random.normal(key, sum(sizes)), np.cumsum(sizes)[:-1])
+
+    def weight(leaf, numbers):
+        if not isinstance(leaf, tuple):
+            return leaf
+        inputs = math.prod(leaf[-4:-1])
+        return numbers.reshape(leaf) * (2 / inputs) ** 0.5
+
+    return tree.unflatten(map(weight, leaves, numbers))
 
 
 def network(
