@@ -67,7 +67,7 @@ METHODS = (
 )
 """The methods of the study `paper`; "three" are sphere, oblique and Stiefel."""
 
-CONVOLUTIONS = ("grouped", "dense", "patches", "map")
+CONVOLUTIONS = ("dense", "patches", "map", "grouped")
 """The ways to compute the convolutions of many runs at once."""
 
 
@@ -108,10 +108,10 @@ class Paper:
     together: Annotated[Count, PAPER] = 6
     """runs that are trained at once"""
 
-    convolution: Annotated[str, one_of(CONVOLUTIONS), PAPER] = "grouped"
-    """how the convolutions of these runs are computed: as one grouped convolution, as one dense
-    convolution with zeros between the runs, as products of matrices of patches, or by a map over
-    the runs; they differ in speed only"""
+    convolution: Annotated[str, one_of(CONVOLUTIONS), PAPER] = "dense"
+    """how the convolutions of these runs are computed: as one dense convolution with zeros between
+    the runs, as products of matrices of patches, by a map over the runs, or as one grouped
+    convolution; they differ in speed only"""
 
     features: Annotated[Literal["bfloat16", "float32"], one_of(("bfloat16", "float32")), PAPER] = (
         "bfloat16"

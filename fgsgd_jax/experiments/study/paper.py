@@ -42,6 +42,7 @@ SMOKE = Paper(
     seeds=2,
     together=2,
     batch_size=32,
+    convolution="grouped",
     features="float32",
 )
 

@@ -1,8 +1,9 @@
 """Residual networks of 6n + 2 layers for small images, and ways to compute them for many runs.
 
 A function of one run is mapped over runs by `jax.vmap`. A convolution with a kernel for every run
-is then a grouped convolution, which is slow on many devices, so there are others with the same
-result; which is the fastest has to be measured.
+is then a grouped convolution, which is slow on GPUs: the gradient of its kernel becomes a
+convolution with a window as large as the image. There are others with the same result; which is the
+fastest has to be measured.
 
 References:
     He, Zhang, Ren & Sun, *Deep residual learning for image recognition*, CVPR 2016, section 4.2,
@@ -18,12 +19,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-Convolution = Literal["grouped", "dense", "patches", "map"]
+Convolution = Literal["dense", "patches", "map", "grouped"]
 """How the convolutions of many runs are computed.
 
-"grouped": as one grouped convolution. "dense": as one convolution whose kernel is zero between
-different runs. "patches": as products of matrices, with every 3×3 neighborhood written out. "map":
-one run after another.
+"dense": as one convolution whose kernel is zero between different runs. "patches": as products of
+matrices, with every 3×3 neighborhood written out. "map": one run after another. "grouped": as one
+grouped convolution.
 """
 
 CHANNELS = (16, 32, 64)
@@ -181,10 +182,10 @@ def dense(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
 
 
 CONVOLUTIONS: dict[Convolution, Callable[[jax.Array, jax.Array, int], jax.Array]] = {
-    "grouped": convolved,
     "dense": dense,
     "patches": by_patches,
     "map": convolved,
+    "grouped": convolved,
 }
 
 
