@@ -13,7 +13,8 @@ from flax import nnx
 from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments.data import ImageData, load
 from fgsgd_jax.experiments.study import paper, paper_probe, paper_training, resnet
-from fgsgd_jax.experiments.study.config import CONVOLUTIONS, METHODS, Paper
+from fgsgd_jax.experiments.study.config import METHODS, Paper
+from fgsgd_jax.experiments.study.resnet import CONVOLUTIONS
 from tests.benchmarks.resnet20 import ResNet20
 
 # --- the network ------------------------------------------------------------------------------

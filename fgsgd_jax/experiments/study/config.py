@@ -17,6 +17,7 @@ from fgsgd_jax.experiments.arguments import (
     read_by,
     whole,
 )
+from fgsgd_jax.experiments.study.resnet import CONVOLUTIONS, Convolution
 
 STUDIES = (
     "classical",
@@ -67,9 +68,6 @@ METHODS = (
 )
 """The methods of the study `paper`; "three" are sphere, oblique and Stiefel."""
 
-CONVOLUTIONS = ("dense", "patches", "map", "grouped")
-"""The ways to compute the convolutions of many runs at once."""
-
 
 def _depth(word: str) -> int:
     depth = int(word)
@@ -108,7 +106,7 @@ class Paper:
     together: Annotated[Count, PAPER] = 6
     """runs that are trained at once"""
 
-    convolution: Annotated[str, one_of(CONVOLUTIONS), PAPER] = "dense"
+    convolution: Annotated[Convolution, one_of(CONVOLUTIONS), PAPER] = "dense"
     """how the convolutions of these runs are computed: as one dense convolution with zeros between
     the runs, as products of matrices of patches, by a map over the runs, or as one grouped
     convolution; they differ in speed only"""

@@ -116,10 +116,13 @@ class _Problem:
     def run(self, trials: Sequence[Row]) -> list[Row]:
         """Trains and measures; if the trials are fewer than are trained at once, the last twice."""
         filled = [*trials, *[trials[-1]] * (self.settings.together - len(trials))]
-        columns = [[trial[name] for trial in filled] for name in ("seed", "learning_rate")]
-        decays = [trial.get("decay", 0.0) for trial in filled]
-        (method,), (epochs,) = ({trial[name] for trial in trials} for name in ("method", "epochs"))
-        results = self.training.run(method, *columns, decays, epochs)
+        results = self.training.run(
+            trials[0]["method"],
+            seeds=[trial["seed"] for trial in filled],
+            rates=[trial["learning_rate"] for trial in filled],
+            decays=[trial.get("decay", 0.0) for trial in filled],
+            epochs=trials[0]["epochs"],
+        )
         return [{name: values[i] for name, values in results.items()} for i in range(len(trials))]
 
 

@@ -10,15 +10,17 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax.experiments.data import ImageData
-from fgsgd_jax.experiments.study.config import CONVOLUTIONS, Paper
+from fgsgd_jax.experiments.study.config import Paper
 from fgsgd_jax.experiments.study.paper_training import Hyperparameters, Training
+from fgsgd_jax.experiments.study.resnet import CONVOLUTIONS
 
 REPEATS = 20
 
 
 def probe(images: ImageData, settings: Paper) -> None:
     """Prints the time of a gradient with every kind of convolution, and of every update."""
-    given = Hyperparameters(*[jnp.ones(settings.together)] * 2, jnp.asarray(1000))
+    ones = jnp.ones(settings.together)
+    given = Hyperparameters(rates=ones, decays=ones, steps=jnp.asarray(1000))
     keys = jax.random.split(jax.random.key(0), settings.together)
     device = jax.devices()[0].device_kind
     print(f"{device}: {settings.together} runs of {settings.batch_size} images at once", flush=True)

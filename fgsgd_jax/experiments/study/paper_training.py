@@ -44,9 +44,9 @@ EVALUATION_BATCH, MOMENTS_FROM = 500, 5000  # images
 class Hyperparameters:
     """The numbers of every run `(runs,)`, and for how many steps all are trained."""
 
-    rates: jax.Array
-    decays: jax.Array
-    steps: jax.Array
+    rates: Any
+    decays: Any
+    steps: Any
 
 
 jax.tree_util.register_dataclass(Hyperparameters)

@@ -18,6 +18,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.custom_batching import custom_vmap
 
 Convolution = Literal["dense", "patches", "map", "grouped"]
 """How the convolutions of many runs are computed.
@@ -71,7 +72,7 @@ def _he_normal(key: jax.Array, params: Any) -> Any:
     """
     leaves, tree = jax.tree.flatten(params, is_leaf=lambda leaf: isinstance(leaf, tuple))
     sizes = [math.prod(leaf) if isinstance(leaf, tuple) else 0 for leaf in leaves]
-    numbers = jnp.split(jax.random.normal(key, sum(sizes)), np.cumsum(sizes)[:-1])
+    numbers = jnp.split(jax.random.normal(key, (sum(sizes),)), np.cumsum(sizes)[:-1])
 
     def weight(leaf, numbers):
         if not isinstance(leaf, tuple):
@@ -160,7 +161,7 @@ def dense(x: jax.Array, kernel: jax.Array, stride: int) -> jax.Array:
     To be differentiated outside of the map over runs.
     """
 
-    @jax.custom_batching.custom_vmap
+    @custom_vmap
     def of_runs(x, kernel):
         return convolved(x, kernel, stride)
 
