@@ -43,22 +43,13 @@ def probe(images: ImageData, settings: Paper) -> None:
         params = compiling["initial"].result()[0](keys)
         data = training.data
 
-        def report(name: Any, call: Callable[[Any], Any]) -> None:
+        def report(name: Any, call: Callable[[Any], Any], repeats: int = REPEATS) -> None:
             program, seconds = compiling[name].result()
             spelled = " ".join(name) if isinstance(name, tuple) else name
-            milliseconds = 1e3 * _seconds(lambda: call(program))
+            milliseconds = 1e3 * _seconds(lambda: call(program), repeats)
             print(f"{spelled:24} {seconds:9.1f} s {milliseconds:10.3f} ms", flush=True)
 
         report("orders", lambda program: program(keys, step))
-        for kind in CONVOLUTIONS:
-            report(
-                ("gradient", kind),
-                lambda program: program(params, keys, orders, step, data.training),
-            )
-            report(
-                ("measure", kind),
-                lambda program: program(params, data.training, data.validation, data.test),
-            )
         for method in settings.methods:
             held = compiling["start", method].result()[0](params, given)
             gradient = jax.tree.map(jnp.zeros_like, held[0])
@@ -67,6 +58,16 @@ def probe(images: ImageData, settings: Paper) -> None:
                 return program(*jax.tree.map(jnp.copy, held), gradient, given)
 
             report(("update", method), update)
+        for kind in CONVOLUTIONS:
+            report(
+                ("gradient", kind),
+                lambda program: program(params, keys, orders, step, data.training),
+            )
+            report(
+                ("measure", kind),
+                lambda program: program(params, data.training, data.validation, data.test),
+                repeats=2,
+            )
     print(f"An epoch of each run has {training.steps_per_epoch} gradients and updates.")
 
 
@@ -75,11 +76,11 @@ def _compiled(program: Any) -> tuple[Any, float]:
     return program.compile(), time.perf_counter() - start
 
 
-def _seconds(call: Callable[[], Any]) -> float:
+def _seconds(call: Callable[[], Any], repeats: int) -> float:
     """The mean time of a call, after one that does not count."""
     jax.block_until_ready(call())
     start = time.perf_counter()
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         results = call()
     jax.block_until_ready(results)
-    return (time.perf_counter() - start) / REPEATS
+    return (time.perf_counter() - start) / repeats
