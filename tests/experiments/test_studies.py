@@ -90,6 +90,65 @@ def test_an_interrupted_study_continues_and_equals_an_uninterrupted_one(tmp_path
     assert len(calls) == len(path.read_text().splitlines()) >= done  # nothing ran twice
 
 
+STAGES = {"tuning": {"epochs": 1}, "final": {"epochs": 5}}
+
+
+def test_the_chosen_settings_are_trained_longer_from_all_seeds_and_only_that_is_reported(tmp_path):
+    def run(trial):
+        return {"error": error(trial)["error"] / trial["epochs"]}
+
+    problem = study(run, **STAGES, cases=[{"size": 1}])
+    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    ran = {(row["epochs"], row["method"], row["rate"], row["seed"]) for row in rows}
+    tuning = set(itertools.product([1], "ab", (0.1, 1.0), (0, 1)))
+    final = {
+        (5, method, rate, seed) for method, rate in (("a", 1.0), ("b", 0.1)) for seed in range(3)
+    }
+    assert ran == tuning | final
+    assert len(rows) == len(ran)
+    chosen = problem.chosen(rows, {"size": 1}, "a")
+    assert [row["error"] for row in chosen] == pytest.approx([0.2, 0.202, 0.204])
+
+
+@pytest.mark.parametrize("together", [1, 2, 3, 100])
+def test_trials_of_one_method_run_together_and_give_the_same_rows(tmp_path, together):
+    groups = []
+
+    def run_together(trials):
+        groups.append(trials)
+        return [error(trial) for trial in trials]
+
+    one, several = tmp_path / "one.jsonl", tmp_path / "several.jsonl"
+    grid.run(study(error), one, no_interrupts, quiet=True)
+    problem = study(None, together=together, run_together=run_together)
+    grid.run(problem, several, no_interrupts, quiet=True)
+    assert several.read_text() == one.read_text()
+    assert max(map(len, groups)) == min(together, 4)  # of two settings and two seeds
+    assert all(len({trial["method"] for trial in group}) == 1 for group in groups)
+
+
+@pytest.mark.parametrize("changes", [{}, STAGES])
+def test_after_its_seconds_a_study_reports_the_finished_methods_and_continues_later(
+    tmp_path, monkeypatch, changes
+):
+    problem = study(error, cases=[{"size": 1}], **changes)
+    report.run(problem, tmp_path / "whole", quiet=True)
+    clock = itertools.count()  # a second passes before every trial
+    monkeypatch.setattr(grid.time, "monotonic", lambda: next(clock))
+    with pytest.raises(UsageError, match="After 4 seconds no method is finished"):
+        report.run(problem, tmp_path / "run", seconds=4, quiet=True)
+    report.run(problem, tmp_path / "run", seconds=6, quiet=True)  # "a" is done, "b" is not
+    table_of = lambda name: (tmp_path / name / "table.md").read_text().splitlines()  # noqa: E731
+    (_, row, *others), whole = table_of("run")[3:], table_of("whole")
+    assert row.startswith("| 1 | a |")
+    assert not others
+    assert whole[4].startswith(row.rstrip("| "))
+    report.run(problem, tmp_path / "run", seconds=100, quiet=True)
+    assert table_of("run") == whole
+    for name in ("trials.jsonl", "table.md"):
+        assert (tmp_path / "run" / name).read_text() == (tmp_path / "whole" / name).read_text()
+
+
 def test_a_line_cut_off_while_it_was_written_is_run_again(tmp_path):
     path = tmp_path / "trials.jsonl"
     grid.run(study(error), path, no_interrupts, quiet=True)

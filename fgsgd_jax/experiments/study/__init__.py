@@ -3,9 +3,10 @@
 The studies are **classical** (optima that factorizations know: Procrustes, principal and
 independent components), **convergence** (the share of random starts that reach a global minimum),
 **copying** (a recurrent matrix that has to keep symbols over a delay), **depth** (plain networks
-of up to 100 layers without normalization), **rates** (the range of learning rates in which methods
-train well), **robustness** (certified accuracy of networks with a small Lipschitz constant) and
-**streaming** (principal components of a stream, with and without averages on the manifold).
+of up to 100 layers without normalization), **paper** (a residual network on CIFAR-10, many runs at
+once on one device), **rates** (the range of learning rates in which methods train well),
+**robustness** (certified accuracy of networks with a small Lipschitz constant) and **streaming**
+(principal components of a stream, with and without averages on the manifold).
 
 Every method is trained with all of its settings (learning rates, decays, …) from a few seeds; the
 setting with the best mean validation score is then trained from the remaining seeds, and its test
@@ -16,16 +17,21 @@ when the same command is given the same folder; nothing is computed twice.
 
 import importlib
 
-from fgsgd_jax.experiments.study.config import Arguments, StudyName
+from fgsgd_jax.experiments.study.config import Arguments, Paper, StudyName
 
-ARGUMENTS = Arguments()
+ARGUMENTS, PAPER = Arguments(), Paper()
 
 
-def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS) -> None:
+def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS, paper: Paper = PAPER) -> None:
     """Runs what is missing of a study, and reports on all of it."""
     problem = arguments.delays if name == "copying" else arguments.load()
     # Slow imports: delayed so that --help and mistakes get their answer at once.
     module = importlib.import_module(f"fgsgd_jax.experiments.study.{name}")
     report = importlib.import_module("fgsgd_jax.experiments.study.report")
-    study = module.study(problem, smoke=arguments.smoke)
-    report.run(study, arguments.run_dir or study.default_folder, quiet=arguments.quiet)
+    settings = {"settings": paper} if name == "paper" else {}
+    if name == "paper" and paper.probe:
+        module.probe(problem, **settings)
+        return
+    study = module.study(problem, smoke=arguments.smoke, **settings)
+    folder = arguments.run_dir or study.default_folder
+    report.run(study, folder, seconds=arguments.seconds, quiet=arguments.quiet)

@@ -5,10 +5,12 @@ settings of the method (such as a learning rate), and its seed. Results are kept
 JSON object a line, the trial and its results, appended as soon as they are known.
 """
 
+import contextlib
 import dataclasses
 import json
 import math
 import os
+import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -39,6 +41,11 @@ class Study:
         draw: Draws all rows as the figure with this path.
         across_settings: By label in the table, a number computed from all rows of one method on
             one case, such as a range of learning rates.
+        tuning: What trials have besides while settings are chosen, such as a number of epochs.
+        final: What trials with the chosen settings have instead. If it differs from `tuning`, the
+            chosen settings are trained from all seeds, and only these trials are reported.
+        together: How many trials of one method are given to `run_together` at once.
+        run_together: Trains several trials of one method, in the place of `run`.
     """
 
     name: str
@@ -54,6 +61,10 @@ class Study:
     across_settings: Mapping[str, Callable[[list[Row]], float]] = dataclasses.field(
         default_factory=dict
     )
+    tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    final: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    together: int = 1
+    run_together: Callable[[Sequence[Row]], Sequence[Row]] | None = None
 
     @property
     def default_folder(self) -> Path:
@@ -70,6 +81,15 @@ class Study:
         """How many settings of every method are tried."""
         return max(map(len, self.methods.values()))
 
+    @property
+    def later_seeds(self) -> range:
+        """The seeds from which the chosen settings are trained when they are known."""
+        return range(self.tuning_seeds if self.tuning == self.final else 0, self.seeds)
+
+    def results_of(self, trials: Sequence[Row]) -> Sequence[Row]:
+        """Runs trials of one method."""
+        return self.run_together(trials) if self.run_together else list(map(self.run, trials))
+
     def rows_of(self, rows: Iterable[Row], case: Mapping[str, Any], method: str) -> list[Row]:
         """The rows of one method on one case."""
         return [row for row in rows if contains(row, {**case, "method": method})]
@@ -79,7 +99,11 @@ class Study:
 
         A trial that diverged has a score of infinity, and so have its settings.
         """
-        rows = [row for row in self.rows_of(rows, case, method) if row["seed"] < self.tuning_seeds]
+        rows = [
+            row
+            for row in self.rows_of(rows, {**case, **self.tuning}, method)
+            if row["seed"] < self.tuning_seeds
+        ]
 
         def mean_score(settings: Settings) -> float:
             scores = [row[self.score] for row in rows if contains(row, settings)]
@@ -91,8 +115,26 @@ class Study:
         """The rows of a method with its best settings, in the order of the seeds."""
         rows = list(rows)
         best = self.best(rows, case, method)
-        found = [row for row in self.rows_of(rows, case, method) if contains(row, best)]
+        of_method = self.rows_of(rows, {**case, **self.final}, method)
+        found = [row for row in of_method if contains(row, best)]
         return sorted(found, key=lambda row: row["seed"])
+
+    def finished(self, rows: Iterable[Row]) -> "Study":
+        """The same study with those methods whose trials are all known."""
+        rows = list(rows)
+
+        def is_finished(case: Mapping[str, Any], method: str) -> bool:
+            tuned = self.rows_of(rows, {**case, **self.tuning}, method)
+            if len(tuned) < len(self.methods[method]) * self.tuning_seeds:
+                return False
+            return len(self.chosen(rows, case, method)) == self.seeds
+
+        methods = {
+            method: settings
+            for method, settings in self.methods.items()
+            if all(is_finished(case, method) for case in self.cases)
+        }
+        return dataclasses.replace(self, methods=methods)
 
 
 def contains(row: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
@@ -101,7 +143,12 @@ def contains(row: Mapping[str, Any], part: Mapping[str, Any]) -> bool:
 
 
 def run(
-    study: Study, path: Path, stop_if_interrupted: Callable[[], None], *, quiet: bool
+    study: Study,
+    path: Path,
+    stop_if_interrupted: Callable[[], None],
+    *,
+    quiet: bool,
+    seconds: float | None = None,
 ) -> list[Row]:
     """Runs the trials that are not done yet.
 
@@ -110,37 +157,46 @@ def run(
         path: The file of the rows.
         stop_if_interrupted: Called after every trial.
         quiet: Whether to hide the progress bar.
+        seconds: After this time no trial is started; None sets no limit.
 
     Returns:
-        The rows of all trials.
+        The rows of all trials that are done.
     """
     kept = Rows(path)
+    end = math.inf if seconds is None else time.monotonic() + seconds
     settings = sum(map(len, study.methods.values()))
-    runs = settings * study.tuning_seeds
-    runs += len(study.methods) * (study.seeds - study.tuning_seeds)
+    runs = settings * study.tuning_seeds + len(study.methods) * len(study.later_seeds)
     total = len(study.cases) * runs
     with tqdm(total=total, unit=" trials", disable=quiet) as bar:
 
         def run_all(trials: Iterable[Row]) -> None:
-            for trial in trials:
-                bar.set_description(" ".join(str(value) for value in trial.values()))
-                if not kept.has(trial):
-                    kept.append(trial | _as_json(study.run(trial)))
-                    stop_if_interrupted()
-                bar.update()
+            missing = [trial for trial in trials if not kept.has(trial)]
+            for first in range(0, len(missing), study.together):
+                if time.monotonic() >= end:
+                    raise _OutOfTime
+                group = missing[first : first + study.together]
+                bar.set_description(" ".join(str(value) for value in group[0].values()))
+                for trial, results in zip(group, study.results_of(group), strict=True):
+                    kept.append(trial | _as_json(results))
+                stop_if_interrupted()
+                bar.update(len(group))
 
-        for case in study.cases:
-            for method, grid in study.methods.items():
-                of_method = {**case, "method": method}
-                run_all(
-                    of_method | {**setting, "seed": seed}
-                    for setting in grid
-                    for seed in range(study.tuning_seeds)
-                )
-                best = study.best(kept.rows, case, method)
-                later = range(study.tuning_seeds, study.seeds)
-                run_all(of_method | {**best, "seed": seed} for seed in later)
+        with contextlib.suppress(_OutOfTime):
+            for case in study.cases:
+                for method, grid in study.methods.items():
+                    of_method = {**case, "method": method}
+                    run_all(
+                        of_method | {**study.tuning, **setting, "seed": seed}
+                        for setting in grid
+                        for seed in range(study.tuning_seeds)
+                    )
+                    best = {**study.final, **study.best(kept.rows, case, method)}
+                    run_all(of_method | {**best, "seed": seed} for seed in study.later_seeds)
     return kept.rows
+
+
+class _OutOfTime(Exception):
+    """No trial may be started any more."""
 
 
 class Rows:

@@ -13,12 +13,13 @@ STUDY_FILE, TRIALS_FILE = "study.json", "trials.jsonl"
 TABLE_FILE, FIGURE_FILE = "table.md", "figure.png"
 
 
-def run(study: Study, run_dir: Path, *, quiet: bool = False) -> None:
+def run(study: Study, run_dir: Path, *, seconds: float | None = None, quiet: bool = False) -> None:
     """Runs what is missing of a study, and reports on all of it.
 
     Args:
         study: The study.
         run_dir: Its folder.
+        seconds: After this time no trial is started; the table then has the methods that are done.
         quiet: Whether to print only the path of the folder.
 
     Raises:
@@ -34,8 +35,16 @@ def run(study: Study, run_dir: Path, *, quiet: bool = False) -> None:
         )
 
     with deferred_interrupts(what_is_saved) as stop_if_interrupted:
-        rows = grid.run(study, run_dir / TRIALS_FILE, stop_if_interrupted, quiet=quiet)
-        text = table.markdown(study, rows)
+        rows = grid.run(
+            study, run_dir / TRIALS_FILE, stop_if_interrupted, quiet=quiet, seconds=seconds
+        )
+        finished = study.finished(rows)
+        if not finished.methods:
+            raise UsageError(
+                f"After {seconds:g} seconds no method is finished; the trials that are done are in "
+                f"{run_dir}. The same command continues from there."
+            )
+        text = table.markdown(finished, rows)
         write_text(run_dir / TABLE_FILE, text)
         study.draw(rows, run_dir / FIGURE_FILE)
         stop_if_interrupted()
