@@ -40,12 +40,6 @@ class Kernel(abc.ABC):
     # of all weights to buffers of their own and copies them back.
     mixes_entries: bool = False
 
-    # Whether its numbers belong to a column of a point.
-    works_by_column: bool = False
-
-    # Whether all its methods also take points as `Entries`.
-    takes_entries: bool = True
-
     @abc.abstractmethod
     def normal(self, x: jax.Array, g: jax.Array) -> Any:
         """The numbers that determine the normal part of g, as few per point as possible."""
@@ -79,18 +73,6 @@ class Kernel(abc.ABC):
         product = jnp.abs(t) * length
         return t * jnp.where(product > most, most / product, 1)
 
-    def usable(self, x: jax.Array) -> jax.Array | None:
-        """Where an exact step can start, `(*lanes)`; elsewhere it gives NaN. None for everywhere."""
-        return None
-
-    def measured(self, x: jax.Array, v: Any) -> Any:
-        """The numbers that `aim_from` takes; None if it cannot do without x and v."""
-        return None
-
-    def aim_from(self, measured: Any, t: jax.Array, squares: jax.Array, at_rest: jax.Array) -> Any:
-        """What `aim` returns, exactly, from numbers measured before t was known."""
-        raise NotImplementedError
-
     @abc.abstractmethod
     def aim(
         self,
@@ -123,7 +105,6 @@ class VerbsKernel(Kernel):
     """The step of any manifold, by its verbs."""
 
     recomputes_tangent = False
-    takes_entries = False
 
     def __init__(self, manifold: Manifold):
         self.manifold = manifold
@@ -143,10 +124,3 @@ class VerbsKernel(Kernel):
     def move(self, x, v, t, aimed, *, exact):
         # At rest t·v: exactly 0, with the derivative of the step.
         return jnp.where(aimed, t * v, self.manifold.retract(x, t * v) - x)
-
-
-def masked(usable: jax.Array | None, numbers: Any) -> Any:
-    """The numbers, NaN where a step cannot start."""
-    if usable is None:
-        return numbers
-    return jax.tree.map(lambda number: jnp.where(usable, number, jnp.nan), numbers)

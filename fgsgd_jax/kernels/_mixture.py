@@ -4,9 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 
-from fgsgd_jax import linalg
 from fgsgd_jax.kernels._kernel import Kernel
 from fgsgd_jax.spec import select
 
@@ -22,7 +20,6 @@ class MixtureKernel(Kernel):
     def __init__(self, manifold_ids: jax.Array, kernels: Sequence[Kernel]):
         self.manifold_ids, self.kernels = manifold_ids, kernels
         self.recomputes_tangent = all(kernel.recomputes_tangent for kernel in kernels)
-        self.takes_entries = all(kernel.takes_entries for kernel in kernels)
         self.mixes_entries = any(kernel.mixes_entries for kernel in kernels)
 
     def normal(self, x, g):
@@ -48,28 +45,10 @@ class MixtureKernel(Kernel):
     def shortened(self, t, length):
         return self.vector([kernel.shortened(t, length) for kernel in self.kernels])
 
-    def usable(self, x):
-        each = [kernel.usable(x) for kernel in self.kernels]
-        if all(usable is None for usable in each):
-            return None
-        return self.vector([jnp.array(True) if usable is None else usable for usable in each])
-
-    def measured(self, x, v):
-        """Those with a number per point: numbers per column are as much to store as the point."""
-        each = zip(self.kernels, v, strict=True)
-        return tuple(None if k.works_by_column else k.measured(x, part) for k, part in each)
-
-    def aim(self, x, v, t, normal, squares, at_rest, *, exact, measured=None):
-        known = measured or [None] * len(self.kernels)
-        each = zip(self.kernels, v, normal, known, strict=True)
+    def aim(self, x, v, t, normal, squares, at_rest, *, exact):
+        each = zip(self.kernels, v, normal, strict=True)
         return self._shared(
-            x,
-            [
-                kernel.aim(x, part, t, numbers, squares, at_rest, exact=exact)
-                if parts is None
-                else kernel.aim_from(parts, t, squares, at_rest)
-                for kernel, part, numbers, parts in each
-            ],
+            x, [k.aim(x, part, t, n, squares, at_rest, exact=exact) for k, part, n in each]
         )
 
     def move(self, x, v, t, aimed, *, exact):
@@ -77,13 +56,11 @@ class MixtureKernel(Kernel):
         return self.vector([k.move(x, part, t, a, exact=exact) for k, part, a in each])
 
     def _shared(self, x: jax.Array, numbers: list[Any]) -> tuple:
-        entries = linalg.Entries
         usual = (x.shape[2:], x.shape[1:])
         shares = [
             index
             for index, number in enumerate(numbers)
-            if isinstance(number, entries if isinstance(x, entries) else jax.Array)
-            and number.shape in usual
+            if isinstance(number, jax.Array) and number.shape in usual
         ]
         if len(shares) < 2:
             return tuple(numbers)

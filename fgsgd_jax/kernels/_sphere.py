@@ -27,6 +27,18 @@ class RescalingKernel(Kernel):
     def move(self, x, v, t, aimed, *, exact):
         return (aimed - 1) * x + (aimed * t) * v
 
+    def squared_length(self, x, v) -> tuple:
+        """The coefficients of ‖x + tv‖² = a + 2bt + ct² of every point, or column.
+
+        b = ⟨x, v⟩ is rounding, which counts where ⟨x, g⟩ is much larger than ‖v‖.
+        """
+        return self.product(x, x), self.product(x, v), self.product(v, v)
+
+    def factor(self, squared_length: tuple, t, at_rest):
+        """f, exactly, from the coefficients of ‖x + tv‖²; 1 in lanes `at_rest`."""
+        a, b, c = squared_length
+        return jnp.where(at_rest, 1, 1 / jnp.sqrt(a + 2 * t * b + t * t * c))
+
 
 class SphereKernel(RescalingKernel):
     """A step of `Sphere`: with n = ⟨x, g⟩, v = g − n·x and f = 1/‖x + tv‖, it is f(x + tv) − x.
@@ -41,15 +53,6 @@ class SphereKernel(RescalingKernel):
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         length = _norm_of_step(x, v, t) if exact else jnp.sqrt(1 + t * t * squares)
         return jnp.where(at_rest, 1, 1 / length)
-
-    # ‖x + tv‖² = ⟨x, x⟩ + 2t⟨x, v⟩ + t²⟨v, v⟩, where ⟨x, v⟩ is rounding.
-
-    def measured(self, x, v):
-        return linalg.inner(x, x), linalg.inner(x, v)
-
-    def aim_from(self, measured, t, squares, at_rest):
-        a, b = measured
-        return jnp.where(at_rest, 1, 1 / jnp.sqrt(a + 2 * t * b + t * t * squares))
 
     def amplifies_rounding(self, t, normal) -> jax.Array:
         # At ‖x‖² = 1 + δ the projection leaves −⟨x, g⟩δ along x, and with the approximate length
@@ -67,7 +70,6 @@ class ObliqueKernel(RescalingKernel):
     """
 
     product = staticmethod(linalg.column_inner)
-    works_by_column = True
 
     def __init__(self, *, bounded: bool):
         self.bounded = bounded
@@ -77,16 +79,7 @@ class ObliqueKernel(RescalingKernel):
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         length = _column_norm_of_step(x, v, t) if self.bounded else linalg.column_norm(x + t * v)
-        return jax.tree.map(lambda number: jnp.where(at_rest, 1, 1 / number), length)
-
-    def measured(self, x, v):
-        return tuple(linalg.column_inner(*pair) for pair in ((x, x), (x, v), (v, v)))
-
-    def aim_from(self, measured, t, squares, at_rest):
-        def factor(a, b, c):
-            return jnp.where(at_rest, 1, 1 / jnp.sqrt(a + 2 * t * b + t * t * c))
-
-        return jax.tree.map(factor, *measured)
+        return jnp.where(at_rest, 1, 1 / length)
 
 
 # x + t·v is summed entry by entry where points are small, so that it is nowhere stored.
@@ -103,6 +96,5 @@ def _norm_of_step(x, v, t) -> jax.Array:
 def _column_norm_of_step(x, v, t) -> jax.Array:
     """‖xⱼ + t·vⱼ‖ of every column, likewise."""
     if linalg.is_small(x):
-        moved = [x[i] + t * v[i] for i in range(x.shape[0])]
-        return jax.tree.map(jnp.sqrt, linalg.total(row * row for row in moved))
+        return jnp.sqrt(linalg.total((x[i] + t * v[i]) ** 2 for i in range(x.shape[0])))
     return jnp.sqrt(linalg.column_inner(x + t * v, x + t * v))

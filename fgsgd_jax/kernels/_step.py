@@ -16,7 +16,8 @@ from jax import lax
 from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels._choice import kernel_for
 from fgsgd_jax.kernels._gpu import two_passes
-from fgsgd_jax.kernels._kernel import Kernel, masked
+from fgsgd_jax.kernels._kernel import Kernel
+from fgsgd_jax.kernels._sphere import RescalingKernel
 from fgsgd_jax.spec import (
     Coordinates,
     Groups,
@@ -29,7 +30,8 @@ from fgsgd_jax.spec import (
     times,
 )
 
-# Where points are held entry by entry in registers, and the largest such points.
+# Platforms where points are held entry by entry in registers, and the largest such points. With
+# `GPUS = ()` every platform computes by passes over arrays.
 GPUS = ("cuda", "rocm")
 LARGEST_IN_REGISTERS = 25
 
@@ -154,21 +156,29 @@ def fused_step(
 
     def on_gpu() -> Result:
         x, moved, momentum = two_passes(step, gradient, trace, factor, divisors)
-        new_trace = None if trace is None else leaf_spec.to_weight(momentum, trace.dtype)
+        new_trace = momentum
+        if momentum is not None and trace is not None:
+            new_trace = leaf_spec.to_weight(momentum, trace.dtype)
         update = leaf_spec.update(x, moved, s, s_next, weight.dtype)
         return Result(update, new_trace, after)
 
     def elsewhere() -> Result:
         return _passes(step, gradient, trace, factor, divisors, after, s_next)
 
+    # Without τ squares may overflow, and the length of a step has to be measured on the way.
+    if settings.normalization is None:
+        return elsewhere()
     return on_platform(leaf_spec, kernel, on_gpu, elsewhere)
 
 
 def on_platform(leaf_spec: LeafSpec, kernel: Kernel, on_gpu: Callable, elsewhere: Callable) -> Any:
-    """`on_gpu()` where a program is lowered for a GPU and points are small, else `elsewhere()`."""
+    """What a program lowered for a GPU does, and what others do.
+
+    For spheres and oblique manifolds of small points; see `_gpu.py`.
+    """
     rows, columns = leaf_spec.points_shape[:2]
     large = rows * columns > LARGEST_IN_REGISTERS
-    if large or not kernel.takes_entries or _xla_cpu.in_shard_map():
+    if large or not isinstance(kernel, RescalingKernel) or _xla_cpu.in_shard_map():
         return elsewhere()
     return lax.platform_dependent(default=elsewhere, **dict.fromkeys(GPUS, on_gpu))
 
@@ -291,9 +301,7 @@ class _Step:
             # False for NaN, which must not be taken for a point at rest.
             at_rest = (t * t * squares == 0) | (t == 0)
             x, vector = self.x(), v.vector()
-            aimed = kernel.aim(x, vector, t, v.normal, squares, at_rest, exact=exact)
-            # It is the exact steps that find points too far off.
-            return masked(kernel.usable(x), aimed) if exact else aimed
+            return kernel.aim(x, vector, t, v.normal, squares, at_rest, exact=exact)
 
         def move(exact: bool):
             return kernel.move(self.x(), v.vector(), t, aimed, exact=exact)

@@ -28,13 +28,12 @@ class RotationKernel(Kernel):
     def length(self, v, normal):
         return linalg.finite_or_nan(2**0.5 * linalg.norm(normal[None]))
 
-    def usable(self, x):
-        return linalg.is_polishable_3x3(x)
-
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         *p, sigma = linalg.rotation_3x3(normal, t)
         # σ is positive in a rotation: −σ marks a point at rest.
-        return linalg.stack([*p, jnp.where(at_rest, -sigma, sigma)], normal)
+        rotation = jnp.stack([*p, jnp.where(at_rest, -sigma, sigma)])
+        # Points that are too far off give NaN. It is the exact steps that find them.
+        return jnp.where(linalg.is_polishable_3x3(x), rotation, jnp.nan) if exact else rotation
 
     def amplifies_rounding(self, t, normal):
         return jnp.array(False)

@@ -10,7 +10,6 @@ JAX 0.10.0 to 0.11.0.
 """
 
 from fgsgd_jax.linalg._entries import Entries as Entries
-from fgsgd_jax.linalg._entries import stack as stack
 from fgsgd_jax.linalg._norms import column_norm as column_norm
 from fgsgd_jax.linalg._norms import divisor as divisor
 from fgsgd_jax.linalg._norms import finite_or_nan as finite_or_nan

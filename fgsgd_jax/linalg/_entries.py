@@ -1,6 +1,6 @@
 """`Entries`: small matrices as a grid of their entries, an array `(*lanes)` each."""
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
@@ -88,14 +88,6 @@ class Entries:
         for index, leaf in zip(np.ndindex(shape), leaves, strict=True):
             grid[index] = leaf
         return cls(grid)
-
-
-def stack(parts: Sequence[Any], like: Any, axis: int = 0) -> Any:
-    """The parts along a new first axis, or a new second one: an array, or entries `like` these."""
-    if not isinstance(like, Entries):
-        return jnp.stack(parts, axis)
-    grids = [part.grid if isinstance(part, Entries) else _single(part) for part in parts]
-    return Entries(np.stack(grids, axis))
 
 
 def _single(part: Any) -> np.ndarray:

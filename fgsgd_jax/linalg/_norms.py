@@ -1,14 +1,12 @@
 """Norms whose squares neither overflow nor vanish, with a finite derivative at 0."""
 
 import functools
-import operator
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
 from fgsgd_jax import _xla_cpu
-from fgsgd_jax.linalg._entries import Entries, stack
 from fgsgd_jax.linalg._products import entries, inner, is_small, total
 
 
@@ -31,8 +29,6 @@ def column_norm(x: jax.Array) -> jax.Array:
     """‖xⱼ‖ of every column. `(rows, columns, *lanes)` → `(columns, *lanes)`."""
 
     def measured():
-        if isinstance(x, Entries):
-            return stack([_norm_of_entries(list(x[:, j])) for j in range(x.shape[1])], x)
         return _norm_of_entries(list(x)) if is_small(x) else _norm_over_axes(x, (0,))
 
     return _xla_cpu.materialize(measured, x)
@@ -52,11 +48,7 @@ def magnitude(x: jax.Array) -> jax.Array:
 
 def square_norm(x: jax.Array) -> jax.Array:
     """‖x‖² of every matrix, `(*lanes)`: infinite by overflow, NaN where an entry is infinite."""
-    if isinstance(x, Entries):
-        infinite = functools.reduce(operator.or_, map(jnp.isinf, entries(x)))
-    else:
-        infinite = jnp.any(jnp.isinf(x), axis=(0, 1))
-    return jnp.where(infinite, jnp.nan, inner(x, x))
+    return jnp.where(jnp.any(jnp.isinf(x), axis=(0, 1)), jnp.nan, inner(x, x))
 
 
 def finite_or_nan(number: jax.Array) -> jax.Array:

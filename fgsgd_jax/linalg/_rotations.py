@@ -5,7 +5,6 @@ from collections.abc import Iterable
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax.linalg._entries import stack
 from fgsgd_jax.linalg._products import total
 
 # One Newton-Schulz step turns an error E = xᵀx − 1 into ¾E². It is taken for points up to this far
@@ -23,13 +22,13 @@ def axis_3x3(x: jax.Array, g: jax.Array) -> jax.Array:
     def entry(i, j):
         return total(x[k, i] * g[k, j] for k in range(3))
 
-    return 0.5 * stack([entry(k, j) - entry(j, k) for j, k in ((1, 2), (2, 0), (0, 1))], x)
+    return 0.5 * jnp.stack([entry(k, j) - entry(j, k) for j, k in ((1, 2), (2, 0), (0, 1))])
 
 
 def times_hat(x: jax.Array, w: jax.Array) -> jax.Array:
     """x·hat(w), for 3×3."""
     ahead = ((1, 2), (2, 0), (0, 1))
-    return stack([x[:, a] * w[b] - x[:, b] * w[a] for a, b in ahead], x, axis=1)
+    return jnp.stack([x[:, a] * w[b] - x[:, b] * w[a] for a, b in ahead], axis=1)
 
 
 def rotation_3x3(w: jax.Array, t: jax.Array) -> jax.Array:
@@ -41,7 +40,7 @@ def rotation_3x3(w: jax.Array, t: jax.Array) -> jax.Array:
     """
     c = 1 / jnp.sqrt(1 + total((t * w[k]) ** 2 for k in range(3)))
     sigma = jnp.sqrt(1 + c)
-    return stack([*(c / sigma * (t * w[k]) for k in range(3)), sigma], w)
+    return jnp.stack([*(c / sigma * (t * w[k]) for k in range(3)), sigma])
 
 
 def is_polishable_3x3(x: jax.Array) -> jax.Array:
@@ -86,5 +85,5 @@ def turned_3x3(
         if polished:
             r = turn | {j: 1 + turn[j]}
             turn = {m: turn[m] - half * total(e[m, n] * r[n] for n in range(3)) for m in range(3)}
-        columns.append(total(x[:, m] * turn[m] for m in range(3)))
-    return stack(columns, x, axis=1)
+        columns.append(total(x[:, m] * turn[m] for m in range(3))[:, None])
+    return jnp.concatenate(columns, axis=1)

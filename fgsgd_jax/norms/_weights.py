@@ -6,7 +6,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.norms._matrices import Norms, norms_of

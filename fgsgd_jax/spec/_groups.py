@@ -6,6 +6,7 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.spec._schemes import summed_axes
@@ -19,9 +20,9 @@ class Groups(NamedTuple):
 
     Attributes:
         ids: The group of every component, int32 `(*lanes)`, counted over all stacked layers.
-        members: The components of every group, int32 `(components in a group, groups)`. The sizes of
-            groups differ by at most one; the last place of a smaller group holds the number of all
-            components, which is out of range.
+        members: The components of every group, int32 `(components in a group, groups)`. The sizes
+            of groups differ by at most one; the last place of a smaller group holds the number of
+            all components, which is out of range.
     """
 
     ids: jax.Array
@@ -31,11 +32,11 @@ class Groups(NamedTuple):
 def drawn_groups(leaf_spec) -> Groups | None:
     """The groups of a weight under PIO, None for other schemes."""
     ids = leaf_spec.draw().groups
-    return None if ids is None else Groups(jnp.asarray(ids), jnp.asarray(members(leaf_spec)))
+    return None if ids is None else Groups(jnp.asarray(ids), jnp.asarray(group_members(leaf_spec)))
 
 
 @functools.lru_cache(maxsize=256)
-def members(leaf_spec) -> np.ndarray:
+def group_members(leaf_spec) -> np.ndarray:
     """The components of every drawn group, as in `Groups`."""
     ids = leaf_spec.draw().groups.ravel()
     order = np.argsort(ids, kind="stable")
@@ -52,7 +53,7 @@ def group_norms(leaf_spec, squares: jax.Array, groups: Groups | None) -> jax.Arr
     Args:
         leaf_spec: The leaf spec of the weight.
         squares: ⟨v, v⟩ of every component, `(*lanes)`.
-        groups: The group of every component, for groups that are drawn at random.
+        groups: The groups, if they are drawn at random.
 
     Returns:
         `(groups,)` for drawn groups, else an array that broadcasts against the components.
@@ -64,9 +65,13 @@ def group_norms(leaf_spec, squares: jax.Array, groups: Groups | None) -> jax.Arr
         sums = jnp.zeros(leaf_spec.stacked * leaf_spec.groups, squares.dtype)
         sums = sums.at[groups.ids].add(squares, mode=IN_RANGE, wrap_negative_indices=False)
         return linalg.safe_sqrt(sums)
-    # A scatter would add by atomics on a GPU, in another order at every run.
-    of_members = squares.ravel().at[groups.members].get(
-        mode="fill", fill_value=0, wrap_negative_indices=False
+    # A scatter would add by atomics on a GPU, in another order at every run. Without the barrier
+    # XLA computes the squares again, at random places, where they are looked up.
+    squares = lax.optimization_barrier(squares)
+    of_members = (
+        squares.ravel()
+        .at[groups.members]
+        .get(mode="fill", fill_value=0, wrap_negative_indices=False)
     )
     return linalg.safe_sqrt(jnp.sum(of_members, axis=0))
 

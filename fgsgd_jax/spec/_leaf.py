@@ -277,8 +277,6 @@ class LeafSpec:
 
     def to_weight(self, points: jax.Array, dtype) -> jax.Array:
         """The weight, or a vector of its shape, put together from its components."""
-        if isinstance(points, linalg.Entries):
-            points = points.array()
         return self.component.from_points(points, self.shape).astype(dtype)
 
     def update(self, x: jax.Array, moved: jax.Array, s, s_next, dtype) -> jax.Array:

@@ -85,8 +85,7 @@ def select(manifold_ids, results: Sequence[jax.Array], of: Sequence[int] = ()) -
     """
     selected, indices = results[0], of or range(len(results))
     for index, result in list(zip(indices, results, strict=True))[1:]:
-        own = manifold_ids == index
-        selected = jax.tree.map(lambda a, b, own=own: jnp.where(own, a, b), result, selected)
+        selected = jnp.where(manifold_ids == index, result, selected)
     return selected
 
 

@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from fgsgd_jax import linalg
 from fgsgd_jax.spec import (
-    drawn_groups,
     LeafSpec,
+    drawn_groups,
     group_norms,
     keeps_sharding,
     per_component,

@@ -9,9 +9,9 @@ import pytest
 import fgsgd_jax as fg
 from fgsgd_jax.kernels import _step
 from fgsgd_jax.linalg import Entries
-from tests.kernels.test_fused_step import MOMENTA, RATE, SCHEMES, compare, links, weights
+from tests.kernels.test_fused_step import MOMENTA, RATE, SCHEMES, compare, weights
 
-TYPES = ("sphere", "oblique", "stiefel", "four types")
+TYPES = ("sphere", "oblique")
 
 
 @pytest.fixture(autouse=True)
@@ -42,8 +42,8 @@ def test_every_dtype(names, dtype):
 @pytest.mark.parametrize(
     ("shape", "names"),
     [
-        ((3, 3, 1, 1), "stiefel"),
-        ((3, 3, 7, 11), "four types"),
+        ((3, 3, 1, 1), "sphere"),
+        ((3, 3, 7, 11), "oblique"),
         ((2, 4, 4, 6), "oblique"),
         ((5, 5, 2, 3), "sphere"),
     ],
@@ -52,7 +52,7 @@ def test_odd_shapes(shape, names):
     compare(shape, "float64", names, "PI", "nesterov")
 
 
-@pytest.mark.parametrize("names", ["sphere", "four types"])
+@pytest.mark.parametrize("names", ["sphere", "oblique"])
 @pytest.mark.parametrize("normalized", [False, True])
 def test_steps_that_no_group_shares(names, normalized):
     params, spec = weights((3, 3, 4, 6), "float32", names, "PO")
@@ -71,7 +71,7 @@ def test_steps_that_no_group_shares(names, normalized):
     np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
 
 
-@pytest.mark.parametrize("names", ["sphere", "oblique", "stiefel", "four types"])
+@pytest.mark.parametrize("names", ["sphere", "oblique"])
 def test_points_at_rest_stay_and_points_without_a_direction_become_nan(names):
     params, spec = weights((3, 3, 4, 6), "float32", names, "kernel")
     gradient = jax.tree.map(jnp.zeros_like, params)
@@ -106,7 +106,7 @@ def test_rounding_does_not_pile_up_and_what_is_off_a_sphere_returns_in_one_step(
 
 
 def test_the_update_is_differentiable_and_maps_over_batches():
-    params, spec = weights((3, 3, 4, 6), "float32", "four types", "PO")
+    params, spec = weights((3, 3, 4, 6), "float32", "oblique", "PO")
     gradient = jax.tree.map(lambda leaf: jnp.cos(100 * leaf), params)
     tx = fg.fgsgd(RATE, spec)
     state = tx.init(params)
