@@ -7,7 +7,6 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
-from fgsgd_jax.geometry import Stiefel
 from fgsgd_jax.spec import Collection, map_leaves, require_collection
 from fgsgd_jax.transforms._link import (
     Link,
@@ -16,6 +15,7 @@ from fgsgd_jax.transforms._link import (
     require_params,
     require_state,
 )
+from fgsgd_jax.transforms._nearest import nearest_weight
 
 
 class AverageOnManifoldsState(NamedTuple):
@@ -101,7 +101,7 @@ def average_on_manifolds(
             a = leaf_spec.points(average)
             x = _turned_towards(a, x) if align else x
             mean = leaf_spec.to_weight(a + share.astype(a.dtype) * (x - a), average.dtype)
-            return leaf_spec.project(mean, manifold_ids, s_next)
+            return nearest_weight(leaf_spec, mean, manifold_ids, s_next)
 
         average = map_leaves(spec, on_manifold, moved, state.average, updates, params)
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -142,4 +142,4 @@ def _is_average(node: Any) -> bool:
 
 def _turned_towards(a: jax.Array, x: jax.Array) -> jax.Array:
     """x·Q, with the orthogonal Q that brings it nearest to a (the Procrustes problem)."""
-    return linalg.matmul(x, Stiefel().project(linalg.gram(x, a)))
+    return linalg.matmul(x, linalg.polar(linalg.gram(x, a)))

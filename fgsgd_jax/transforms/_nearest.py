@@ -17,6 +17,7 @@ from fgsgd_jax.spec import (
     require_collection,
     select,
     split_by_rows,
+    times,
 )
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
@@ -97,6 +98,15 @@ def nearest_points(leaf_spec: LeafSpec, y: jax.Array, manifold_ids) -> jax.Array
 def _nearest_point(manifold: Manifold, y: jax.Array) -> jax.Array:
     # The projection of Stiefel is a singular value decomposition, meant for once before training.
     return linalg.polar(y) if isinstance(manifold, Stiefel) else manifold.project(y)
+
+
+@functools.partial(jax.jit, static_argnums=0)
+@keeps_sharding
+@split_by_rows
+def nearest_weight(leaf_spec: LeafSpec, weight: jax.Array, manifold_ids, s) -> jax.Array:
+    """The weight of scale s on the manifolds that is nearest to a weight."""
+    nearest = nearest_points(leaf_spec, leaf_spec.unit_points(weight, s), manifold_ids)
+    return leaf_spec.to_weight(times(nearest, s), weight.dtype)
 
 
 @functools.partial(jax.jit, static_argnums=0)
