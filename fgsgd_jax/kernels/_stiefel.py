@@ -1,8 +1,10 @@
 """Steps on 3×3 orthogonal matrices: a rotation, whose axis decides everything."""
 
+import jax
 import jax.numpy as jnp
+from jax import lax
 
-from fgsgd_jax import linalg
+from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels._kernel import Kernel
 
 
@@ -32,13 +34,35 @@ class RotationKernel(Kernel):
         *p, sigma = linalg.rotation_3x3(normal, t)
         # σ is positive in a rotation: −σ marks a point at rest.
         rotation = jnp.stack([*p, jnp.where(at_rest, -sigma, sigma)])
-        # Points that are too far off give NaN. It is the exact steps that find them.
-        return jnp.where(linalg.is_polishable_3x3(x), rotation, jnp.nan) if exact else rotation
+        return jnp.where(_may_start(x, on_cpu=True), rotation, jnp.nan) if exact else rotation
 
     def amplifies_rounding(self, t, normal):
         return jnp.array(False)
 
     def move(self, x, v, t, aimed, *, exact):
         *p, sigma = aimed
-        rotation = [*p, jnp.abs(sigma)]
-        return linalg.turned_3x3(x, rotation, polished=exact, at_rest=sigma < 0)
+        moved = linalg.turned_3x3(x, [*p, jnp.abs(sigma)], polished=exact, at_rest=sigma < 0)
+        return jnp.where(_may_start(x, on_cpu=False), moved, jnp.nan) if exact else moved
+
+
+def _may_start(x: jax.Array, *, on_cpu: bool) -> jax.Array:
+    """Whether an exact step may start at x: points that are too far off give NaN.
+
+    On accelerators the move finds them, since it needs xᵀx as well. XLA's CPU compiler would store
+    the whole move for that (seen with jaxlib 0.10.2), so there it is the aim.
+
+    Args:
+        x: The points.
+        on_cpu: Whether to ask on the CPU, or everywhere else; where it is not asked, they may.
+    """
+
+    if _xla_cpu.in_shard_map():  # where both branches have to vary between devices
+        return linalg.is_polishable_3x3(x) if on_cpu else jnp.array(True)
+
+    def every(x):
+        return jnp.ones(x.shape[2:], bool)
+
+    on_this, on_others = linalg.is_polishable_3x3, every
+    if not on_cpu:
+        on_this, on_others = on_others, on_this
+    return lax.platform_dependent(x, cpu=on_this, default=on_others)
