@@ -5,10 +5,10 @@ the algorithm, read `transforms` and `geometry` instead.
 """
 
 from fgsgd_jax.kernels._choice import has_kernels as has_kernels
-from fgsgd_jax.kernels._step import Drawn as Drawn
-from fgsgd_jax.kernels._step import Normalization as Normalization
-from fgsgd_jax.kernels._step import Numbers as Numbers
-from fgsgd_jax.kernels._step import Result as Result
-from fgsgd_jax.kernels._step import Settings as Settings
+from fgsgd_jax.kernels._shared import Drawn as Drawn
+from fgsgd_jax.kernels._shared import Normalization as Normalization
+from fgsgd_jax.kernels._shared import Numbers as Numbers
+from fgsgd_jax.kernels._shared import Result as Result
+from fgsgd_jax.kernels._shared import Settings as Settings
 from fgsgd_jax.kernels._step import fused_step as fused_step
 from fgsgd_jax.kernels._step import tangent_norms as tangent_norms

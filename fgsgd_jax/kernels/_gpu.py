@@ -12,7 +12,6 @@ of its point, and the kernel that XLA makes of such a second pass took 1.2 to 1.
 the passes over arrays (measured on an H100 with JAX 0.11.2).
 """
 
-import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -20,44 +19,20 @@ import jax
 from jax import lax
 
 from fgsgd_jax import linalg
-from fgsgd_jax.spec import times
+from fgsgd_jax.kernels._shared import Result, Step
 
 
-class Moved(NamedTuple):
-    """x, R(x, t·v) − x, and the new momentum, as points; the momentum is None for none."""
-
-    x: jax.Array
-    moved: jax.Array
-    momentum: jax.Array | None
-
-
-class _Tangent(NamedTuple):
-    """x, the tangent vector v, the normal numbers on the way to v, and the new momentum."""
-
-    x: Any
-    v: Any
-    normals: list
-    momentum: Any
-
-
-def two_passes(step, gradient: jax.Array, trace: jax.Array | None, factor, divisors) -> Moved:
-    """The step of a weight whose steps are divided by something.
-
-    Args:
-        step: What the passes share, a `_Step`.
-        gradient: The Euclidean gradient of the weight.
-        trace: The momentum, or None for none.
-        factor: What the gradient is multiplied by; None for 1.
-        divisors: The given numbers that divide the step of every component.
-    """
-    kernel = step.kernel
-    tangent_of = functools.partial(_tangent, step, gradient, trace, factor)
+def two_passes(step: Step, after: jax.Array | None) -> Result:
+    """The step, of a kernel that rescales, divided by something."""
+    kernel: Any = step.kernel
 
     def divided(numbers):
-        return numbers if divisors is None else jax.tree.map(lambda a: a / divisors, numbers)
+        if step.divisors is None:
+            return numbers
+        return jax.tree.map(lambda number: number / step.divisors, numbers)
 
-    x, v, normals, _ = tangent_of(linalg.Entries.of)
-    v, normal = divided((v, normals[-1]))
+    v, normals, _ = _tangent(step, linalg.Entries.of)
+    x, v, normal = step.x(linalg.Entries.of), divided(v), divided(normals[-1])
     squares = kernel.squares(x, v, normal)
     length = kernel.length(v, normal) if step.settings.normalization == "component" else None
     numbers = normals, squares, length, kernel.squared_length(x, v)
@@ -67,39 +42,38 @@ def two_passes(step, gradient: jax.Array, trace: jax.Array | None, factor, divis
     at_rest = (t * t * squares == 0) | (t == 0)  # False for NaN
     factors = kernel.factor(squared_length, t, at_rest)
 
-    x, v, _, momentum = tangent_of(lambda points: points, normals)
-    return Moved(x, kernel.move(x, divided(v), t, factors, exact=True), momentum)
+    v, _, momentum = _tangent(step, lambda points: points, normals)
+    moved = kernel.move(step.x(), divided(v), t, factors, exact=True)
+    return step.result(moved, momentum, after)
 
 
-def _tangent(step, gradient, trace, factor, form: Callable, normals=None) -> _Tangent:
+class _Tangent(NamedTuple):
+    """The tangent vector v, the normal numbers on the way to it, and the new momentum."""
+
+    v: Any
+    normals: list
+    momentum: Any
+
+
+def _tangent(step: Step, form: Callable, normals: list | None = None) -> _Tangent:
     """The tangent vector.
 
     Args:
-        step: What the passes share.
-        gradient: The Euclidean gradient of the weight.
-        trace: The momentum, or None for none.
-        factor: What the gradient is multiplied by; None for 1.
+        step: The step.
         form: What is made of points: entries, or nothing else.
         normals: The normal numbers, if they are known.
     """
-    kernel, points, (_, decay, *_, share) = step.kernel, step.leaf_spec.points, step.numbers
-    x = form(points(step.weight))
-    x = x if step.s is None else x / step.s
-    g = times(form(points(gradient)), factor)
-    known, used = iter(normals or ()), []
+    x, known, used = step.x(form), iter(normals or ()), []
 
     def projected(vector):
-        used.append(next(known) if normals else kernel.normal(x, vector))
-        return kernel.tangent(x, vector, used[-1])
+        used.append(next(known) if normals else step.kernel.normal(x, vector))
+        return step.kernel.tangent(x, vector, used[-1])
 
-    momentum = None
-    if trace is None:
-        v = projected(g)
-    else:
-        v = momentum = projected(times(g, share) + decay * form(points(trace)))
-        if step.settings.nesterov:
-            v = projected(g + decay * momentum)
-    return _Tangent(x, v, used, momentum)
+    v = projected(step.g_with_momentum(form))
+    momentum = None if step.trace is None else v
+    if momentum is not None and step.settings.nesterov:
+        v = projected(step.g(form) + step.numbers.decay * momentum)
+    return _Tangent(v, used, momentum)
 
 
 def _arrays(numbers: Any) -> Any:

@@ -55,7 +55,6 @@ def _may_start(x: jax.Array, *, on_cpu: bool) -> jax.Array:
         x: The points.
         on_cpu: Whether to ask on the CPU, or everywhere else; where it is not asked, they may.
     """
-
     if _xla_cpu.in_shard_map():  # where both branches have to vary between devices
         return linalg.is_polishable_3x3(x) if on_cpu else jnp.array(True)
 

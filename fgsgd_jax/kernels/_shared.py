@@ -1,0 +1,143 @@
+"""What the forms of a step share: its arguments, and the length of the step."""
+
+import dataclasses
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from fgsgd_jax import linalg
+from fgsgd_jax.kernels._kernel import Kernel
+from fgsgd_jax.spec import (
+    Coordinates,
+    Groups,
+    LeafSpec,
+    group_norms,
+    per_component,
+    step_radius,
+    times,
+)
+
+Normalization = Literal["group", "component", "given"] | None
+
+
+class Settings(NamedTuple):
+    """What is static in a step.
+
+    Attributes:
+        coordinates: The radius of the manifolds on which the step is taken.
+        nesterov: Whether the momentum looks ahead.
+        normalization: Whether a step is divided by one normalizer per group, one per component, by
+            given numbers, or by none.
+        normalizer: τ, called as `normalizer(g, rho, curvature)` with norms g; None where it is not
+            needed.
+    """
+
+    coordinates: Coordinates
+    nesterov: bool
+    normalization: Normalization
+    normalizer: Callable | None = None
+
+
+class Numbers(NamedTuple):
+    """The scalars of a step.
+
+    Attributes:
+        rate: The learning rate.
+        decay: The decay of the momentum.
+        rho: ρ of the normalizer.
+        curvature: c of the normalizer.
+        share: What the gradient is multiplied by before it is added to the momentum; None for 1.
+    """
+
+    rate: jax.Array
+    decay: jax.Array
+    rho: Any = None
+    curvature: Any = None
+    share: Any = None
+
+
+class Drawn(NamedTuple):
+    """The drawn manifold and group of every component; None where nothing is drawn."""
+
+    manifold_ids: jax.Array | None
+    groups: Groups | None
+
+
+class Result(NamedTuple):
+    """The update, the new momentum, and a token that stands for the computation of both."""
+
+    update: jax.Array
+    trace: jax.Array | None
+    token: jax.Array | None
+
+
+@dataclasses.dataclass(frozen=True)
+class Step:
+    """A step of one weight: the arguments of `fused_step`, and what follows from them at once."""
+
+    leaf_spec: LeafSpec
+    kernel: Kernel
+    weight: jax.Array
+    gradient: jax.Array
+    trace: jax.Array | None
+    groups: Groups | None
+    scales: tuple[jax.Array | None, jax.Array | None]
+    numbers: Numbers
+    exact: jax.Array | None
+    divisors: jax.Array | None
+    settings: Settings
+
+    def x(self, form: Callable = lambda points: points) -> Any:
+        """The points at unit scale, as an array or in another form."""
+        x, s = form(self.leaf_spec.points(self.weight)), self.scales[0]
+        return x if s is None else x / s
+
+    def g(self, form: Callable = lambda points: points) -> Any:
+        """The gradient of the points."""
+        _, factor = step_radius(self.settings.coordinates, self.scales[0])
+        return times(form(self.leaf_spec.points(self.gradient)), factor)
+
+    def g_with_momentum(self, form: Callable = lambda points: points) -> Any:
+        """The gradient, added to the momentum if there is one.
+
+        The old momentum is carried by projection, which is linear: P(g) + d·P(m) = P(g + d·m).
+        """
+        if self.trace is None:
+            return self.g(form)
+        m = form(self.leaf_spec.points(self.trace))
+        return times(self.g(form), self.numbers.share) + self.numbers.decay * m
+
+    def length(self, squares: jax.Array, lengths: Callable[[], jax.Array]) -> jax.Array:
+        """t of the step t·v: minus the rate, divided by τ and by the radius; t·v can be squared.
+
+        Args:
+            squares: ⟨v, v⟩ of every component.
+            lengths: ‖v‖ of every component, as a function.
+        """
+        rate, _, rho, curvature, _ = self.numbers
+        radius, _ = step_radius(self.settings.coordinates, self.scales[0])
+        if self.settings.normalization is None:
+            rate = rate if radius is None else rate / radius
+            length = lengths()
+            return jnp.where(jnp.isnan(length), length, self.kernel.shortened(-rate, length))
+        # Divided by τ, no step is longer than the rate.
+        rate = jnp.minimum(rate, linalg.SQUARABLE_STEP[squares.dtype.itemsize])
+        tau: Any = self.settings.normalizer
+        if self.settings.normalization == "given":
+            t = -rate
+        elif self.settings.normalization == "component":
+            t = -rate / tau(lengths(), rho, curvature)
+        else:
+            g = group_norms(self.leaf_spec, squares, self.groups)
+            t = per_component(-rate / tau(g, rho, curvature), self.groups)
+        return t if radius is None else t / radius
+
+    def result(self, moved: jax.Array, momentum: jax.Array | None, token) -> Result:
+        """The result, from R(x, t·v) − x and the new momentum as points."""
+        new_trace = None
+        if self.trace is not None and momentum is not None:
+            new_trace = self.leaf_spec.to_weight(momentum, self.trace.dtype)
+        update = self.leaf_spec.update(self.x(), moved, *self.scales, self.weight.dtype)
+        return Result(update, new_trace, token)
