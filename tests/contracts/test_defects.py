@@ -47,6 +47,7 @@ def tangent_at(x, rng, length=1.0):
 STIEFEL_CASES = [((5, 2), 0.5), ((5, 2), 2.5), ((3, 3), 1.5), ((4, 3), 6.0)]
 
 
+@pytest.mark.slow
 def test_exp_on_stiefel_keeps_its_digits_at_great_length():
     # Around a circle 160 times. Of a block of v and vᵀv, the exponential would have none left.
     rng = np.random.default_rng(0)
@@ -560,7 +561,7 @@ def test_experts_do_not_see_each_other(request_):
         assert not np.array_equal(other[1], base[1])
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [2, 3], ids=["input channels", "output channels"])
 def test_permuting_groups_permutes_their_steps(axis):
     """Marin #8621: groups that share a norm do not commute with a permutation of the groups."""

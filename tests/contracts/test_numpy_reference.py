@@ -266,6 +266,7 @@ def test_all_retractions_of_stiefel_work_on_wide_and_tall_kernels(shape, retract
     check(shape, slices, fg.pom("PI", fg.Stiefel(retraction=retraction), layout="HWIO"))
 
 
+@pytest.mark.slow
 def test_wide_kernels_can_be_mixed():
     check((2, 3, 3, 4), slices, fg.pom("PO", MIXED))
 

@@ -248,7 +248,7 @@ def test_updates_have_the_dtype_of_the_parameters(name, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @every_optimizer
 def test_accumulating_steps_move_nothing_and_the_last_one_takes_the_mean(name):
     params, spec = mixed_problem()
@@ -387,6 +387,7 @@ def test_clipping_before_it_in_a_chain_clips_the_gradient():
     assert_trees_close(updates, expected)
 
 
+@pytest.mark.slow
 def test_a_named_chain_finds_its_momentum_by_name():
     params, spec = mixed_problem()
     gradients = random_like(params, seed=2)
@@ -462,7 +463,7 @@ def with_nan(gradients):
     return {**gradients, "conv": gradients["conv"].at[0, 1, 1, 2].set(jnp.nan)}
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @every_optimizer
 def test_apply_if_finite_skips_a_step_with_a_nan(name):
     params, spec = mixed_problem()
@@ -527,7 +528,7 @@ def test_injected_float32_hyperparameters_leave_short_weights_and_momentum_short
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [fg.fgsgd, fg.rsgd])
 def test_a_long_accumulator_gives_short_updates_to_short_weights(make):
     params, spec = mixed_problem("bfloat16")
@@ -632,7 +633,7 @@ def group_numbers(spec, shape) -> np.ndarray:
     return np.asarray(drawn) if drawn is not None else channels[{"PI": 0, "PO": 1}[layer.scheme]]
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", ["fgsgd with momentum", "rsgd"])
 @pytest.mark.parametrize(
     ("side", "manifolds"),
@@ -691,7 +692,7 @@ def reference_problem(dtype):
     return fg.project(random_like(params, seed=3), spec), spec, names, groups
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("nesterov", [False, True], ids=["heavy ball", "nesterov"])
 @pytest.mark.parametrize("optimizer", ["fgsgd", "rsgd", "normalized rsgd"])

@@ -125,6 +125,7 @@ def readme_examples():
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_python_blocks_of_the_readme_run():
     blocks = readme_examples()
     assert len(blocks) >= 2

@@ -257,6 +257,7 @@ def test_distances_to_components_ignore_what_is_free():
 # --- convergence ------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", convergence.NETWORKS)
 def test_the_small_networks_are_their_formulas_and_start_on_the_manifold(name):
     params, spec = convergence.initial(jax.random.key(0), name)

@@ -68,7 +68,7 @@ def compare(shape, dtype, names, scheme, sizes=SIZES, scale=None, **settings):
             np.testing.assert_allclose(a / largest, b / largest, atol=TOLERANCES[dtype])
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("names", "scheme", "moment"),
     [
@@ -85,13 +85,13 @@ def test_every_manifold_and_moment(names, scheme, moment):
     compare((3, 3, 4, 6), "float64", names, scheme, moment=moment, amsgrad=scheme == "PO")
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("names", ["sphere", "stiefel"])
 def test_weights_at_a_scale_in_bfloat16(names):
     compare((3, 3, 4, 6), "bfloat16", names, "PO", scale=0.5)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("names", ["sphere", "oblique", "stiefel", "four types"])
 def test_weights_large_enough_to_be_computed_in_stages(names):
     shape = (3, 3, 64, 128)

@@ -80,7 +80,7 @@ def compare(shape, dtype, names, scheme, momentum, size=1.0):
         assert_close(one, other, TOLERANCES[dtype])
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("names", MANIFOLDS)
 def test_every_manifold_and_scheme(names, scheme):

@@ -166,6 +166,7 @@ def test_it_is_differentiable_and_maps_over_batches():
     np.testing.assert_allclose(both[1], 16 * both[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [(8, 16), (64, 128)])
 def test_a_step_inside_shard_map_is_that_outside(lanes):
     params = {"w": jax.random.normal(KEYS[0], (3, 3, *lanes))}

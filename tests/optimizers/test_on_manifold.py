@@ -148,7 +148,7 @@ CASES += [("muon", "none", 0.2), ("muon", "gradient", None), ("lion", "none", 0.
 CASES += [("kronecker", "none", 0.2), ("kronecker", "direction", None), ("ademamix", "none", None)]
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(("name", "form", "eta"), CASES)
 def test_three_steps_follow_the_formula_of_each_form(name, form, eta):
     params, spec = problem()
@@ -178,6 +178,7 @@ def test_three_steps_follow_the_formula_of_each_form(name, form, eta):
         weights = moved
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("shape", [(6, 1), (4, 3), (3, 7)])
 @pytest.mark.parametrize("radius", [1.0, 0.25, 30.0])
 def test_adam_h_takes_the_published_step(shape, radius):

@@ -78,7 +78,7 @@ def test_the_table_is_read_whole():
     assert {verdict for _, verdict in ROWS} == set(VERDICTS)
 
 
-@pytest.mark.sweep(fast=6)
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize(("code", "verdict"), ROWS, ids=[code for code, _ in ROWS])
 def test_every_row_of_the_table_holds(code, verdict):
     _, spec = problem()
@@ -165,6 +165,7 @@ def test_the_link_ends_at_the_point_that_project_gives(shape):
         assert jnp.allclose(params["w"] + kept["w"], expected["w"], atol=2e-5)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("bound", [0.5, 2.0])
 def test_a_bound_of_the_norm_is_a_projection_and_a_fixed_norm_is_a_sphere(bound):
     params = {"w": jnp.ones((4, 1))}

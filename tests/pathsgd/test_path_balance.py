@@ -79,6 +79,7 @@ def test_balanced_units_have_equal_norms_biases_included_and_the_function_stays(
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-8), again, balanced)
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_is_rescaled_through_pooling_and_flattening():
     kernel, bias, last = normal((3, 3, 1, 3), (3,), (12, 2))
     params = {"conv1": {"kernel": kernel, "bias": bias}, "dense": {"kernel": last}}

@@ -123,7 +123,7 @@ def test_a_manifold_of_ones_own_is_measured():
 # --- the norms that weights have now -------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("shape", "request_"),
     [

@@ -242,6 +242,7 @@ def test_text_spells_a_component(text, component):
     assert str(fg.pom("PO", Sphere(), component=text).component) == text
 
 
+@pytest.mark.slow
 def test_a_fused_kernel_is_three_matrices_for_queries_keys_and_values():
     weight = np.random.default_rng(0).normal(size=(64, 192)).astype(np.float32)
     request = fg.pom("layer", Stiefel(), component="in:rows (qkv=3:stack out:columns)")
