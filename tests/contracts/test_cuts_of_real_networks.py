@@ -199,6 +199,14 @@ def test_leaves_without_a_usable_dtype_are_euclidean_or_refused(dtype):
         fg.collection(params, ("conv/kernel", fg.pom("PO", Sphere())))
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("po", "PO"), ("pio", "PIO"), ("Layer", "layer"), ("kernels", "kernel")]
+)
+def test_a_scheme_in_another_spelling_is_answered_with_the_scheme_that_is_meant(given, meant):
+    with pytest.raises(ValueError, match=f"`scheme` must be one of .* Did you mean '{meant}'\\?"):
+        fg.pom(given, fg.Sphere())
+
+
 @pytest.mark.parametrize("scheme", ["PI", "PO", "layer"])
 @pytest.mark.parametrize("manifold", [Sphere(), (Sphere(), Stiefel())])
 def test_swapped_arguments_of_pom_are_put_right(scheme, manifold):

@@ -112,18 +112,22 @@ def test_random_square_matrices_are_not_refused():
 @pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize("manifold", [fg.Sphere(), fg.Oblique(), STIEFEL, fg.Euclidean()], ids=str)
 @pytest.mark.parametrize("wrong", [np.nan, np.inf, -np.inf])
-def test_weights_that_are_not_finite_are_refused_with_path_and_component(manifold, wrong):
+def test_weights_that_are_not_finite_are_refused_with_path_place_and_what_to_do(manifold, wrong):
     kernel = np.float32(normal(0, 3, 3, 2, 4))
     kernel[1, 2, 0, 3] = wrong
     params = {"conv": {"kernel": kernel}}
     spec = fg.collection(params, ("*", fg.pom("PO", manifold)))
     if manifold == fg.Euclidean():
         if np.isnan(wrong):
-            with pytest.raises(ValueError, match=r"'conv/kernel'.*NaN"):
+            where = r"NaN or infinite entries, 1 of 72, the first at \(1, 2, 0, 3\)"
+            with pytest.raises(ValueError, match=rf"'conv/kernel' has {where}.*checkpoint") as told:
                 fg.project(params, spec)
+            assert "at random" not in str(told.value)
         return
-    with pytest.raises(ValueError, match=r"(?s)'conv/kernel'.*NaN or infinite.*\[0, 3\]"):
+    where = r"NaN or infinite.*\[0, 3\].*restore a checkpoint"
+    with pytest.raises(ValueError, match=rf"(?s)'conv/kernel'.*{where}") as told:
         fg.project(params, spec)
+    assert "at random" not in str(told.value)  # which is the advice for a weight of zeros
     inside = jax.jit(lambda params: fg.project(params, spec))(params)["conv"]["kernel"]
     assert np.isnan(inside[1, 2, 0, 3])
     assert np.all(np.isfinite(np.asarray(inside)[:, :, 1]))

@@ -2,16 +2,17 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal, get_args
 
 from cyclopts import Parameter
 
 from fgsgd_jax.experiments.arguments import DATA, RUN, Count, Images, one_of, whole
 
-STUDIES = ("classical", "convergence", "copying", "depth", "rates", "robustness", "streaming")
+Study = Literal["classical", "convergence", "copying", "depth", "rates", "robustness", "streaming"]
 """The studies; each is a module of this package with a function `study`."""
 
-StudyName = Annotated[str, one_of(STUDIES)]
+STUDIES = get_args(Study)
+StudyName = Annotated[Study, one_of(STUDIES)]
 
 
 @Parameter(name="*")
