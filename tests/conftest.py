@@ -53,6 +53,22 @@ def _resident_bytes() -> float:
     return pages * os.sysconf("SC_PAGE_SIZE")
 
 
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """Compiles without the slow optimizations of XLA, also in processes that a test starts.
+
+    For tests of formulas, files and messages, most of whose time is compilation, and to which the
+    speed of a step and its last bit do not matter.
+    """
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv(name.upper(), "true")
+        jax.config.update(name, True)
+        yield
+        jax.config.update(name, before)
+
+
 @pytest.fixture(autouse=True, scope="module")
 def _bounded_memory():
     """Drops compiled functions, gigabytes in all, after the tests of a module."""

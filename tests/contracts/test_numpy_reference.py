@@ -359,7 +359,7 @@ def test_filters_and_matrices_are_components_too(shape, parts, request_):
     check(shape, parts, request_)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "parts", "request_"),
     [

@@ -193,7 +193,7 @@ def test_descends_to_the_minima_of_the_plain_problems(name):
         np.testing.assert_allclose(leaf, target, atol=5e-3)  # the 1e-3 above, with a margin
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.slow
 @every_optimizer
 def test_mapping_the_identity_over_the_state_changes_nothing(name):
     params, spec = mixed_problem()
@@ -480,7 +480,7 @@ def test_apply_if_finite_skips_a_step_with_a_nan(name):
     assert_trees_close(updates, inner.update(gradients, inner.init(params), params)[0])
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @every_optimizer
 @pytest.mark.parametrize("path", ZOO)
 def test_a_nan_stays_a_nan_in_its_own_component(path, name):
@@ -539,6 +539,7 @@ def test_a_long_accumulator_gives_short_updates_to_short_weights(make):
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.slow
 def test_hyperparameters_keep_the_precision_of_float32_under_short_weights():
     # In bfloat16 a momentum of 0.999 is 1 and never decays, and a rate of 1.003 is 1.
     params, spec = mixed_problem("bfloat16")
@@ -559,7 +560,7 @@ def test_hyperparameters_keep_the_precision_of_float32_under_short_weights():
 # --- laws of descent on manifolds ---------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", [zoo, lambda: mixed_problem("bfloat16")], ids=["f32", "bf16"])
 @every_optimizer
 def test_zero_gradient_moves_nothing(name, problem):
@@ -571,6 +572,7 @@ def test_zero_gradient_moves_nothing(name, problem):
         assert_trees_equal(updates, zeros(params))
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 1e-40], ids=["huge", "tiny", "denormal"])
 @every_optimizer
 def test_extreme_gradients_end_on_the_manifolds(name, scale):
@@ -633,7 +635,7 @@ def group_numbers(spec, shape) -> np.ndarray:
     return np.asarray(drawn) if drawn is not None else channels[{"PI": 0, "PO": 1}[layer.scheme]]
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fgsgd with momentum", "rsgd"])
 @pytest.mark.parametrize(
     ("side", "manifolds"),
@@ -832,6 +834,7 @@ def test_leaves_that_are_alike_are_traced_once():
     assert TRACES == {"to_tangent": 2 * 2, "retract": 2}
 
 
+@pytest.mark.slow
 def test_eager_updates_compile_once_for_leaves_that_are_alike():
     params = {f"conv{i:02}": jnp.ones((2, 2, 3, 2)) for i in range(30)}
     spec = fg.collection(params, default=fg.pom("PI", SPHERE))

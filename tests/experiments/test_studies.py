@@ -25,6 +25,8 @@ from fgsgd_jax.experiments.study import (
 )
 from fgsgd_jax.experiments.study.config import STUDIES
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 RATES = [{"rate": 0.1}, {"rate": 1.0}]
 
 
@@ -172,6 +174,7 @@ def test_every_study_runs_at_a_small_size_and_nothing_twice(name, tmp_path, caps
     assert (tmp_path / "run" / "trials.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_certificate_of_a_linear_classifier_is_the_distance_to_its_boundary():
     key = jax.random.key(0)
     w = jax.random.normal(key, (5, 3))

@@ -6,6 +6,8 @@ import pytest
 
 from fgsgd_jax import Euclidean, Oblique, Product, Sphere, Stiefel, checks
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 ALL = (Euclidean(), Sphere(), Oblique(), Stiefel())
 # A compilation is seconds each, so cases are picked, not multiplied: one point, lanes, and wide
 # points where these are other code.

@@ -29,7 +29,7 @@ def value(w):
 # --- derivatives ---------------------------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", SHAPES)
 def test_the_derivative_of_the_projection_at_an_orthonormal_point_is_the_tangent_projection(shape):
     x, w = np.float32(orthonormal(0, *shape)), np.float32(normal(1, *shape))
@@ -57,7 +57,7 @@ def test_the_derivative_passes_through_the_projection_of_parameters():
     np.testing.assert_allclose(found, tangent("stiefel", x, w), atol=2e-6)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(4, 3), (2, 3)])
 def test_first_and_second_derivatives_agree_with_finite_differences(shape):
     with jax.enable_x64(True):
@@ -89,6 +89,7 @@ DEFICIENT = {
 }
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("name", DEFICIENT)
 def test_a_rank_deficient_matrix_is_refused(name):
     with pytest.raises(ValueError, match=r"Stiefel\(\) .* rank-deficient component"):
@@ -152,7 +153,7 @@ def test_the_component_without_a_nearest_point_is_named(manifold, named):
 # --- retractions from where they are not meant to start ------------------------------------------
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("retraction", ["polar", "qr", "cayley"])
 @pytest.mark.parametrize("shape", [(4, 3), (3, 3), (2, 5)])
 def test_a_step_to_a_rank_deficient_matrix_is_nan(retraction, shape):

@@ -182,6 +182,7 @@ class Own(fg.Sphere):
     """A sphere whose steps are not fused: any subclass has the chain of links."""
 
 
+@pytest.mark.sweep(fast=4)
 @BOTH
 @pytest.mark.parametrize("manifold", [fg.Sphere(), Own()], ids=["fused", "links"])
 @pytest.mark.parametrize(("euclidean", "share"), [(None, 0.05), ("sgd", 1.0)])

@@ -134,7 +134,7 @@ def test_square_points_take_the_exact_direction(solver, size):
     assert error < 2e-2
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["tangent", "exact"])
 @pytest.mark.parametrize("shape", [(8, 4), (3, 6), (5, 5)])
 def test_the_size_of_the_gradient_does_not_matter(shape, solver):

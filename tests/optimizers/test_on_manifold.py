@@ -148,7 +148,7 @@ CASES += [("muon", "none", 0.2), ("muon", "gradient", None), ("lion", "none", 0.
 CASES += [("kronecker", "none", 0.2), ("kronecker", "direction", None), ("ademamix", "none", None)]
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "form", "eta"), CASES)
 def test_three_steps_follow_the_formula_of_each_form(name, form, eta):
     params, spec = problem()
@@ -268,7 +268,7 @@ def test_momentum_is_projected_on_request(name):
 # --- Optax ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*INDEPENDENT, *OTHERS])
 def test_optimizers_descend_and_stay_on_the_manifolds(name):
     params, spec = problem()

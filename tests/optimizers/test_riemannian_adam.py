@@ -43,7 +43,7 @@ def sums_of_groups(spec, scheme, squares):
     return np.broadcast_to(squares.sum(axis, keepdims=True), squares.shape)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("amsgrad", [False, True], ids=["", "amsgrad"])
 @pytest.mark.parametrize(
     ("moment", "scheme"),

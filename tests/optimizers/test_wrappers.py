@@ -78,7 +78,7 @@ def test_the_table_is_read_whole():
     assert {verdict for _, verdict in ROWS} == set(VERDICTS)
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(("code", "verdict"), ROWS, ids=[code for code, _ in ROWS])
 def test_every_row_of_the_table_holds(code, verdict):
     _, spec = problem()
@@ -150,7 +150,7 @@ def test_the_link_keeps_weights_at_their_measured_scale():
         assert fg.residual(params, spec, feature_std=stds)["w"] < 1e-6
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 3, 2, 4), (4, 3, 2, 4), (2, 3, 2, 4)])
 def test_the_link_ends_at_the_point_that_project_gives(shape):
     params = {"w": jnp.ones(shape)}

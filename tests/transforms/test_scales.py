@@ -164,7 +164,7 @@ def test_scaled_coordinates_are_the_literal_reading(name, size, float64):
     np.testing.assert_allclose(params["w"] + updates["w"], expected, rtol=0, atol=1e-12)
 
 
-@pytest.mark.sweep(fast=4)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", MANIFOLDS)
 @pytest.mark.parametrize("radius", ["unit", 0.3])
 def test_a_step_of_given_radius_is_that_of_weights_of_this_length(name, radius, float64):
@@ -348,7 +348,7 @@ WRAPPERS = {
 }
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("wrapper", WRAPPERS)
 def test_statistics_reach_the_state_through_wrappers(wrapper):
     params = {"w": jnp.asarray(kernel(0), jnp.float32), "bias": jnp.ones(2)}
