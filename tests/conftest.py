@@ -30,9 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the cases of a sweep as slow, all but the few that `sweep(fast=…)` asks for."""
+    """Marks as slow: examples in docstrings, and of a sweep all cases but `sweep(fast=…)`."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("sweep"):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for sweep in cases.values():

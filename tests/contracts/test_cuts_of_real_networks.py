@@ -49,7 +49,7 @@ EQUINOX = {
 }
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", EQUINOX)
 def test_layers_of_equinox_need_a_layout_and_get_unit_filters_with_it(name):
     params = arrays({"layer": EQUINOX[name]()})
@@ -429,7 +429,7 @@ def test_haikus_lstm_has_one_weight_for_two_matrices_and_stays_euclidean(path, i
     assert reason(spec, f"{path}/w") == "input and recurrent matrices in one weight"
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [2, 4])
 def test_attention_of_equinox_is_cut_per_head_where_a_rule_gives_their_number(heads):
     params = {"attention": arrays(eqx.nn.MultiheadAttention(heads, 8, key=K))}

@@ -202,6 +202,7 @@ def test_mapping_the_identity_over_the_state_changes_nothing(name):
     assert_trees_equal(optax.tree.map_params(tx, lambda leaf: leaf, state), state)
 
 
+@pytest.mark.slow
 def test_mapping_over_the_state_reaches_the_momentum_and_nothing_else():
     params, spec = mixed_problem()
     tx = fg.fgsgd(0.1, spec, momentum=0.9)
@@ -214,7 +215,7 @@ def test_mapping_over_the_state_reaches_the_momentum_and_nothing_else():
     assert_trees_equal(optax.tree.set(doubled, trace=momentum), state)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @every_optimizer
 def test_injected_hyperparameters_give_the_same_update(name):
     params, spec = mixed_problem()
@@ -238,7 +239,7 @@ def test_an_injected_hyperparameter_can_be_changed_between_steps():
     np.testing.assert_allclose(updates["bias"], -0.3 * gradients["bias"], rtol=1e-6)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @every_optimizer
 def test_updates_have_the_dtype_of_the_parameters(name, dtype):
@@ -265,7 +266,7 @@ def test_accumulating_steps_move_nothing_and_the_last_one_takes_the_mean(name):
     assert_trees_close(updates, expected)  # a running mean rounds apart from a sum
 
 
-@pytest.mark.sweep(fast=8)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("rate", [0.1, optax.constant_schedule(0.1)], ids=["rate", "schedule"])
 @every_optimizer
@@ -480,7 +481,7 @@ def test_apply_if_finite_skips_a_step_with_a_nan(name):
     assert_trees_close(updates, inner.update(gradients, inner.init(params), params)[0])
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @every_optimizer
 @pytest.mark.parametrize("path", ZOO)
 def test_a_nan_stays_a_nan_in_its_own_component(path, name):
@@ -572,7 +573,7 @@ def test_zero_gradient_moves_nothing(name, problem):
         assert_trees_equal(updates, zeros(params))
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 1e-40], ids=["huge", "tiny", "denormal"])
 @every_optimizer
 def test_extreme_gradients_end_on_the_manifolds(name, scale):
@@ -602,7 +603,7 @@ def one_weight(shape, pom, seed=0):
     return fg.project(random_like(params, seed), spec), spec
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [3, 4])
 @pytest.mark.parametrize("manifold", MIXTURE, ids=str)
 @pytest.mark.parametrize("scheme", GROUP_AXES)

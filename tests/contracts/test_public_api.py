@@ -97,6 +97,7 @@ def test_private_files_of_a_room_are_imported_by_that_room_only():
             assert not private, f"{path} imports {private} of {room}; use what {room} exports"
 
 
+@pytest.mark.slow
 def test_importing_the_library_imports_no_flax_and_no_extra():
     program = (
         "import sys, fgsgd_jax; "

@@ -222,7 +222,7 @@ def test_the_version_is_that_of_the_library(capsys, argv):
     assert capsys.readouterr().out == f"fgsgd_jax {fgsgd_jax.__version__}\n"
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [[], ["train"], ["bench", "--help"]])
 def test_without_the_library_of_the_command_line_one_sentence_says_what_to_install(argv):
     """In a process of its own: here, the commands are imported already."""

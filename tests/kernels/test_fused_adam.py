@@ -110,7 +110,7 @@ def test_large_weights_take_the_same_steps_whatever_the_size_of_their_gradients(
     assert fg.residual(moved, spec)["w"] < 1e-6
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("names", ["sphere", "four types"])
 def test_components_without_a_gradient_do_not_move(names):
     params, spec = problem((3, 3, 64, 128), "float32", names, "PO")

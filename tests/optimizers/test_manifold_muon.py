@@ -280,6 +280,7 @@ def test_it_works_injected_and_donated_and_keeps_its_types(dtype):
     assert max(fg.residual(params, spec).values()) < {"bfloat16": 5e-2, "float32": 2e-6}[dtype]
 
 
+@pytest.mark.slow
 def test_no_decomposition_is_in_the_jitted_step():
     params, spec = problem()
     for solver in ("tangent", "exact"):

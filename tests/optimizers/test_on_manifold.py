@@ -234,7 +234,7 @@ def test_with_a_relative_step_neither_the_rate_nor_the_size_of_the_gradient_matt
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_momentum_is_projected_on_request(name):
     # With it, SGD in the form "gradient" is `rsgd`, whose momentum is carried by projection.
@@ -345,6 +345,7 @@ def test_short_dtypes_stay_on_the_manifolds_to_their_resolution(dtype):
     assert max(fg.residual(params, spec).values()) < {"bfloat16": 3e-2, "float16": 3e-3}[dtype]
 
 
+@pytest.mark.slow
 def test_euclidean_leaves_take_the_optimizer_or_one_of_their_own():
     params, spec = problem()
     g = random_like(params, 1)

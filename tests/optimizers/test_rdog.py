@@ -135,7 +135,7 @@ def test_euclidean_leaves_take_dog_of_optax_or_a_transformation_of_their_own():
         np.testing.assert_allclose(updates["bias"], -0.5 * g["bias"], rtol=1e-9)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [None, 0.25])
 def test_distances_are_those_of_points_at_unit_scale(scale):
     params, spec = problem("layer", scale)

@@ -218,7 +218,7 @@ def test_it_equals_the_chain_of_its_links_and_works_inside_wrappers():
             np.testing.assert_allclose(one, other, atol=1e-6, err_msg=name)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_states_are_donated_and_keep_their_types(dtype):
     params, spec = problem(dtype)

@@ -259,6 +259,7 @@ def test_a_fused_kernel_is_three_matrices_for_queries_keys_and_values():
         np.testing.assert_allclose(block.T @ block, np.eye(64), atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["PI", "PO", "PIO", "kernel"])
 def test_a_split_axis_is_the_same_as_two_axes(scheme):
     shape, split = (6, 12, 4), (6, 3, 4, 4)

@@ -69,7 +69,7 @@ def extreme(params):
     return gradients
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_what_is_not_finite_becomes_nan_and_what_is_finite_stays_on_its_manifold(optimizer):
     make, normalizes = OPTIMIZERS[optimizer]

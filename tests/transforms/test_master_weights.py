@@ -36,7 +36,7 @@ def distance(params, others):
     return float(jnp.linalg.norm((params["w"].astype(float) - others["w"].astype(float)).ravel()))
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize("manifold", [fg.Sphere(), fg.Stiefel()], ids=str)
 def test_bfloat16_weights_move_as_far_as_float32_weights(rate, manifold):

@@ -89,7 +89,7 @@ def test_weights_that_are_slightly_off_come_back(make):
 # --- tolerances ----------------------------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [((512, 512), "bfloat16"), ((256, 256), "float16"), ((400, 420), "bfloat16")],

@@ -106,7 +106,7 @@ def rotation(x, y, v):
     return v - np.sum(w * y * v) / (1 + np.sum(w * x * y)) * (x + y)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("manifold", "transport"), [(Ellipsoid(), projection), (Rotated(), rotation)]
 )
@@ -228,6 +228,7 @@ def test_without_params_the_normalizer_says_why_it_needs_them():
         link.update(params, link.init(params))
 
 
+@pytest.mark.slow
 def test_its_state_restarts_and_is_not_shared_with_the_weights():
     params, spec = start(Rotated(), dtype="float32")
     tx = fg.fgsgd(0.3, spec, momentum=0.9)
