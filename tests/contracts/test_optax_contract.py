@@ -228,6 +228,7 @@ def test_injected_hyperparameters_give_the_same_update(name):
     assert_trees_equal(jax.tree.leaves(state_injected.inner_state), jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_an_injected_hyperparameter_can_be_changed_between_steps():
     params, spec = mixed_problem()
     gradients = random_like(params, seed=2)
@@ -266,7 +267,7 @@ def test_accumulating_steps_move_nothing_and_the_last_one_takes_the_mean(name):
     assert_trees_close(updates, expected)  # a running mean rounds apart from a sum
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("rate", [0.1, optax.constant_schedule(0.1)], ids=["rate", "schedule"])
 @every_optimizer
@@ -287,6 +288,7 @@ def test_types_of_the_state_survive_a_branch(name, rate, dtype):
         assert types_of(after_update) == types_of(state)
 
 
+@pytest.mark.slow
 @every_optimizer
 def test_a_constant_schedule_equals_a_constant_rate(name):
     params, spec = mixed_problem()
@@ -586,6 +588,7 @@ def test_extreme_gradients_end_on_the_manifolds(name, scale):
         assert_on_manifolds(params, spec)  # NaN is not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curvature", [0.0, 1.0, 5.0])
 def test_huge_gradients_end_on_the_manifolds_for_every_bound_of_the_curvature(curvature):
     params, spec = zoo()

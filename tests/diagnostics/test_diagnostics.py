@@ -71,6 +71,7 @@ def test_the_numbers_of_a_step_are_those_that_the_normalizer_saw(step):
     assert np.all(one.gradient_norm != plain.gradient_norm)
 
 
+@pytest.mark.slow
 def test_rho_and_curvature_enter_tau(step):
     params, spec, gradients, *_ = step
     rho, c = 0.2, 3.0

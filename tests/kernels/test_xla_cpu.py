@@ -121,7 +121,7 @@ def exported(manifold, platforms, momentum=0.9) -> str:
     return export.export(jax.jit(tx.update), platforms=platforms)(*arguments).mlir_module()
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("manifold", MANIFOLDS)
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
 def test_a_program_exported_for_an_accelerator_has_none_of_it(platform, manifold):

@@ -29,7 +29,7 @@ CUTS = [
 ]
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("manifold", "cut", "size"), CUTS, ids=str)
 def test_features_keep_their_mean_square_through_fifty_relu_layers(manifold, cut, size):
     shape = (size, size, CHANNELS, CHANNELS) if size else (CHANNELS, CHANNELS)

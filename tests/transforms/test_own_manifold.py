@@ -124,6 +124,7 @@ def test_the_group_norm_is_its_own_and_momentum_is_carried_by_its_own_transport(
         np.testing.assert_allclose(params["w"], expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_two_transports_differ():
     # Otherwise the test above would not tell them apart.
     with jax.enable_x64(True):

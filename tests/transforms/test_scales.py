@@ -130,7 +130,7 @@ def test_a_scale_is_shown_and_that_of_a_pom_goes_first():
     assert "scale" not in str(unscaled)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", MANIFOLDS)
 @pytest.mark.parametrize("scale", [0.05, np.arange(1.0, 1 + C)[:, None]], ids=["number", "array"])
 def test_weights_are_projected_drawn_and_judged_at_their_scale(name, scale, float64):
