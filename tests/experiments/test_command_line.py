@@ -138,6 +138,18 @@ def test_more_groups_than_components_is_told_in_the_words_of_the_library(capsys,
     assert not (tmp_path / "r").exists()
 
 
+@pytest.mark.parametrize("manifolds", ["euclidean", "sp+euc", "st,ob,euc"])
+@pytest.mark.parametrize("option", [(), ("--scheme", "PIO", "--groups", "2")])
+def test_manifolds_that_an_optimizer_cannot_use_are_refused_before_the_data_are_loaded(
+    capsys, monkeypatch, manifolds, option
+):
+    from fgsgd_jax.experiments import data
+
+    monkeypatch.setattr(data, "load", lambda *args, **kwargs: pytest.fail("the data were loaded"))
+    line = mistake(capsys, *f"train --optimizer adam-h --manifolds {manifolds}".split(), *option)
+    assert "A relative_step needs manifolds that fix the norm" in line
+
+
 def test_a_damaged_data_file_is_told(capsys, tmp_path):
     np.savez(tmp_path / "a.npz", pictures=np.zeros(3))
     line = mistake(capsys, "train", "--data", "fashion", "--data-dir", tmp_path)
