@@ -57,18 +57,16 @@ def _resident_bytes() -> float:
 
 @pytest.fixture(scope="module")
 def quickly_compiled():
-    """Compiles without the slow optimizations of XLA, also in processes that a test starts.
+    """Compiles without the slow optimizations of XLA, for tests of formulas.
 
-    For tests of formulas, files and messages, most of whose time is compilation, and to which the
-    speed of a step and its last bit do not matter.
+    Compilation is most of their time, and neither the speed of a program nor its last bit matters
+    to them. Not for tests that train: on the CPU, networks become NaN without the optimizations.
     """
     name = "jax_disable_most_optimizations"
     before = jax.config.read(name)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setenv(name.upper(), "true")
-        jax.config.update(name, True)
-        yield
-        jax.config.update(name, before)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture(autouse=True, scope="module")

@@ -14,10 +14,7 @@ SOURCES = sorted(FOLDER.glob("src/*.py"))
 TIMEOUT = 300  # seconds for one cell; a whole notebook takes under a minute
 
 # Jupyter's own packages warn of their own future; the notebooks' warnings show in their outputs.
-pytestmark = [
-    pytest.mark.filterwarnings("default"),
-    pytest.mark.usefixtures("quickly_compiled"),
-]
+pytestmark = pytest.mark.filterwarnings("default")
 
 each_source = pytest.mark.parametrize("source", SOURCES, ids=lambda path: path.stem)
 

@@ -10,7 +10,7 @@ from PIL import Image
 
 from fgsgd_jax.__main__ import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
+pytestmark = pytest.mark.slow
 
 TINY = "--train-size 120 --channels 3 --seeds 2 --epochs 1 --learning-rates 0.3 1"
 

@@ -11,7 +11,7 @@ import pytest
 
 from fgsgd_jax.__main__ import main
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
+pytestmark = pytest.mark.slow
 
 SMALL = "--train-size 120 --batch-size 40 --channels 3 --manifolds sphere --epochs 2".split()
 TIMEOUT = 120  # seconds until the moment comes

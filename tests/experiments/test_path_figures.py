@@ -10,7 +10,7 @@ import pytest
 from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments.path_figures import figures_2_and_3, vectors
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
+pytestmark = pytest.mark.slow
 
 
 @pytest.fixture(scope="module")

@@ -25,8 +25,6 @@ from fgsgd_jax.experiments.study import (
 )
 from fgsgd_jax.experiments.study.config import STUDIES
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled")
-
 RATES = [{"rate": 0.1}, {"rate": 1.0}]
 
 

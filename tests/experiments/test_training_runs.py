@@ -19,7 +19,7 @@ from fgsgd_jax.experiments.train import checkpoints, saved_config
 from fgsgd_jax.experiments.train.checkpoints import FOLDER
 from fgsgd_jax.experiments.train.metrics import METRICS, METRICS_FILE, read_metrics
 
-pytestmark = [pytest.mark.slow, pytest.mark.usefixtures("quickly_compiled")]
+pytestmark = pytest.mark.slow
 
 SMALL = "--train-size 120 --batch-size 40 --channels 3 4".split()
 GROUPS = "--groups 2 --manifolds sp+st --weight-decay 0.001 --learning-rate 0.1 --seed 5".split()
