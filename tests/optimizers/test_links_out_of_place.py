@@ -145,6 +145,26 @@ def test_rounding_at_a_critical_point_is_no_step_off_the_tangent_space(name, siz
     assert float(jnp.abs(updates["w"]).max()) < 1e-6 * max(size, 1)
 
 
+@every_request
+@pytest.mark.parametrize("size", [1e6, 1e8])
+@pytest.mark.parametrize("rest", [0.0, 1.0])
+@pytest.mark.parametrize("links", ["rsgd", "scaled coordinates", "a radius"])
+def test_the_rounding_of_a_large_normal_gradient_is_no_step_off_the_tangent_space(
+    name, size, rest, links
+):
+    params, spec, gradient = problem(name)
+    # Normal to all manifolds: a multiple of the weight.
+    large = {"w": size * params["w"] + rest * gradient["w"], "bias": gradient["bias"]}
+    tx = optax.chain(*RIGHT[links](spec))
+    updates, _ = tx.update(large, tx.init(params), params)
+    assert np.isfinite(updates["w"]).all()
+    if name == "slices on a sphere" and links == "rsgd":
+        link = fg.project_to_tangent(spec)
+        tangent = link.update(large, link.init(params), params)[0]["w"]
+        x, v = (np.asarray(a, np.float64).reshape(9, -1) for a in (params["w"], tangent))
+        assert np.abs(np.sum(x * v, axis=0)).max() < 1e-5 * np.linalg.norm(v)
+
+
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 def test_short_dtypes_take_tangent_steps(dtype):
     params, spec, gradient = problem("slices on a sphere")
