@@ -334,6 +334,55 @@ def test_the_transformer_preset_puts_heads_on_stiefel_in_nnx_and_linen():
     }
 
 
+def unnamed(width, classes, blocks=1, **more):
+    """The shapes of a transformer of Flax whose dense layers are called by numbers."""
+    tree = {"Embed_0": {"embedding": leaf(classes, width)}} | more
+    for i in range(blocks):
+        inner = {
+            "SelfAttention_0": {
+                name: {"kernel": leaf(width, 4, width // 4)} for name in ("query", "key", "value")
+            },
+            "LayerNorm_0": {"scale": leaf(width)},
+            "Dense_0": {"kernel": leaf(width, 4 * width), "bias": leaf(4 * width)},
+            "Dense_1": {"kernel": leaf(4 * width, width), "bias": leaf(width)},
+        }
+        tree |= {f"Block_{i}": inner} if blocks > 1 else inner
+    last = "Dense_0" if blocks > 1 else "Dense_2"
+    return tree | {last: {"kernel": leaf(width, classes), "bias": leaf(classes)}}
+
+
+@pytest.mark.parametrize(
+    ("params", "head"),
+    [
+        (unnamed(32, 10), "Dense_2/kernel"),
+        (unnamed(16, 1000, blocks=3), "Dense_0/kernel"),
+        (unnamed(32, 50, LayerNorm_1={"scale": leaf(32)}), "Dense_2/kernel"),
+    ],
+    ids=["one module", "blocks", "final norm"],
+)
+def test_the_transformer_preset_leaves_a_dense_layer_euclidean_that_nothing_reads(params, head):
+    spec = fg.collection(params, preset="transformer")
+    assert reason(spec, head) == "the last dense layer"
+    dense = {path for path, s in spec.layers if "Dense" in path and "kernel" in path}
+    assert {path for path in placed(spec) if "Dense" in path} == dense - {head}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        unnamed(32, 32),  # as wide as what it reads
+        unnamed(32, 128, blocks=2),  # as wide as the layers inside a block
+        unnamed(32, 10, head={"kernel": leaf(32, 7)}),  # a head is named
+        unnamed(32, 10, Dense_9={"kernel": leaf(64, 32)}),  # another is the last
+    ],
+    ids=["width", "inner width", "named head", "not the last"],
+)
+def test_the_transformer_preset_takes_a_dense_layer_that_may_be_read_for_a_hidden_one(params):
+    spec = fg.collection(params, preset="transformer")
+    dense = {path for path in spec if "Dense" in path and path.endswith("kernel")}
+    assert dense <= set(placed(spec))
+
+
 GEMMA = {
     "attn": {
         "q_einsum": {"w": leaf(8, 64, 16)},
