@@ -122,7 +122,7 @@ def test_a_scale_is_shown_and_that_of_a_pom_goes_first():
     params = {"a": jnp.ones(SHAPE), "b": jnp.ones(SHAPE)}
     own = fg.pom("PO", fg.Sphere(), scale=0.25)
     spec = fg.collection(params, ("a", own), ("b", fg.pom("PO", fg.Sphere())), scale=np.ones(D) / 8)
-    _, header, a, b = str(spec).splitlines()
+    _, header, a, b, _ = str(spec).splitlines()  # and that features vanish
     assert header.split()[-1] == "scale"
     assert a.endswith("0.25")
     assert b.endswith(" 0.125")
