@@ -111,7 +111,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("compare --foo", "'--foo' is not an argument. See"),
         ("compare --foo 3 --seeds 2", "'--foo' is not an argument. See"),
         ("compare --epoch 3", "'--epoch' is not an argument. Did you mean '--epochs'?"),
-        ("study", "NAME needs a value, one of classical, convergence, copying, depth, rates"),
+        ("study", "NAME needs a value, one of classical, convergence, copying, depth"),
         ("study --smoke", "NAME needs a value, one of classical, convergence, copying"),
         ("study --delays 3", "NAME needs a value, one of classical, convergence, copying"),
         ("study --smok", "'--smok' is not an argument. Did you mean '--smoke'?"),

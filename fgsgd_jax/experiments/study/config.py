@@ -2,17 +2,16 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 from fgsgd_jax.experiments.arguments import DATA, RUN, Count, Images, one_of, whole
 
-Study = Literal["classical", "convergence", "copying", "depth", "rates", "robustness", "streaming"]
+STUDIES = ("classical", "convergence", "copying", "depth", "rates", "robustness", "streaming")
 """The studies; each is a module of this package with a function `study`."""
 
-STUDIES = get_args(Study)
-StudyName = Annotated[Study, one_of(STUDIES)]
+StudyName = Annotated[Literal[STUDIES], one_of(STUDIES)]  # pyright: ignore[reportInvalidTypeForm]
 
 
 @Parameter(name="*")
