@@ -21,7 +21,7 @@ from fgsgd_jax.experiments.study.config import Arguments, StudyName
 ARGUMENTS = Arguments()
 
 
-def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS) -> None:
+def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS) -> None:  # pyright: ignore
     """Runs what is missing of a study, and reports on all of it."""
     problem = arguments.delays if name == "copying" else arguments.load()
     # Slow imports: delayed so that --help and mistakes get their answer at once.

@@ -11,7 +11,7 @@ from fgsgd_jax.experiments.arguments import DATA, RUN, Count, Images, one_of, wh
 STUDIES = ("classical", "convergence", "copying", "depth", "rates", "robustness", "streaming")
 """The studies; each is a module of this package with a function `study`."""
 
-StudyName = Annotated[Literal[STUDIES], one_of(STUDIES)]  # pyright: ignore[reportInvalidTypeForm]
+StudyName = Annotated[Literal[STUDIES], one_of(STUDIES)]  # pyright: ignore
 
 
 @Parameter(name="*")
