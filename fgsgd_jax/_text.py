@@ -8,9 +8,15 @@ _NUMBER = re.compile(r"(?<!\d)(0|[1-9]\d*)(?!\d)")  # "01" is text: as a number 
 
 
 def did_you_mean(given: object, names: Iterable[str]) -> str:
-    """The sentence " Did you mean …?" with the name spelled most alike; empty if none is."""
-    near = difflib.get_close_matches(given, names, 1) if isinstance(given, str) else []
-    return f" Did you mean {near[0]!r}?" if near else ""
+    """The sentence " Did you mean …?" with the name spelled most alike; empty if none is.
+
+    >>> did_you_mean("po", ("PI", "PO")), did_you_mean("resnte", ("resnet", "rnn"))
+    (" Did you mean 'PO'?", " Did you mean 'resnet'?")
+    """
+    in_lower_case = {name.lower(): name for name in names}
+    word = given.lower() if isinstance(given, str) else ""
+    near = difflib.get_close_matches(word, in_lower_case, 1)
+    return f" Did you mean {in_lower_case[near[0]]!r}?" if near else ""
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:

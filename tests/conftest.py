@@ -30,9 +30,11 @@ def pytest_configure(config: pytest.Config) -> None:
 
 @pytest.hookimpl(tryfirst=True)  # before `-m` selects
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Marks the cases of a sweep as slow, all but the few that `sweep(fast=…)` asks for."""
+    """Marks as slow: examples in docstrings, and of a sweep all cases but `sweep(fast=…)`."""
     cases: dict[str, list[pytest.Item]] = {}
     for item in items:
+        if isinstance(item, pytest.DoctestItem):
+            item.add_marker(pytest.mark.slow)
         if item.get_closest_marker("sweep"):
             cases.setdefault(item.nodeid.partition("[")[0], []).append(item)
     for sweep in cases.values():
@@ -51,6 +53,20 @@ def _resident_bytes() -> float:
     except OSError:
         return math.inf
     return pages * os.sysconf("SC_PAGE_SIZE")
+
+
+@pytest.fixture(scope="module")
+def quickly_compiled():
+    """Compiles without the slow optimizations of XLA, for tests of formulas.
+
+    Compilation is most of their time, and neither the speed of a program nor its last bit matters
+    to them. Not for tests that train: on the CPU, networks become NaN without the optimizations.
+    """
+    name = "jax_disable_most_optimizations"
+    before = jax.config.read(name)
+    jax.config.update(name, True)
+    yield
+    jax.config.update(name, before)
 
 
 @pytest.fixture(autouse=True, scope="module")

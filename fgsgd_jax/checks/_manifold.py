@@ -54,18 +54,15 @@ def check_manifold(
     Example:
         >>> import jax
         >>> from fgsgd_jax import Sphere
-        >>> report = check_manifold(Sphere(), jax.random.key(0), shape=(3, 3))
-        >>> report.passed, sorted(report[0]._asdict())
-        (True, ['measured', 'name', 'tolerance'])
-
-        Some laws, and a tolerance of one's own:
-
         >>> report = check_manifold(
         ...     Sphere(),
         ...     jax.random.key(0),
-        ...     laws=("project keeps points", "to_tangent is linear"),
+        ...     shape=(3, 3),
+        ...     laws=("project keeps points", "to_tangent is linear"),  # without it, all of them
         ...     tolerances={"project keeps points": 1e-4},
         ... )
+        >>> report.passed, sorted(report[0]._asdict())
+        (True, ['measured', 'name', 'tolerance'])
         >>> [(law.name, law.tolerance, law.passed) for law in report]
         [('project keeps points', 0.0001, True), ('to_tangent is linear', 1e-06, True)]
     """

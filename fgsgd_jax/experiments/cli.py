@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
 
 if TYPE_CHECKING:  # a package of the `train` extra: without it, the program says what is missing
-    from cyclopts import App, CycloptsError
+    from cyclopts import App, ArgumentCollection, CycloptsError
 
 # What `pip install "fgsgd_jax[train]"` installs, by import names.
 TRAIN_EXTRA = {"PIL", "cyclopts", "flax", "matplotlib", "orbax", "rich", "sklearn", "tqdm"}
@@ -93,17 +93,32 @@ def _sentence(app: "App", error: "CycloptsError") -> str:
         return f"{given!r} is not a command; {known}.{did_you_mean(closest(given, commands))}"
     if isinstance(error, cyclopts.UnknownOptionError):
         given = error.token.keyword or error.token.value
-        flags = [flag for argument in error.argument_collection for flag in argument.names]
-        return f"{given!r} is not an argument.{did_you_mean(closest(given, flags))}"
+        return _no_argument(given, _flags(error.argument_collection))
     if isinstance(error, cyclopts.UnusedCliTokensError):
         return f"{(error.unused_tokens or [''])[0]!r} is not an argument."
     if isinstance(error, cyclopts.RepeatArgumentError):
         return f"{error.token.keyword} was given twice; give it once."
+    if isinstance(error, cyclopts.MissingArgumentError) and error.command_chain:
+        command = app[error.command_chain[0]]
+        known = command.assemble_argument_collection(default_parameter=app.default_parameter)
+        flags = _flags(known)
+        for word in error.unused_tokens or ():
+            if word.startswith("--") and word.partition("=")[0] not in flags:
+                return _no_argument(word, flags)
     if isinstance(error, (cyclopts.MissingArgumentError, cyclopts.ConsumeMultipleError)):
         hint = error.argument.hint if error.argument else None
         choices = f", one of {', '.join(get_args(hint))}" if get_origin(hint) is Literal else ""
         return f"{name} needs a value{choices}."
     return " ".join(str(error).split())
+
+
+def _flags(arguments: "ArgumentCollection") -> list[str]:
+    return [flag for argument in arguments for flag in argument.names]
+
+
+def _no_argument(given: str, flags: Iterable[str]) -> str:
+    """The sentence for a word that is not among the flags of a command."""
+    return f"{given!r} is not an argument.{did_you_mean(closest(given, flags))}"
 
 
 def closest(given: str, names: Iterable[str]) -> str | None:

@@ -155,6 +155,10 @@ class Manifold(abc.ABC):
         return None
 
 
+NOT_FINITE = "Find what made them, such as steps that diverged, or restore a checkpoint."
+"""What to do about a weight with NaN or infinite entries."""
+
+
 def overrides(manifold: Manifold, verb: str) -> bool:
     """Whether a manifold has its own version of a verb that `Manifold` has a default for."""
     return getattr(type(manifold), verb) is not getattr(Manifold, verb)
@@ -183,8 +187,10 @@ def require_nonzero(manifold: Manifold, lengths, what: str) -> None:
     lengths = np.asarray(lengths)
     bad = ~((lengths > 0) & np.isfinite(lengths))
     first = [int(index) for index in np.unravel_index(bad.argmax(), bad.shape)]
+    advice = "Initialize the weight at random (`fgsgd_jax.initialize`) or leave it Euclidean."
     if not np.isfinite(lengths[tuple(first)]):
         what = f"{what.split()[-1]} with NaN or infinite entries"
+        advice = NOT_FINITE
     where = ""
     if "column" in what:
         where = f", first column {first[0]} of component {first[1:]}"
@@ -192,5 +198,5 @@ def require_nonzero(manifold: Manifold, lengths, what: str) -> None:
         where = f", first component {first}"
     raise ValueError(
         f"{manifold!r} has no nearest point to a {what}, but {bad.sum()} of {bad.size} are such"
-        f"{where}. Initialize the weight at random (`fgsgd_jax.initialize`) or leave it Euclidean."
+        f"{where}. {advice}"
     )

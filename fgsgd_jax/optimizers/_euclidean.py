@@ -11,7 +11,8 @@ from jax.core import Tracer
 
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.optimizers._arguments import require_number_or_schedule
-from fgsgd_jax.spec import Collection
+from fgsgd_jax.spec import AS_ASKED, Collection
+from fgsgd_jax.transforms import checked_schedule
 
 # The rate of Euclidean leaves over the rate of leaves on manifolds. A step of `fgsgd` turns a
 # component by at most 0.42 times the rate, whatever the gradient; nothing limits a step of SGD, so
@@ -41,6 +42,7 @@ def with_euclidean(
 ) -> optax.GradientTransformationExtraArgs:
     """The links, with weight decay of Euclidean leaves, or with their own transformation."""
     require_number_or_schedule("weight_decay", weight_decay)
+    weight_decay = checked_schedule("weight_decay", weight_decay)
     _warn_if_all_is_euclidean(spec)
     if euclidean is not None and not isinstance(euclidean, str):
         _check_transformation(euclidean, weight_decay)
@@ -60,12 +62,8 @@ def with_euclidean(
 
 def _warn_if_all_is_euclidean(spec: Collection) -> None:
     """Warns the caller of an optimizer if nobody asked for a spec without manifolds."""
-    asked = ("", "default=None", "a rule says so", "fewer than two axes")
-    why = {
-        path: reason
-        for path, reason in zip(spec, spec.reasons, strict=False)
-        if reason not in asked
-    }
+    reasons = zip(spec, spec.reasons, strict=False)
+    why = {path: reason for path, reason in reasons if reason and reason not in AS_ASKED}
     if why and not any(spec.on_manifolds()):
         path, reason = next(iter(why.items()))
         warnings.warn(

@@ -57,7 +57,8 @@ def fgsgd(
 
     Args:
         learning_rate: A number or schedule, 1.0 to begin with. Larger groups take smaller steps at
-            the same rate, so tune it for each scheme separately.
+            the same rate, so tune it for each scheme separately. It must not be negative; inside a
+            jitted function, where the value of a schedule is unknown, a negative rate ascends.
         spec: The spec of the parameters.
         momentum: The decay of the momentum, from 0 to below 1, or None for none.
         nesterov: Whether to use Nesterov momentum.
@@ -89,7 +90,8 @@ def fgsgd(
         TypeError: If the rate, the momentum, the decay or `euclidean` is of the wrong type.
         ValueError: If a number is outside its range, or `weight_decay` is given beside a
             transformation for Euclidean leaves. At `init`, if weights are not on their manifolds:
-            `project` them first.
+            `project` them first. At `update`, outside of jitted functions, if a schedule gives a
+            negative rate.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax

@@ -29,6 +29,7 @@ from fgsgd_jax.spec import (
 )
 from fgsgd_jax.transforms import (
     SpecState,
+    checked_schedule,
     nearest_points,
     previous_weights,
     require_on_manifolds,
@@ -152,6 +153,7 @@ def on_manifold(
             f"`tangent` is one of {', '.join(map(repr, get_args(Tangent)))}; got {tangent!r}."
         )
     tx = optax.with_extra_args_support(tx)
+    relative_step = checked_schedule("relative_step", relative_step)
     momentum = (transport,) if isinstance(transport, str) else tuple(transport)
 
     def init_fn(params):

@@ -23,6 +23,8 @@ from fgsgd_jax.spec._groups import per_component as per_component
 from fgsgd_jax.spec._kept_scales import squared_norm as squared_norm
 from fgsgd_jax.spec._leaf import times as times
 from fgsgd_jax.spec._mixture import select as select
+from fgsgd_jax.spec._reasons import AS_ASKED as AS_ASKED
+from fgsgd_jax.spec._reasons import Reason as Reason
 from fgsgd_jax.spec._scales import Coordinates as Coordinates
 from fgsgd_jax.spec._scales import checked_coordinates as checked_coordinates
 from fgsgd_jax.spec._scales import step_radius as step_radius

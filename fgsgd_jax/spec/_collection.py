@@ -28,8 +28,8 @@ class Collection:
     Attributes:
         layers: Pairs (path, leaf spec), in the order of the tree; None for a Euclidean leaf.
         shapes: The shape of every leaf, in the same order.
-        reasons: Why a leaf is Euclidean, in the same order; "" where it is on manifolds. Two
-            collections that differ in their reasons only are equal.
+        reasons: Why a leaf is Euclidean, in the same order, a `Reason` where code asks for it; ""
+            where it is on manifolds. Two collections that differ in their reasons only are equal.
     """
 
     layers: tuple[tuple[str, LeafSpec | None], ...]

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from fgsgd_jax.geometry import Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
+from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
 
 # The best setting of the paper: three manifolds in every group, groups over both channel axes.
@@ -31,9 +32,9 @@ def by_default(path: str, leaf, default: Pom | str | None, layout: str | None) -
         layout: The layout given to `collection`, or None.
     """
     shape = tuple(leaf.shape)
-    unsuitable = without_geometry(leaf.dtype) or ("no entries" if math.prod(shape) == 0 else "")
+    unsuitable = without_geometry(leaf.dtype) or (Reason.EMPTY if math.prod(shape) == 0 else "")
     if default is None or unsuitable:
-        return unsuitable or "default=None"
+        return unsuitable or Reason.NO_DEFAULT
     why = passed_over(path, shape)
     if isinstance(default, Pom) and (kind := kind_of(path)) in ("embedding", "router"):
         why = why or f"{kind} by its path"
@@ -52,7 +53,7 @@ def without_geometry(dtype) -> str:
 def passed_over(path: str, shape: tuple[int, ...]) -> str:
     """Why a rule that also matches other leaves passes over this one; "" if it does not."""
     if len(shape) < 2:
-        return "fewer than two axes"
+        return Reason.FEW_AXES
     kind = kind_of(path)
     axes = sum(size > 1 for size in shape)
     small = kind in ("bias", "normalization") and axes <= LARGEST_BIAS

@@ -7,9 +7,11 @@ from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.core import Tracer
 
 from fgsgd_jax._trees import leaves_with_paths
+from fgsgd_jax.geometry import NOT_FINITE
 from fgsgd_jax.spec._collection import Collection, require_collection, require_parameters
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._walk import map_leaves, require_known_leaves, spec_of_leaf
@@ -60,7 +62,7 @@ def project(
             projected = leaf_spec.project(weight, manifold_ids.get(path), s)
         except ValueError as error:
             raise ValueError(f"{path!r}: {error}") from None
-        _require_numbers(path, projected)
+        _require_numbers(path, weight, projected)
         return _on_devices_of(weight, projected)
 
     return map_leaves(spec, project_leaf, lambda weight: weight, params)
@@ -149,14 +151,20 @@ def _residual_of_leaf(leaf_spec: LeafSpec, weight, manifold_ids, feature_std) ->
     return leaf_spec.residual(weight, manifold_ids, leaf_spec.scale(feature_std, weight.dtype))
 
 
-def _require_numbers(path: str, projected: jax.Array) -> None:
+def _require_numbers(path: str, weight: Any, projected: jax.Array) -> None:
     """Raises if a projected weight is known to have NaN entries."""
-    if not isinstance(projected, Tracer) and bool(jnp.any(jnp.isnan(projected))):
+    if isinstance(projected, Tracer) or not bool(jnp.any(jnp.isnan(projected))):
+        return
+    bad = np.argwhere(~np.isfinite(np.asarray(weight)))
+    if len(bad):
         raise ValueError(
-            f"{path!r} has components without a nearest point: entries are NaN or infinite, or a "
-            "component is zero or of deficient rank. Initialize the weight at random "
-            "(`fgsgd_jax.initialize`) or leave it Euclidean."
+            f"{path!r} has NaN or infinite entries, {len(bad)} of {np.size(weight)}, the first at "
+            f"{tuple(bad[0].tolist())}. {NOT_FINITE}"
         )
+    raise ValueError(
+        f"{path!r} has components without a nearest point: a component is zero or of deficient "
+        "rank. Initialize the weight at random (`fgsgd_jax.initialize`) or leave it Euclidean."
+    )
 
 
 def _on_devices_of(weight: Any, value: jax.Array) -> jax.Array:

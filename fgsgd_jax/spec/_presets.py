@@ -10,12 +10,14 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
-from fgsgd_jax._text import did_you_mean, natural_order
+from fgsgd_jax._text import did_you_mean
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._defaults import passed_over, without_geometry
+from fgsgd_jax.spec._heads import last_dense, unread_dense
 from fgsgd_jax.spec._kinds import is_normalization, keys_of, kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for, spatial
+from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._schemes import Scheme
 
@@ -128,10 +130,13 @@ def by_preset(
         ValueError: If there is nothing to put on a manifold, or the preset has no cut for a weight.
     """
     normalized = any(is_normalization(path, leaf.shape) for path, leaf in leaves)
+    last = {"mlp": last_dense(leaves), "transformer": unread_dense(leaves, layout)}.get(preset)
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
 
     def asked(path: str, leaf) -> Pom | str:
-        weight = _weight_of(preset, path, leaf, leaves, layout)
+        weight = _weight_of(preset, path, leaf, layout)
+        if path == last and weight in ("hidden dense", "dense"):
+            return Reason.LAST_DENSE
         if weight not in placements:
             return weight
         return _request(placements[weight], path, tuple(leaf.shape), layout, normalized)
@@ -153,12 +158,12 @@ def by_preset(
     return requests
 
 
-def _weight_of(preset: str, path: str, leaf, leaves, layout: str | None) -> str:
+def _weight_of(preset: str, path: str, leaf, layout: str | None) -> str:
     """The weight of the preset that a leaf is, or why it is none."""
     shape, kind = _without_stack(tuple(leaf.shape), layout), kind_of(path)
     why = without_geometry(leaf.dtype) or passed_over(path, shape)
     if why or math.prod(shape) == 0:
-        return why or "no entries"
+        return why or Reason.EMPTY
     unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)
     if preset == "resnet" and (kind == "convolution" or unnamed):
         letters = letters_for(layout or DEFAULT, len(leaf.shape))
@@ -172,7 +177,7 @@ def _weight_of(preset: str, path: str, leaf, leaves, layout: str | None) -> str:
         if kind in ("attention", "dense"):
             return "attention output" if "attention" in within else "dense"
     if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
-        return "hidden dense" if path != _last_dense(leaves) else "the last dense layer"
+        return "hidden dense"
     if preset == "rnn" and _FUSED.fullmatch(path):
         return "input and recurrent matrices in one weight"
     if preset == "rnn" and _RECURRENT.fullmatch("/".join(keys_of(path))):
@@ -237,13 +242,3 @@ def _without_stack(shape: tuple[int, ...], layout: str | None) -> tuple[int, ...
             f"{layout!r}; give rules in place of the preset."
         )
     return shape[len(match[1]) : len(shape) - len(match[2])]
-
-
-def _last_dense(leaves) -> str:
-    """The path of the head: the dense leaf called so, or else the last in natural order."""
-    dense = [
-        path for path, leaf in leaves if kind_of(path) in ("dense", "") and len(leaf.shape) > 1
-    ]
-    if any(kind_of(path) == "head" for path, _ in leaves) or not dense:
-        return ""
-    return max(dense, key=natural_order)

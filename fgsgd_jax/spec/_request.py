@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._layouts import ComponentName, check_component_name, check_layout
@@ -69,7 +70,11 @@ def pom(
     """
     if not isinstance(scheme, str) or scheme not in SCHEMES:
         swapped = isinstance(manifolds, str) and manifolds in SCHEMES
-        hint = f" The scheme comes first: pom({manifolds!r}, {scheme!r})." if swapped else ""
+        hint = (
+            f" The scheme comes first: pom({manifolds!r}, {scheme!r})."
+            if swapped
+            else did_you_mean(scheme, SCHEMES)
+        )
         raise ValueError(f"`scheme` must be one of {', '.join(SCHEMES)}; got {scheme!r}.{hint}")
     manifolds = _checked_manifolds(manifolds)
     component = check_component_name(component)

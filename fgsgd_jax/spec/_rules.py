@@ -25,6 +25,7 @@ from fgsgd_jax.spec._kept_scales import kept_gamma
 from fgsgd_jax.spec._layouts import check_layout, resolve_component
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._presets import by_preset, checked_preset
+from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom
 from fgsgd_jax.spec._scales import checked_scale, gamma
 from fgsgd_jax.spec._schemes import check_scheme, count_groups
@@ -131,7 +132,7 @@ def _by_rule(path: str, leaf, rules, leaves) -> Pom | str | None:
         if not fnmatch.fnmatchcase(path, glob):
             continue
         if request is None:
-            return "a rule says so"
+            return Reason.RULE
         why = passed_over(path, tuple(leaf.shape))
         if why and any(
             fnmatch.fnmatchcase(other, glob) and not passed_over(other, tuple(its.shape))

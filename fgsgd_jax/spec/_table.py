@@ -7,13 +7,10 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-import numpy as np
-
 from fgsgd_jax._text import aligned, natural_order, texts_and_numbers
-from fgsgd_jax.spec._kept_scales import kept_gamma
-from fgsgd_jax.spec._kinds import is_normalization
+from fgsgd_jax.spec._growth import growth_sentence
 from fgsgd_jax.spec._leaf import LeafSpec
-from fgsgd_jax.spec._scales import Gamma, Numbers, Variance
+from fgsgd_jax.spec._scales import Gamma, Numbers
 
 HEADER = ("path", "shape", "component", "manifolds", "groups", "scale")
 
@@ -62,27 +59,9 @@ def summary(leaves: Sequence[Leaf]) -> str:
 
 
 def _of_scale(leaves: Sequence[Leaf]) -> list[str]:
-    """A sentence if weights at unit scale change the size of features, and nothing restores it.
-
-    At random weights a layer multiplies the root mean square of features by 1/γ, where γ is the
-    scale that would keep it. Layers are taken to follow one another.
-    """
-    unit = [leaf.leaf_spec for leaf in leaves if leaf.leaf_spec and leaf.leaf_spec.gamma is None]
-    normalized = any(is_normalization(leaf.path, leaf.shape) for leaf in leaves)
-    factor = math.prod(map(_growth, unit))
-    if normalized or len(unit) < 2 or 0.1 <= factor <= 10:
-        return []
-    return [
-        f"No leaf looks like normalization. Without it, features become {factor:.0e} times as "
-        f"large through these {len(unit)} weights at unit scale; scale='variance' keeps their size."
-    ]
-
-
-def _growth(leaf_spec: LeafSpec) -> float:
-    """1/γ, a root mean square over components that differ in γ."""
-    gamma = kept_gamma(Variance(1.0), leaf_spec, None)
-    numbers = gamma.array() if isinstance(gamma, Numbers) else np.asarray(gamma)
-    return float(np.sqrt(np.mean(numbers**-2.0)))
+    """The sentence on features that grow or vanish, if they do."""
+    sentence = growth_sentence([(leaf.path, leaf.shape, leaf.leaf_spec) for leaf in leaves])
+    return [sentence] if sentence else []
 
 
 def _size(leaf: Leaf) -> int:

@@ -1,13 +1,28 @@
 """`project_to_tangent`: the first link of a chain on manifolds."""
 
+import jax
+import jax.numpy as jnp
+import numpy as np
+
 from fgsgd_jax.spec import (
     Collection,
     Coordinates,
     checked_coordinates,
     map_leaves,
     require_collection,
+    step_radius,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._link import (
+    Link,
+    SpecState,
+    has_known_values,
+    require_params,
+    require_state,
+)
+
+# Times the resolution of the dtype: a tangent part that is a smaller share of its gradient may be
+# rounding by more than the share that `retract_updates` admits.
+SMALL_SHARE = 1000
 
 
 def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -> Link:
@@ -22,7 +37,8 @@ def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -
         coordinates: As for `fgsgd`; the same in all links of a chain.
 
     Returns:
-        A transformation whose `update` needs `params`.
+        A transformation whose `update` needs `params`. Outside of jitted functions, where values
+        are known, it projects twice where the tangent part may be the rounding of a large gradient.
 
     Example:
         >>> import jax.numpy as jnp
@@ -50,9 +66,32 @@ def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -
 
         def on_manifold(path, leaf_spec, gradient, weight):
             manifold_ids, s, _ = state.leaf(path, leaf_spec, weight)
-            return leaf_spec.to_tangent(weight, gradient, manifold_ids, s, coordinates=coordinates)
+            tangent = leaf_spec.to_tangent(
+                weight, gradient, manifold_ids, s, coordinates=coordinates
+            )
+            if not _may_be_rounding(leaf_spec, weight, gradient, tangent, s, coordinates):
+                return tangent
+            again: Coordinates = "unit" if s is None else "scaled"  # without the factor of above
+            return leaf_spec.to_tangent(weight, tangent, manifold_ids, s, coordinates=again)
 
         projected = map_leaves(spec, on_manifold, lambda gradient, _: gradient, updates, params)
         return projected, state.after_update()
 
     return Link.of(init_fn, update_fn, spec=spec, coordinates=coordinates)
+
+
+def _may_be_rounding(leaf_spec, weight, gradient, tangent, s, coordinates) -> bool:
+    """Whether values are known, and a tangent part is so short that it may not be tangent.
+
+    A gradient g that is nearly normal leaves about eps·‖g‖ of rounding in its tangent part, most
+    of it normal. A second projection leaves eps² of it.
+    """
+    known = all(map(has_known_values, (gradient, tangent, s)))  # None is known as well
+    if not known or leaf_spec.overrides("representer"):  # which is no part of the projection
+        return False
+    _, factor = step_radius(coordinates, s)
+    with jax.ensure_compile_time_eval():
+        longest = 1.0 if factor is None else float(jnp.max(factor))
+    eps = max(float(jnp.finfo(dtype).eps) for dtype in (gradient.dtype, weight.dtype, jnp.float32))
+    v, g = (np.linalg.norm(np.asarray(array, np.float64)) for array in (tangent, gradient))
+    return bool(v <= SMALL_SHARE * eps * longest * g)

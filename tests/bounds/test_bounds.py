@@ -12,6 +12,8 @@ import fgsgd_jax as fg
 from fgsgd_jax import bounds
 from fgsgd_jax.norms import Norms
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 RNG = np.random.default_rng(0)
 
 

@@ -8,6 +8,8 @@ import pytest
 import fgsgd_jax as fg
 from fgsgd_jax import checks
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 KEY = jax.random.key(0)
 
 
@@ -223,6 +225,7 @@ def test_tolerances_of_the_other_checks(placed):
 # --- names and obstacles -------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [{"laws": "porject"}, {"tolerances": {"porject": 1.0}}])
 def test_an_unknown_law_is_answered_with_the_known_ones(arguments, everything):
     [argument] = arguments

@@ -49,6 +49,7 @@ EQUINOX = {
 }
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", EQUINOX)
 def test_layers_of_equinox_need_a_layout_and_get_unit_filters_with_it(name):
     params = arrays({"layer": EQUINOX[name]()})
@@ -62,6 +63,7 @@ def test_layers_of_equinox_need_a_layout_and_get_unit_filters_with_it(name):
     np.testing.assert_allclose(norms, 1, rtol=1e-6)
 
 
+@pytest.mark.slow
 def test_slices_of_an_equinox_kernel_are_its_last_two_axes():
     params = arrays({"conv": eqx.nn.Conv2d(3, 5, 3, key=K)})
     spec = fg.collection(params, ("conv/weight", fg.pom("PO", Sphere(), layout="OIHW")))
@@ -197,6 +199,14 @@ def test_leaves_without_a_usable_dtype_are_euclidean_or_refused(dtype):
         fg.collection(params, ("conv/kernel", fg.pom("PO", Sphere())))
 
 
+@pytest.mark.parametrize(
+    ("given", "meant"), [("po", "PO"), ("pio", "PIO"), ("Layer", "layer"), ("kernels", "kernel")]
+)
+def test_a_scheme_in_another_spelling_is_answered_with_the_scheme_that_is_meant(given, meant):
+    with pytest.raises(ValueError, match=f"`scheme` must be one of .* Did you mean '{meant}'\\?"):
+        fg.pom(given, fg.Sphere())
+
+
 @pytest.mark.parametrize("scheme", ["PI", "PO", "layer"])
 @pytest.mark.parametrize("manifold", [Sphere(), (Sphere(), Stiefel())])
 def test_swapped_arguments_of_pom_are_put_right(scheme, manifold):
@@ -324,6 +334,55 @@ def test_the_transformer_preset_puts_heads_on_stiefel_in_nnx_and_linen():
     }
 
 
+def unnamed(width, classes, blocks=1, **more):
+    """The shapes of a transformer of Flax whose dense layers are called by numbers."""
+    tree = {"Embed_0": {"embedding": leaf(classes, width)}} | more
+    for i in range(blocks):
+        inner = {
+            "SelfAttention_0": {
+                name: {"kernel": leaf(width, 4, width // 4)} for name in ("query", "key", "value")
+            },
+            "LayerNorm_0": {"scale": leaf(width)},
+            "Dense_0": {"kernel": leaf(width, 4 * width), "bias": leaf(4 * width)},
+            "Dense_1": {"kernel": leaf(4 * width, width), "bias": leaf(width)},
+        }
+        tree |= {f"Block_{i}": inner} if blocks > 1 else inner
+    last = "Dense_0" if blocks > 1 else "Dense_2"
+    return tree | {last: {"kernel": leaf(width, classes), "bias": leaf(classes)}}
+
+
+@pytest.mark.parametrize(
+    ("params", "head"),
+    [
+        (unnamed(32, 10), "Dense_2/kernel"),
+        (unnamed(16, 1000, blocks=3), "Dense_0/kernel"),
+        (unnamed(32, 50, LayerNorm_1={"scale": leaf(32)}), "Dense_2/kernel"),
+    ],
+    ids=["one module", "blocks", "final norm"],
+)
+def test_the_transformer_preset_leaves_a_dense_layer_euclidean_that_nothing_reads(params, head):
+    spec = fg.collection(params, preset="transformer")
+    assert reason(spec, head) == "the last dense layer"
+    dense = {path for path, s in spec.layers if "Dense" in path and "kernel" in path}
+    assert {path for path in placed(spec) if "Dense" in path} == dense - {head}
+
+
+@pytest.mark.parametrize(
+    "params",
+    [
+        unnamed(32, 32),  # as wide as what it reads
+        unnamed(32, 128, blocks=2),  # as wide as the layers inside a block
+        unnamed(32, 10, head={"kernel": leaf(32, 7)}),  # a head is named
+        unnamed(32, 10, Dense_9={"kernel": leaf(64, 32)}),  # another is the last
+    ],
+    ids=["width", "inner width", "named head", "not the last"],
+)
+def test_the_transformer_preset_takes_a_dense_layer_that_may_be_read_for_a_hidden_one(params):
+    spec = fg.collection(params, preset="transformer")
+    dense = {path for path in spec if "Dense" in path and path.endswith("kernel")}
+    assert dense <= set(placed(spec))
+
+
 GEMMA = {
     "attn": {
         "q_einsum": {"w": leaf(8, 64, 16)},
@@ -419,6 +478,7 @@ def test_haikus_lstm_has_one_weight_for_two_matrices_and_stays_euclidean(path, i
     assert reason(spec, f"{path}/w") == "input and recurrent matrices in one weight"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("heads", [2, 4])
 def test_attention_of_equinox_is_cut_per_head_where_a_rule_gives_their_number(heads):
     params = {"attention": arrays(eqx.nn.MultiheadAttention(heads, 8, key=K))}

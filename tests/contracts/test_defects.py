@@ -47,6 +47,7 @@ def tangent_at(x, rng, length=1.0):
 STIEFEL_CASES = [((5, 2), 0.5), ((5, 2), 2.5), ((3, 3), 1.5), ((4, 3), 6.0)]
 
 
+@pytest.mark.slow
 def test_exp_on_stiefel_keeps_its_digits_at_great_length():
     # Around a circle 160 times. Of a block of v and vᵀv, the exponential would have none left.
     rng = np.random.default_rng(0)
@@ -76,7 +77,7 @@ def test_exp_on_stiefel_is_the_matrix_exponential_formula(shape, length):
     assert np.max(np.abs(retracted - expected)) > 1e-2
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.usefixtures("float64")
 @pytest.mark.parametrize(("shape", "length"), STIEFEL_CASES)
 def test_exp_on_stiefel_solves_the_geodesic_equation(shape, length):
@@ -206,7 +207,7 @@ def test_a_step_of_zero_stays_and_has_the_identity_for_a_derivative(manifold, ve
     np.testing.assert_allclose(gradient, u, rtol=0, atol=2e-6)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("manifold", [fg.Sphere(), fg.Oblique()], ids=str)
 def test_the_distance_of_a_point_to_itself_and_its_derivative_are_finite(manifold):
     """riemannian_dog: norms at zero have NaN gradients."""
@@ -255,7 +256,7 @@ def test_the_qr_retraction_survives_columns_that_look_the_same(size):
     np.testing.assert_allclose(y, qr_by_hand(x + v), rtol=0, atol=1e-6 * (1 + size))
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("retraction", ["polar", "qr", "cayley"])
 def test_retractions_do_not_flip_signs_at_frames_with_zeros_and_negative_entries(retraction):
     """riemannax, geoopt: the sign of a diagonal entry of R, 0 or −1, ends up in the frame."""
@@ -397,7 +398,7 @@ def test_decay_of_a_norm_that_is_fixed_is_not_silent():
 # --- MuonH: the radius is read back each step ----------------------------------------------------
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("manifold", TYPES, ids=str)
 def test_a_norm_that_is_slightly_off_is_not_kept_as_the_radius(manifold):
     """MuonH: the radius is measured anew in every step, so rounding makes it wander."""
@@ -502,6 +503,7 @@ def test_every_hyperparameter_is_used_as_a_number():
 # --- Flax WeightNorm: a report writes back -------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_looking_at_parameters_does_not_change_them():
     """Flax #5576, #5577: WeightNorm writes the normalized weights back into the parameters."""
     rng = np.random.default_rng(0)
@@ -560,7 +562,7 @@ def test_experts_do_not_see_each_other(request_):
         assert not np.array_equal(other[1], base[1])
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("axis", [2, 3], ids=["input channels", "output channels"])
 def test_permuting_groups_permutes_their_steps(axis):
     """Marin #8621: groups that share a norm do not commute with a permutation of the groups."""

@@ -266,6 +266,7 @@ def test_all_retractions_of_stiefel_work_on_wide_and_tall_kernels(shape, retract
     check(shape, slices, fg.pom("PI", fg.Stiefel(retraction=retraction), layout="HWIO"))
 
 
+@pytest.mark.slow
 def test_wide_kernels_can_be_mixed():
     check((2, 3, 3, 4), slices, fg.pom("PO", MIXED))
 
@@ -358,7 +359,7 @@ def test_filters_and_matrices_are_components_too(shape, parts, request_):
     check(shape, parts, request_)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "parts", "request_"),
     [

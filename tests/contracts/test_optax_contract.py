@@ -193,7 +193,7 @@ def test_descends_to_the_minima_of_the_plain_problems(name):
         np.testing.assert_allclose(leaf, target, atol=5e-3)  # the 1e-3 above, with a margin
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.slow
 @every_optimizer
 def test_mapping_the_identity_over_the_state_changes_nothing(name):
     params, spec = mixed_problem()
@@ -202,6 +202,7 @@ def test_mapping_the_identity_over_the_state_changes_nothing(name):
     assert_trees_equal(optax.tree.map_params(tx, lambda leaf: leaf, state), state)
 
 
+@pytest.mark.slow
 def test_mapping_over_the_state_reaches_the_momentum_and_nothing_else():
     params, spec = mixed_problem()
     tx = fg.fgsgd(0.1, spec, momentum=0.9)
@@ -214,7 +215,7 @@ def test_mapping_over_the_state_reaches_the_momentum_and_nothing_else():
     assert_trees_equal(optax.tree.set(doubled, trace=momentum), state)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @every_optimizer
 def test_injected_hyperparameters_give_the_same_update(name):
     params, spec = mixed_problem()
@@ -227,6 +228,7 @@ def test_injected_hyperparameters_give_the_same_update(name):
     assert_trees_equal(jax.tree.leaves(state_injected.inner_state), jax.tree.leaves(state))
 
 
+@pytest.mark.slow
 def test_an_injected_hyperparameter_can_be_changed_between_steps():
     params, spec = mixed_problem()
     gradients = random_like(params, seed=2)
@@ -238,7 +240,7 @@ def test_an_injected_hyperparameter_can_be_changed_between_steps():
     np.testing.assert_allclose(updates["bias"], -0.3 * gradients["bias"], rtol=1e-6)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32"])
 @every_optimizer
 def test_updates_have_the_dtype_of_the_parameters(name, dtype):
@@ -248,7 +250,7 @@ def test_updates_have_the_dtype_of_the_parameters(name, dtype):
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype(dtype)}
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @every_optimizer
 def test_accumulating_steps_move_nothing_and_the_last_one_takes_the_mean(name):
     params, spec = mixed_problem()
@@ -265,7 +267,7 @@ def test_accumulating_steps_move_nothing_and_the_last_one_takes_the_mean(name):
     assert_trees_close(updates, expected)  # a running mean rounds apart from a sum
 
 
-@pytest.mark.sweep(fast=8)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float16", "bfloat16", "float32", "float64"])
 @pytest.mark.parametrize("rate", [0.1, optax.constant_schedule(0.1)], ids=["rate", "schedule"])
 @every_optimizer
@@ -286,6 +288,7 @@ def test_types_of_the_state_survive_a_branch(name, rate, dtype):
         assert types_of(after_update) == types_of(state)
 
 
+@pytest.mark.slow
 @every_optimizer
 def test_a_constant_schedule_equals_a_constant_rate(name):
     params, spec = mixed_problem()
@@ -387,6 +390,7 @@ def test_clipping_before_it_in_a_chain_clips_the_gradient():
     assert_trees_close(updates, expected)
 
 
+@pytest.mark.slow
 def test_a_named_chain_finds_its_momentum_by_name():
     params, spec = mixed_problem()
     gradients = random_like(params, seed=2)
@@ -462,7 +466,7 @@ def with_nan(gradients):
     return {**gradients, "conv": gradients["conv"].at[0, 1, 1, 2].set(jnp.nan)}
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @every_optimizer
 def test_apply_if_finite_skips_a_step_with_a_nan(name):
     params, spec = mixed_problem()
@@ -479,7 +483,7 @@ def test_apply_if_finite_skips_a_step_with_a_nan(name):
     assert_trees_close(updates, inner.update(gradients, inner.init(params), params)[0])
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.slow
 @every_optimizer
 @pytest.mark.parametrize("path", ZOO)
 def test_a_nan_stays_a_nan_in_its_own_component(path, name):
@@ -527,7 +531,7 @@ def test_injected_float32_hyperparameters_leave_short_weights_and_momentum_short
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("bfloat16")}
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [fg.fgsgd, fg.rsgd])
 def test_a_long_accumulator_gives_short_updates_to_short_weights(make):
     params, spec = mixed_problem("bfloat16")
@@ -538,6 +542,7 @@ def test_a_long_accumulator_gives_short_updates_to_short_weights(make):
     assert {leaf.dtype for leaf in jax.tree.leaves(updates)} == {jnp.dtype("bfloat16")}
 
 
+@pytest.mark.slow
 def test_hyperparameters_keep_the_precision_of_float32_under_short_weights():
     # In bfloat16 a momentum of 0.999 is 1 and never decays, and a rate of 1.003 is 1.
     params, spec = mixed_problem("bfloat16")
@@ -558,7 +563,7 @@ def test_hyperparameters_keep_the_precision_of_float32_under_short_weights():
 # --- laws of descent on manifolds ---------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("problem", [zoo, lambda: mixed_problem("bfloat16")], ids=["f32", "bf16"])
 @every_optimizer
 def test_zero_gradient_moves_nothing(name, problem):
@@ -570,6 +575,7 @@ def test_zero_gradient_moves_nothing(name, problem):
         assert_trees_equal(updates, zeros(params))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [1e30, 1e-30, 1e-40], ids=["huge", "tiny", "denormal"])
 @every_optimizer
 def test_extreme_gradients_end_on_the_manifolds(name, scale):
@@ -582,6 +588,7 @@ def test_extreme_gradients_end_on_the_manifolds(name, scale):
         assert_on_manifolds(params, spec)  # NaN is not
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("curvature", [0.0, 1.0, 5.0])
 def test_huge_gradients_end_on_the_manifolds_for_every_bound_of_the_curvature(curvature):
     params, spec = zoo()
@@ -599,7 +606,7 @@ def one_weight(shape, pom, seed=0):
     return fg.project(random_like(params, seed), spec), spec
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("side", [3, 4])
 @pytest.mark.parametrize("manifold", MIXTURE, ids=str)
 @pytest.mark.parametrize("scheme", GROUP_AXES)
@@ -632,7 +639,7 @@ def group_numbers(spec, shape) -> np.ndarray:
     return np.asarray(drawn) if drawn is not None else channels[{"PI": 0, "PO": 1}[layer.scheme]]
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["fgsgd with momentum", "rsgd"])
 @pytest.mark.parametrize(
     ("side", "manifolds"),
@@ -691,7 +698,7 @@ def reference_problem(dtype):
     return fg.project(random_like(params, seed=3), spec), spec, names, groups
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("dtype", ["float32", "float64"])
 @pytest.mark.parametrize("nesterov", [False, True], ids=["heavy ball", "nesterov"])
 @pytest.mark.parametrize("optimizer", ["fgsgd", "rsgd", "normalized rsgd"])
@@ -831,6 +838,7 @@ def test_leaves_that_are_alike_are_traced_once():
     assert TRACES == {"to_tangent": 2 * 2, "retract": 2}
 
 
+@pytest.mark.slow
 def test_eager_updates_compile_once_for_leaves_that_are_alike():
     params = {f"conv{i:02}": jnp.ones((2, 2, 3, 2)) for i in range(30)}
     spec = fg.collection(params, default=fg.pom("PI", SPHERE))

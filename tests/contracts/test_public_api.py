@@ -97,6 +97,7 @@ def test_private_files_of_a_room_are_imported_by_that_room_only():
             assert not private, f"{path} imports {private} of {room}; use what {room} exports"
 
 
+@pytest.mark.slow
 def test_importing_the_library_imports_no_flax_and_no_extra():
     program = (
         "import sys, fgsgd_jax; "
@@ -125,6 +126,7 @@ def readme_examples():
     return re.findall(r"```python\n(.*?)```", text, re.DOTALL)
 
 
+@pytest.mark.slow
 def test_the_python_blocks_of_the_readme_run():
     blocks = readme_examples()
     assert len(blocks) >= 2

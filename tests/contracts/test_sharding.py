@@ -16,7 +16,7 @@ import jax
 import jax.numpy as jnp
 import optax
 import pytest
-from _sharding_program import AXES, CASES, DENSE, EXCHANGES_COLUMNS
+from _sharding_program import AXES, CASES, DENSE, EXCHANGES_COLUMNS, PROJECTED
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
 from numpy.testing import assert_allclose
 
@@ -43,6 +43,8 @@ def records() -> dict:
         env={
             **os.environ,
             "JAX_PLATFORMS": "cpu",
+            # What is sharded is decided before machine code is made, which need not be fast.
+            "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
             "PYTHONPATH": f"{PROGRAM.parents[1]}{os.pathsep}{os.environ.get('PYTHONPATH', '')}",
             "XLA_FLAGS": f"{os.environ.get('XLA_FLAGS', '')} {EIGHT_DEVICES}",
         },
@@ -61,7 +63,7 @@ def record_of(axes: str, case: str, promise: str) -> dict:
 
 
 @every_axis_type
-@every_case
+@pytest.mark.parametrize("case", PROJECTED)
 def test_projection_finds_the_nearest_weights_where_they_are(case, axes):
     record = record_of(axes, case, "project")
     assert record["difference"] <= TOLERANCE, record
@@ -71,7 +73,7 @@ def test_projection_finds_the_nearest_weights_where_they_are(case, axes):
 @every_axis_type
 @every_case
 def test_momentum_starts_where_the_weights_are(case, axes):
-    assert record_of(axes, case, "init")["kept"]
+    assert record_of(axes, case, "update")["started"]
 
 
 @every_axis_type

@@ -57,6 +57,7 @@ def test_a_diagnosis_is_what_the_formulas_say(step):
     np.testing.assert_allclose(one.norms.spectral, np.linalg.norm(side_by_side, 2, (1, 2)), 1e-5)
 
 
+@pytest.mark.slow
 def test_the_numbers_of_a_step_are_those_that_the_normalizer_saw(step):
     params, spec, gradients, updates, state = step
     moved = optax.apply_updates(params, updates)
@@ -70,6 +71,7 @@ def test_the_numbers_of_a_step_are_those_that_the_normalizer_saw(step):
     assert np.all(one.gradient_norm != plain.gradient_norm)
 
 
+@pytest.mark.slow
 def test_rho_and_curvature_enter_tau(step):
     params, spec, gradients, *_ = step
     rho, c = 0.2, 3.0

@@ -108,6 +108,14 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --channels", "--channels needs a value."),
         ("train --foo", "'--foo' is not an argument. See python -m fgsgd_jax train --help."),
         ("compare", "--ablate needs a value, one of coordinates, scale."),
+        ("compare --foo", "'--foo' is not an argument. See"),
+        ("compare --foo 3 --seeds 2", "'--foo' is not an argument. See"),
+        ("compare --epoch 3", "'--epoch' is not an argument. Did you mean '--epochs'?"),
+        ("study", "NAME needs a value, one of classical, convergence, copying, depth"),
+        ("study --smoke", "NAME needs a value, one of classical, convergence, copying"),
+        ("study --delays 3", "NAME needs a value, one of classical, convergence, copying"),
+        ("study --smok", "'--smok' is not an argument. Did you mean '--smoke'?"),
+        ("study dept", "Did you mean 'depth'?"),
         ("compare --ablate scales", "Did you mean 'scale'?"),
         ("compare --ablate scale --data mnist", "--data mnist needs --data-dir"),
         ("train --scheme PI --groups 3", "--groups is for --scheme PIO"),
@@ -128,6 +136,18 @@ def test_more_groups_than_components_is_told_in_the_words_of_the_library(capsys,
     line = mistake(capsys, *"train --channels 3 4 --groups 4 --run-dir r".split())
     assert "conv1/kernel" in line
     assert not (tmp_path / "r").exists()
+
+
+@pytest.mark.parametrize("manifolds", ["euclidean", "sp+euc", "st,ob,euc"])
+@pytest.mark.parametrize("option", [(), ("--scheme", "PIO", "--groups", "2")])
+def test_manifolds_that_an_optimizer_cannot_use_are_refused_before_the_data_are_loaded(
+    capsys, monkeypatch, manifolds, option
+):
+    from fgsgd_jax.experiments import data
+
+    monkeypatch.setattr(data, "load", lambda *args, **kwargs: pytest.fail("the data were loaded"))
+    line = mistake(capsys, *f"train --optimizer adam-h --manifolds {manifolds}".split(), *option)
+    assert "A relative_step needs manifolds that fix the norm" in line
 
 
 def test_a_damaged_data_file_is_told(capsys, tmp_path):
@@ -187,6 +207,7 @@ def test_help_shows_every_argument_with_its_default(capsys):
         assert shown in help
 
 
+@pytest.mark.slow
 def test_help_does_not_wait_for_flax():
     """In a process of its own: here, other tests have imported it."""
     code = (
@@ -213,6 +234,7 @@ def test_the_version_is_that_of_the_library(capsys, argv):
     assert capsys.readouterr().out == f"fgsgd_jax {fgsgd_jax.__version__}\n"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("argv", [[], ["train"], ["bench", "--help"]])
 def test_without_the_library_of_the_command_line_one_sentence_says_what_to_install(argv):
     """In a process of its own: here, the commands are imported already."""

@@ -231,6 +231,7 @@ def test_every_study_runs_at_a_small_size_and_nothing_twice(name, tmp_path, caps
     assert (tmp_path / "run" / "trials.jsonl").read_text() == before
 
 
+@pytest.mark.slow
 def test_the_certificate_of_a_linear_classifier_is_the_distance_to_its_boundary():
     key = jax.random.key(0)
     w = jax.random.normal(key, (5, 3))
@@ -316,6 +317,7 @@ def test_distances_to_components_ignore_what_is_free():
 # --- convergence ------------------------------------------------------------------------------
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", convergence.NETWORKS)
 def test_the_small_networks_are_their_formulas_and_start_on_the_manifold(name):
     params, spec = convergence.initial(jax.random.key(0), name)

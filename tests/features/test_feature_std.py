@@ -227,6 +227,7 @@ def test_layers_written_by_hand():
     assert_std(fg.nnx.feature_std(model, x), expected, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_scanned_layers_of_flax_keep_their_own_statistics():
     class Block(linen.Module):
         @linen.compact
@@ -275,6 +276,7 @@ def test_a_recurrent_cell_pools_its_steps():
     assert_std(fg.nnx.feature_std(model, x), expected, rtol=2e-5)
 
 
+@pytest.mark.slow
 def test_a_layer_used_again_pools_its_uses_and_takes_the_larger_map():
     class Again(nnx.Module):
         def __init__(self, rngs):

@@ -238,7 +238,7 @@ FRAMEWORKS = {
 }
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("framework", FRAMEWORKS)
 def test_every_framework_follows_the_same_trajectory_bit_for_bit(framework):
     ours, plain = by_path(FRAMEWORKS[framework]()), plain_trajectory()

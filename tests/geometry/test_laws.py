@@ -6,6 +6,8 @@ import pytest
 
 from fgsgd_jax import Euclidean, Oblique, Product, Sphere, Stiefel, checks
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 ALL = (Euclidean(), Sphere(), Oblique(), Stiefel())
 # A compilation is seconds each, so cases are picked, not multiplied: one point, lanes, and wide
 # points where these are other code.
@@ -23,7 +25,7 @@ CASES = [
 ]
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(("manifold", "shape", "dtype"), CASES, ids=str)
 def test_the_laws_of_a_manifold_hold(manifold, shape, dtype):
     with jax.enable_x64(dtype == "float64"):
@@ -124,6 +126,7 @@ def test_a_wrong_manifold_is_found_out():
     assert "FAILS" in str(report)
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize("manifold", ALL, ids=str)
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_random_points_in_short_dtypes_are_on_the_manifold_to_their_resolution(manifold, dtype):

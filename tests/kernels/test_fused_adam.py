@@ -68,7 +68,7 @@ def compare(shape, dtype, names, scheme, sizes=SIZES, scale=None, **settings):
             np.testing.assert_allclose(a / largest, b / largest, atol=TOLERANCES[dtype])
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("names", "scheme", "moment"),
     [
@@ -85,13 +85,13 @@ def test_every_manifold_and_moment(names, scheme, moment):
     compare((3, 3, 4, 6), "float64", names, scheme, moment=moment, amsgrad=scheme == "PO")
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("names", ["sphere", "stiefel"])
 def test_weights_at_a_scale_in_bfloat16(names):
     compare((3, 3, 4, 6), "bfloat16", names, "PO", scale=0.5)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("names", ["sphere", "oblique", "stiefel", "four types"])
 def test_weights_large_enough_to_be_computed_in_stages(names):
     shape = (3, 3, 64, 128)
@@ -110,6 +110,7 @@ def test_large_weights_take_the_same_steps_whatever_the_size_of_their_gradients(
     assert fg.residual(moved, spec)["w"] < 1e-6
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("names", ["sphere", "four types"])
 def test_components_without_a_gradient_do_not_move(names):
     params, spec = problem((3, 3, 64, 128), "float32", names, "PO")
@@ -132,6 +133,7 @@ def test_a_gradient_that_is_not_finite_makes_its_component_nan_and_no_other():
     assert isnan.sum() == 9
 
 
+@pytest.mark.slow
 def test_moments_per_entry_take_the_links_themselves():
     params, spec = problem((3, 3, 4, 6), "float32", "sphere", "PO")
     one, other = (

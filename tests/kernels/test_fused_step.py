@@ -80,7 +80,7 @@ def compare(shape, dtype, names, scheme, momentum, size=1.0):
         assert_close(one, other, TOLERANCES[dtype])
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("names", MANIFOLDS)
 def test_every_manifold_and_scheme(names, scheme):
@@ -89,7 +89,7 @@ def test_every_manifold_and_scheme(names, scheme):
     compare((3, 3, 4, 6), "float64", names, scheme, list(MOMENTA)[turn])
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16"])
 @pytest.mark.parametrize("names", MANIFOLDS)
 def test_every_dtype(names, dtype):
@@ -103,7 +103,7 @@ def test_points_that_are_not_3x3(names):
     compare((2, 4, 4, 6), "float64", names, "PI", "none")
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("momentum", MOMENTA)
 @pytest.mark.parametrize("names", MANIFOLDS)
 def test_weights_large_enough_to_be_computed_in_stages(names, momentum):

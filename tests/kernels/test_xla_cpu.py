@@ -121,7 +121,7 @@ def exported(manifold, platforms, momentum=0.9) -> str:
     return export.export(jax.jit(tx.update), platforms=platforms)(*arguments).mlir_module()
 
 
-@pytest.mark.sweep(fast=4)
+@pytest.mark.slow
 @pytest.mark.parametrize("manifold", MANIFOLDS)
 @pytest.mark.parametrize("platform", ["cuda", "rocm", "tpu"])
 def test_a_program_exported_for_an_accelerator_has_none_of_it(platform, manifold):
@@ -169,6 +169,7 @@ def test_it_is_differentiable_and_maps_over_batches():
     np.testing.assert_allclose(both[1], 16 * both[0], rtol=1e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("lanes", [(8, 16), (64, 128)])
 def test_a_step_inside_shard_map_is_that_outside(lanes):
     params = {"w": jax.random.normal(KEYS[0], (3, 3, *lanes))}

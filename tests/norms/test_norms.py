@@ -15,6 +15,8 @@ from flax import nnx
 import fgsgd_jax as fg
 from fgsgd_jax import norms
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 RNG = np.random.default_rng(0)
 TOLERANCE = {"float32": 1e-6, "float64": 1e-13}
 spectral = jax.jit(norms.spectral)

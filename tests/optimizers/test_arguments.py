@@ -55,6 +55,53 @@ def test_a_number_that_makes_no_sense_is_refused(optimizer, error, name, value):
         optimizer(**arguments)
 
 
+FALLING = optax.linear_schedule(0.1, -0.1, 2)
+SCHEDULES = {
+    "fgsgd": ("learning_rate", lambda schedule: fg.fgsgd(schedule, SPEC)),
+    "rsgd": ("learning_rate", lambda schedule: fg.rsgd(schedule, SPEC, momentum=0.9)),
+    "inside a chain": (
+        "learning_rate",
+        lambda schedule: optax.chain(optax.clip_by_global_norm(1.0), fg.fgsgd(schedule, SPEC)),
+    ),
+    "own Euclidean leaves": (
+        "learning_rate",
+        lambda schedule: fg.fgsgd(schedule, SPEC, euclidean=optax.adamw(1e-3)),
+    ),
+    "riemannian_adam": ("learning_rate", lambda schedule: fg.riemannian_adam(schedule, SPEC)),
+    "on_manifold": (
+        "relative_step",
+        lambda schedule: fg.on_manifold(optax.sgd(1.0), SPEC, relative_step=schedule),
+    ),
+    "decay": ("weight_decay", lambda schedule: fg.fgsgd(0.1, SPEC, weight_decay=schedule)),
+}
+
+
+@pytest.mark.sweep(fast=3)
+@pytest.mark.parametrize("name", SCHEDULES)
+def test_a_schedule_that_becomes_negative_is_refused_at_the_step_where_it_does(name):
+    argument, make = SCHEDULES[name]
+    tx = make(FALLING)
+    state = tx.init(PARAMS)
+    for _ in range(2):  # 0.1 and 0
+        _, state = tx.update(GRADIENT, state, PARAMS)
+    with pytest.raises(ValueError, match=rf"{argument} must be .*gives -0\.1 after 2 steps"):
+        tx.update(GRADIENT, state, PARAMS)
+
+
+@BOTH
+@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), np.float32(-0.1)])
+def test_a_schedule_may_give_what_a_constant_may_and_nothing_else(optimizer, value):
+    tx = optimizer(lambda count: value, SPEC)
+    with pytest.raises(ValueError, match=rf"the schedule gives {value:g} after 0 steps"):
+        first_update(tx)
+
+
+def test_a_schedule_in_a_jitted_function_is_taken_as_it_is():
+    tx = fg.rsgd(lambda count: -0.1 + 0.0 * count, SPEC)
+    steps, _ = jax.jit(tx.update)(GRADIENT, tx.init(PARAMS), PARAMS)
+    assert np.isfinite(steps["w"]).all()
+
+
 @BOTH
 def test_nesterov_without_momentum_is_refused(optimizer):
     with pytest.raises(ValueError, match="nesterov=True needs a momentum"):
@@ -135,6 +182,7 @@ class Own(fg.Sphere):
     """A sphere whose steps are not fused: any subclass has the chain of links."""
 
 
+@pytest.mark.sweep(fast=4)
 @BOTH
 @pytest.mark.parametrize("manifold", [fg.Sphere(), Own()], ids=["fused", "links"])
 @pytest.mark.parametrize(("euclidean", "share"), [(None, 0.05), ("sgd", 1.0)])

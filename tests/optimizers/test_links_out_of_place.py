@@ -20,6 +20,14 @@ REQUESTS = {
     ),
 }
 RATE = optax.scale_by_learning_rate(0.1)
+# All but the first are slow: each compiles every operation of its links.
+every_request = pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "slices on a sphere" else pytest.param(name, marks=pytest.mark.slow)
+        for name in REQUESTS
+    ],
+)
 
 
 @functools.cache
@@ -77,7 +85,7 @@ WRONG = {
 
 
 @pytest.mark.parametrize("links", WRONG)
-@pytest.mark.parametrize("name", REQUESTS)
+@every_request
 def test_a_step_that_is_not_tangent_is_refused(links, name):
     with pytest.raises(ValueError, match=r"The step of 'w' is not tangent.*project_to_tangent"):
         update(WRONG[links], name)
@@ -119,12 +127,12 @@ RIGHT = {
 
 
 @pytest.mark.parametrize("links", RIGHT)
-@pytest.mark.parametrize("name", REQUESTS)
+@every_request
 def test_a_tangent_step_is_accepted(links, name):
     assert np.isfinite(update(RIGHT[links], name)["w"]).all()
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+@every_request
 @pytest.mark.parametrize("size", [1e-3, 1.0, 1e3])
 def test_rounding_at_a_critical_point_is_no_step_off_the_tangent_space(name, size):
     params, spec, gradient = problem(name)
@@ -135,6 +143,26 @@ def test_rounding_at_a_critical_point_is_no_step_off_the_tangent_space(name, siz
     normal = {"w": size * (gradient["w"] - tangent["w"] / factor), "bias": gradient["bias"]}
     updates, _ = tx.update(normal, tx.init(params), params)
     assert float(jnp.abs(updates["w"]).max()) < 1e-6 * max(size, 1)
+
+
+@every_request
+@pytest.mark.parametrize("size", [1e6, 1e8])
+@pytest.mark.parametrize("rest", [0.0, 1.0])
+@pytest.mark.parametrize("links", ["rsgd", "scaled coordinates", "a radius"])
+def test_the_rounding_of_a_large_normal_gradient_is_no_step_off_the_tangent_space(
+    name, size, rest, links
+):
+    params, spec, gradient = problem(name)
+    # Normal to all manifolds: a multiple of the weight.
+    large = {"w": size * params["w"] + rest * gradient["w"], "bias": gradient["bias"]}
+    tx = optax.chain(*RIGHT[links](spec))
+    updates, _ = tx.update(large, tx.init(params), params)
+    assert np.isfinite(updates["w"]).all()
+    if name == "slices on a sphere" and links == "rsgd":
+        link = fg.project_to_tangent(spec)
+        tangent = link.update(large, link.init(params), params)[0]["w"]
+        x, v = (np.asarray(a, np.float64).reshape(9, -1) for a in (params["w"], tangent))
+        assert np.abs(np.sum(x * v, axis=0)).max() < 1e-5 * np.linalg.norm(v)
 
 
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
@@ -148,7 +176,7 @@ def test_short_dtypes_take_tangent_steps(dtype):
     assert np.isfinite(updates["w"].astype(jnp.float32)).all()
 
 
-@pytest.mark.parametrize("name", REQUESTS)
+@every_request
 def test_weights_off_their_manifolds_are_not_taken_for_steps_that_are_not_tangent(name):
     params, spec, gradient = problem(name)
     tx = optax.chain(*RIGHT["rsgd"](spec))

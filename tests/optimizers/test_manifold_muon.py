@@ -92,7 +92,7 @@ def direction(w, g, **settings):
 # --- directions ----------------------------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize("solver", ["tangent", "exact"])
 def test_directions_are_tangent_and_near_the_optimum_of_the_dual(solver, name):
@@ -118,7 +118,7 @@ def test_the_tangency_error_is_that_of_the_unprojected_direction():
     assert error == pytest.approx(expected, rel=1e-3)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("size", [4, 7, 16])
 @pytest.mark.parametrize("solver", ["tangent", "exact"])
 def test_square_points_take_the_exact_direction(solver, size):
@@ -134,7 +134,7 @@ def test_square_points_take_the_exact_direction(solver, size):
     assert error < 2e-2
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.slow
 @pytest.mark.parametrize("solver", ["tangent", "exact"])
 @pytest.mark.parametrize("shape", [(8, 4), (3, 6), (5, 5)])
 def test_the_size_of_the_gradient_does_not_matter(shape, solver):
@@ -149,7 +149,7 @@ def test_the_size_of_the_gradient_does_not_matter(shape, solver):
         np.testing.assert_allclose(other, usual, atol=1e-6)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(6, 6), (24, 8), (8, 24), (300, 20)])
 def test_polar_factors_by_polynomials_are_those_of_the_decomposition(shape):
     rng = np.random.default_rng(2)
@@ -165,6 +165,7 @@ def test_polar_factors_by_polynomials_are_those_of_the_decomposition(shape):
     assert np.isnan(linalg.polar(x.at[:, 0].set(0) if shape[0] >= shape[1] else 0 * x)).all()
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("shape", [(60, 12), (12, 60), (400, 40)])
 def test_polar_factors_of_tall_matrices_are_as_accurate_as_those_of_square_ones(shape):
     # Passes on xᵀx from the first one on would lose singular values of 10⁻³, whose squares round.
@@ -279,6 +280,7 @@ def test_it_works_injected_and_donated_and_keeps_its_types(dtype):
     assert max(fg.residual(params, spec).values()) < {"bfloat16": 5e-2, "float32": 2e-6}[dtype]
 
 
+@pytest.mark.slow
 def test_no_decomposition_is_in_the_jitted_step():
     params, spec = problem()
     for solver in ("tangent", "exact"):

@@ -148,7 +148,7 @@ CASES += [("muon", "none", 0.2), ("muon", "gradient", None), ("lion", "none", 0.
 CASES += [("kronecker", "none", 0.2), ("kronecker", "direction", None), ("ademamix", "none", None)]
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.slow
 @pytest.mark.parametrize(("name", "form", "eta"), CASES)
 def test_three_steps_follow_the_formula_of_each_form(name, form, eta):
     params, spec = problem()
@@ -178,6 +178,7 @@ def test_three_steps_follow_the_formula_of_each_form(name, form, eta):
         weights = moved
 
 
+@pytest.mark.sweep(fast=3)
 @pytest.mark.parametrize("shape", [(6, 1), (4, 3), (3, 7)])
 @pytest.mark.parametrize("radius", [1.0, 0.25, 30.0])
 def test_adam_h_takes_the_published_step(shape, radius):
@@ -233,7 +234,7 @@ def test_with_a_relative_step_neither_the_rate_nor_the_size_of_the_gradient_matt
         np.testing.assert_allclose(one, other, atol=2e-6)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["sgd", "adam"])
 def test_momentum_is_projected_on_request(name):
     # With it, SGD in the form "gradient" is `rsgd`, whose momentum is carried by projection.
@@ -267,7 +268,7 @@ def test_momentum_is_projected_on_request(name):
 # --- Optax ---------------------------------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("name", [*INDEPENDENT, *OTHERS])
 def test_optimizers_descend_and_stay_on_the_manifolds(name):
     params, spec = problem()
@@ -344,6 +345,7 @@ def test_short_dtypes_stay_on_the_manifolds_to_their_resolution(dtype):
     assert max(fg.residual(params, spec).values()) < {"bfloat16": 3e-2, "float16": 3e-3}[dtype]
 
 
+@pytest.mark.slow
 def test_euclidean_leaves_take_the_optimizer_or_one_of_their_own():
     params, spec = problem()
     g = random_like(params, 1)

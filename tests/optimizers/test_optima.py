@@ -281,6 +281,7 @@ def test_robbins_monro_refuses_a_transition_of_no_length(steps):
         fg.robbins_monro(0.1, steps)
 
 
+@pytest.mark.slow
 def test_robbins_monro_drives_fgsgd_to_the_optimum():
     # Noisy gradients: a fixed rate stops at a distance set by the noise, a falling one does not.
     rng = np.random.default_rng(4)

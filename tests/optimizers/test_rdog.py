@@ -77,7 +77,7 @@ def step_sizes(method, init_step, kappa, r, lengths):
     return w[-1] / (np.sqrt(len(r)) * lengths[-1] + 1e-8)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("method", "scheme", "init_step", "kappa"),
     [
@@ -120,6 +120,7 @@ def distances(ids, x, y):
     return np.select([ids == k for k in range(3)], each)
 
 
+@pytest.mark.slow
 def test_euclidean_leaves_take_dog_of_optax_or_a_transformation_of_their_own():
     params, spec = problem("PO")
     tx, own = fg.rdog(spec), fg.rdog(spec, euclidean=optax.sgd(0.5))
@@ -134,6 +135,7 @@ def test_euclidean_leaves_take_dog_of_optax_or_a_transformation_of_their_own():
         np.testing.assert_allclose(updates["bias"], -0.5 * g["bias"], rtol=1e-9)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scale", [None, 0.25])
 def test_distances_are_those_of_points_at_unit_scale(scale):
     params, spec = problem("layer", scale)

@@ -43,7 +43,7 @@ def sums_of_groups(spec, scheme, squares):
     return np.broadcast_to(squares.sum(axis, keepdims=True), squares.shape)
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("amsgrad", [False, True], ids=["", "amsgrad"])
 @pytest.mark.parametrize(
     ("moment", "scheme"),
@@ -141,6 +141,7 @@ def test_weight_decay_before_the_projection_does_nothing(decay):
     assert "weight_decay" not in fg.riemannian_adam.__kwdefaults__
 
 
+@pytest.mark.slow
 def test_stacked_layers_do_not_share_a_second_moment():
     # Defect elsewhere: one number for a flattened stack, which mixes layers.
     heads = fg.Component(rows=(0,), columns=(2,), stack=(1,))
@@ -156,6 +157,7 @@ def test_stacked_layers_do_not_share_a_second_moment():
         np.testing.assert_allclose(np.linalg.norm(step["w"], axis=(0, 2)), 1.0, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_a_step_does_not_depend_on_the_basis_of_a_component():
     rng = np.random.default_rng(0)
     turn = np.linalg.qr(rng.normal(size=(6, 6)))[0]
@@ -216,6 +218,7 @@ def test_it_equals_the_chain_of_its_links_and_works_inside_wrappers():
             np.testing.assert_allclose(one, other, atol=1e-6, err_msg=name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("dtype", ["bfloat16", "float32"])
 def test_states_are_donated_and_keep_their_types(dtype):
     params, spec = problem(dtype)

@@ -78,7 +78,7 @@ def test_the_table_is_read_whole():
     assert {verdict for _, verdict in ROWS} == set(VERDICTS)
 
 
-@pytest.mark.sweep(fast=6)
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(("code", "verdict"), ROWS, ids=[code for code, _ in ROWS])
 def test_every_row_of_the_table_holds(code, verdict):
     _, spec = problem()
@@ -113,6 +113,7 @@ def test_sam_leaves_the_manifolds_between_synchronizations_only():
         assert off < 2e-6 if number % 3 == 0 else off > 1e-3
 
 
+@pytest.mark.slow
 def test_fast_and_slow_weights_are_equal_after_they_are_synchronized():
     params, spec = problem()
     tx = optax.chain(optax.lookahead(fg.rsgd(0.1, spec), 2, 0.5), fg.keep_on_manifolds(spec))
@@ -150,7 +151,7 @@ def test_the_link_keeps_weights_at_their_measured_scale():
         assert fg.residual(params, spec, feature_std=stds)["w"] < 1e-6
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("shape", [(3, 3, 2, 4), (4, 3, 2, 4), (2, 3, 2, 4)])
 def test_the_link_ends_at_the_point_that_project_gives(shape):
     params = {"w": jnp.ones(shape)}
@@ -165,6 +166,7 @@ def test_the_link_ends_at_the_point_that_project_gives(shape):
         assert jnp.allclose(params["w"] + kept["w"], expected["w"], atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bound", [0.5, 2.0])
 def test_a_bound_of_the_norm_is_a_projection_and_a_fixed_norm_is_a_sphere(bound):
     params = {"w": jnp.ones((4, 1))}

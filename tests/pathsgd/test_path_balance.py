@@ -67,6 +67,7 @@ def test_balancing_attains_the_minimum_of_lemma_4_1(p):
         assert_allclose(fg.path_norm(chain, other, (3,), p), norm, rtol=1e-10)
 
 
+@pytest.mark.slow
 def test_balanced_units_have_equal_norms_biases_included_and_the_function_stays():
     params = layers(3, 5, 4, 2, biases=True)
     balanced = fg.balance(params)
@@ -79,6 +80,7 @@ def test_balanced_units_have_equal_norms_biases_included_and_the_function_stays(
     jax.tree.map(lambda a, b: assert_allclose(a, b, rtol=1e-8), again, balanced)
 
 
+@pytest.mark.slow
 def test_a_convolutional_network_is_rescaled_through_pooling_and_flattening():
     kernel, bias, last = normal((3, 3, 1, 3), (3,), (12, 2))
     params = {"conv1": {"kernel": kernel, "bias": bias}, "dense": {"kernel": last}}

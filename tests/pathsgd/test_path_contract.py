@@ -284,6 +284,7 @@ def test_parameters_in_the_place_of_the_network_are_told(function):
         function(start(), network, SHAPE)
 
 
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("bad", [jnp.nan, jnp.inf])
 @pytest.mark.parametrize("name", ["in", "out"])
 def test_the_norm_of_a_diverged_network_is_not_finite(name, bad):

@@ -140,7 +140,7 @@ def counted(name, p):
     return jax.jit(both)(weights)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @every_case
 def test_the_path_norm_is_that_of_all_paths(name, p):
     norm, _ = counted(name, p)

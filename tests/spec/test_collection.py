@@ -391,7 +391,7 @@ def test_initialize_draws_points_on_the_manifolds():
             assert np.max(np.abs(point.T @ point - np.eye(3))) < 1e-13
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("manifold", "variance"),
     # The mean square of an entry: the squared norm of a point, shared by its entries evenly.

@@ -29,7 +29,7 @@ CUTS = [
 ]
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.slow
 @pytest.mark.parametrize(("manifold", "cut", "size"), CUTS, ids=str)
 def test_features_keep_their_mean_square_through_fifty_relu_layers(manifold, cut, size):
     shape = (size, size, CHANNELS, CHANNELS) if size else (CHANNELS, CHANNELS)
@@ -123,7 +123,7 @@ def test_a_manifold_of_ones_own_is_measured():
 # --- the norms that weights have now -------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=3)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize(
     ("shape", "request_"),
     [
@@ -186,21 +186,96 @@ PLAIN = {
 }
 
 
+def said_growth(spec):
+    """By how much features grow, as the spec says; None if it says nothing."""
+    said = re.search(r"features become (\S+) times as large .* scale='variance'", str(spec))
+    return said and float(said[1])
+
+
+def measured_growth(params, spec):
+    """The same, of random weights and features; a kernel of a convolution is one large matrix."""
+    growth = 1.0
+    for kernel in jax.tree.leaves(fg.initialize(jax.random.key(0), params, spec)):
+        matrix = np.asarray(kernel).reshape(-1, kernel.shape[-1])
+        x = np.random.default_rng(1).normal(size=(500, len(matrix)))
+        growth *= np.sqrt(np.mean((x @ matrix) ** 2))
+    return growth
+
+
 @pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", PLAIN)
 def test_a_spec_says_by_how_much_features_grow_without_normalization(name):
     shapes, request = PLAIN[name]
     params = {f"layer_{i}": {"kernel": jnp.zeros(shape)} for i, shape in enumerate(shapes)}
     spec = fg.collection(params, ("*", request))
-    said = re.search(r"features become (\S+) times as large .* scale='variance'", str(spec))
-    assert said, str(spec)
-    # Measured: random weights and features, the kernel of a convolution as one large matrix.
-    growth = 1.0
-    for layer in fg.initialize(jax.random.key(0), params, spec).values():
-        matrix = np.asarray(layer["kernel"]).reshape(-1, layer["kernel"].shape[-1])
-        x = np.random.default_rng(1).normal(size=(500, len(matrix)))
-        growth *= np.sqrt(np.mean((x @ matrix) ** 2))
-    assert float(said[1]) == pytest.approx(growth, rel=0.6)  # one digit
+    assert said_growth(spec) == pytest.approx(measured_growth(params, spec), rel=0.6)  # one digit
+
+
+@pytest.mark.parametrize(
+    ("shape", "manifold", "scale", "gain"),
+    [
+        # Every output sums 8 slices of norm γ, 9·8 + 9·8 = 144.
+        ((3, 3, 8, 8), fg.Sphere(), "geometric", (8 / 144) ** 0.5),
+        # Columns of norm γ, 16 + 16 = 32.
+        ((16, 16), fg.Oblique(), "geometric", 32**-0.5),
+        ((16, 16), fg.Stiefel(), 3.0, 3.0),
+        ((16, 16), fg.Stiefel(), 0.1, 0.1),
+        # Every output sums 4 slices whose three columns have norm γ.
+        ((3, 3, 4, 4), fg.Stiefel(), 10.0, 10 * 12**0.5),
+        ((16, 16), fg.Oblique(), ("variance", 4.0), 4.0),
+    ],
+    ids=str,
+)
+def test_any_scale_is_judged_by_how_much_features_grow_under_it(shape, manifold, scale, gain):
+    params = {f"layer_{i}": {"kernel": jnp.zeros(shape)} for i in range(4)}
+    spec = fg.collection(params, ("*", fg.pom("layer", manifold)), scale=scale)
+    assert said_growth(spec) == pytest.approx(gain**4, rel=0.35)  # one digit
+
+
+@pytest.mark.parametrize("scale", ["variance", ("variance", 1.0), ("variance", 5 / 3)])
+def test_scales_that_suit_an_activation_are_not_said_to_let_features_grow(scale):
+    params = {f"layer_{i}": {"kernel": jnp.zeros((16, 16))} for i in range(30)}
+    assert (
+        said_growth(fg.collection(params, ("*", fg.pom("layer", fg.Oblique())), scale=scale))
+        is None
+    )
+
+
+CONVOLUTION, NORM = {"kernel": jnp.zeros((3, 3, 16, 16))}, {"scale": jnp.zeros(16)}
+NOT_BESIDE = {
+    "only at the end": {f"block_{i}": {"Conv_0": CONVOLUTION} for i in range(4)}
+    | {"BatchNorm_0": NORM},
+    "in other blocks": {f"block_{i}": {"Conv_0": CONVOLUTION} for i in range(4)}
+    | {f"other_{i}": {"Conv_0": CONVOLUTION, "BatchNorm_0": NORM} for i in range(4)},
+    "one for several blocks": {f"stage_{i}": {"Conv_0": CONVOLUTION} for i in range(3)}
+    | {"norm_0": NORM, "norm_1": NORM},
+    "lists of blocks": {"blocks": [{"conv": CONVOLUTION}] * 4, "norm": NORM},
+}
+BESIDE = {
+    "in the same block": {
+        f"block_{i}": {"Conv_0": CONVOLUTION, "BatchNorm_0": NORM} for i in range(4)
+    },
+    "in lists": {"convs": [CONVOLUTION] * 4, "norms": [NORM] * 4},
+    "in one list": {"layers": [CONVOLUTION, NORM] * 4},
+    "lists of blocks": {"blocks": [{"conv": CONVOLUTION, "bn": NORM}] * 4},
+    "around an inner block": {
+        f"block_{i}": {"norm": NORM, "branch": {"Conv_0": CONVOLUTION}} for i in range(4)
+    },
+    "at the top, one for each": {f"block_{i}": {"Conv_0": CONVOLUTION} for i in range(4)}
+    | {f"BatchNorm_{i}": NORM for i in range(4)},
+}
+
+
+@pytest.mark.parametrize("name", NOT_BESIDE)
+def test_normalization_elsewhere_does_not_hide_that_features_grow(name):
+    spec = fg.collection(NOT_BESIDE[name], ("*/kernel", fg.pom("PO", fg.Sphere())))
+    assert said_growth(spec) == pytest.approx(4.0 ** (4 - ("several" in name)), rel=0.3)  # √16 each
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_normalization_beside_the_weights_restores_the_size_of_features(name):
+    spec = fg.collection(BESIDE[name], ("*kernel", fg.pom("PO", fg.Sphere())))
+    assert said_growth(spec) is None
 
 
 def test_a_spec_says_nothing_where_features_keep_their_size():

@@ -242,6 +242,7 @@ def test_text_spells_a_component(text, component):
     assert str(fg.pom("PO", Sphere(), component=text).component) == text
 
 
+@pytest.mark.slow
 def test_a_fused_kernel_is_three_matrices_for_queries_keys_and_values():
     weight = np.random.default_rng(0).normal(size=(64, 192)).astype(np.float32)
     request = fg.pom("layer", Stiefel(), component="in:rows (qkv=3:stack out:columns)")
@@ -258,6 +259,7 @@ def test_a_fused_kernel_is_three_matrices_for_queries_keys_and_values():
         np.testing.assert_allclose(block.T @ block, np.eye(64), atol=2e-5)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("scheme", ["PI", "PO", "PIO", "kernel"])
 def test_a_split_axis_is_the_same_as_two_axes(scheme):
     shape, split = (6, 12, 4), (6, 3, 4, 4)

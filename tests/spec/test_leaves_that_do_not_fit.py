@@ -78,6 +78,7 @@ def test_a_dtype_without_geometry_is_named_with_its_path(dtype, where):
         calls[where]()
 
 
+@pytest.mark.slow
 def test_gradients_of_whole_numbers_are_still_taken():
     tx = fg.fgsgd(0.1, SPEC)
     whole = jax.tree.map(lambda leaf: jnp.arange(leaf.size).reshape(leaf.shape), PARAMS)

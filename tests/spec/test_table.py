@@ -228,6 +228,7 @@ def test_the_fingerprint_does_not_depend_on_what_may_change_during_training():
     assert fingerprint() == fingerprint(rule=fg.pom("PIO", MIXED, component=spelled))
 
 
+@pytest.mark.slow
 def test_the_fingerprint_is_the_same_in_every_process():
     program = (
         "import jax, fgsgd_jax as fg;"

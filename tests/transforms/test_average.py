@@ -40,6 +40,7 @@ def sphere():
     return params, spec, gradients
 
 
+@pytest.mark.sweep(fast=4)
 @pytest.mark.parametrize("decay", [None, 0.0, 0.6, 0.9])
 @pytest.mark.parametrize("start", [0, 2])
 def test_the_average_is_the_projected_running_mean(sphere, decay, start):

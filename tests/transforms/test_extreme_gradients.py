@@ -69,7 +69,7 @@ def extreme(params):
     return gradients
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_what_is_not_finite_becomes_nan_and_what_is_finite_stays_on_its_manifold(optimizer):
     make, normalizes = OPTIMIZERS[optimizer]
@@ -93,7 +93,7 @@ def test_what_is_not_finite_becomes_nan_and_what_is_finite_stays_on_its_manifold
         np.testing.assert_allclose(y, expected, rtol=1e-5, atol=1e-5, err_msg=path)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", ["fgsgd", "chain"])
 def test_a_gradient_that_is_not_finite_makes_its_group_nan_and_no_other(optimizer):
     params, spec = placed("PO")
@@ -114,7 +114,7 @@ def test_a_gradient_that_is_not_finite_makes_its_group_nan_and_no_other(optimize
         )
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_the_derivative_of_an_update_at_a_zero_gradient_is_that_of_finite_differences(optimizer):
     with jax.enable_x64(True):

@@ -33,7 +33,7 @@ def attraction(x):
     return x @ (x.T @ x - np.eye(x.shape[1]))
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("after_step", [True, False], ids=["POGO", "landing"])
 @pytest.mark.parametrize(("shape", "scale"), [((6, 3), None), ((3, 6), 0.5), ((4, 4), None)])
 def test_three_steps_follow_the_formulas(shape, scale, after_step):

@@ -36,7 +36,7 @@ def distance(params, others):
     return float(jnp.linalg.norm((params["w"].astype(float) - others["w"].astype(float)).ravel()))
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("rate", [1e-2, 1e-3, 1e-4])
 @pytest.mark.parametrize("manifold", [fg.Sphere(), fg.Stiefel()], ids=str)
 def test_bfloat16_weights_move_as_far_as_float32_weights(rate, manifold):
@@ -59,7 +59,7 @@ def test_steps_below_the_resolution_are_lost_without_master_weights():
     assert distance(lost, params) < 0.5 * distance(expected, longer)
 
 
-@pytest.mark.sweep(fast=2)
+@pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("dtype", [jnp.bfloat16, jnp.float16])
 @pytest.mark.parametrize(
     "manifold", [fg.Sphere(), fg.Oblique(), fg.Stiefel(), fg.Stiefel("qr")], ids=str
@@ -97,6 +97,7 @@ def test_leaves_of_the_master_dtype_have_no_master_weights():
     np.testing.assert_allclose(updates["w"], expected["w"], rtol=0, atol=1e-7)
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize(
     "make",
     [

@@ -53,7 +53,7 @@ def residuals(path: str, weight) -> np.ndarray:
     return by_kind(residual, names, None if ids is None else np.asarray(ids), x)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [lambda rate: fg.fgsgd(rate, SPEC), chain], ids=["fused", "chain"])
 def test_steps_from_weights_off_their_manifolds_end_on_them_or_are_nan(make):
     tx = make(0.1)
@@ -89,7 +89,7 @@ def test_weights_that_are_slightly_off_come_back(make):
 # --- tolerances ----------------------------------------------------------------------------------
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("shape", "dtype"),
     [((512, 512), "bfloat16"), ((256, 256), "float16"), ((400, 420), "bfloat16")],

@@ -106,7 +106,7 @@ def rotation(x, y, v):
     return v - np.sum(w * y * v) / (1 + np.sum(w * x * y)) * (x + y)
 
 
-@pytest.mark.sweep(fast=1)
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("manifold", "transport"), [(Ellipsoid(), projection), (Rotated(), rotation)]
 )
@@ -124,6 +124,7 @@ def test_the_group_norm_is_its_own_and_momentum_is_carried_by_its_own_transport(
         np.testing.assert_allclose(params["w"], expected, rtol=1e-12, atol=1e-12)
 
 
+@pytest.mark.slow
 def test_the_two_transports_differ():
     # Otherwise the test above would not tell them apart.
     with jax.enable_x64(True):
@@ -228,6 +229,7 @@ def test_without_params_the_normalizer_says_why_it_needs_them():
         link.update(params, link.init(params))
 
 
+@pytest.mark.slow
 def test_its_state_restarts_and_is_not_shared_with_the_weights():
     params, spec = start(Rotated(), dtype="float32")
     tx = fg.fgsgd(0.3, spec, momentum=0.9)

@@ -111,6 +111,7 @@ def fingerprints(state):
     return [part.fingerprint for part in parts if is_part(part)]
 
 
+@pytest.mark.sweep(fast=2)
 @pytest.mark.parametrize("name", MAKERS)
 def test_the_fingerprint_is_a_scalar_that_an_update_keeps(name):
     tx = MAKERS[name](SPEC)

@@ -22,7 +22,9 @@ from fgsgd_jax.experiments.study.config import Arguments, Paper, StudyName
 ARGUMENTS, PAPER = Arguments(), Paper()
 
 
-def main(name: StudyName, /, *, arguments: Arguments = ARGUMENTS, paper: Paper = PAPER) -> None:
+def main(  # pyright: ignore
+    name: StudyName, /, *, arguments: Arguments = ARGUMENTS, paper: Paper = PAPER
+) -> None:
     """Runs what is missing of a study, and reports on all of it."""
     problem = arguments.delays if name == "copying" else arguments.load()
     # Slow imports: delayed so that --help and mistakes get their answer at once.

@@ -31,7 +31,7 @@ STUDIES = (
 )
 """The studies; each is a module of this package with a function `study`."""
 
-StudyName = Annotated[str, one_of(STUDIES)]
+StudyName = Annotated[Literal[STUDIES], one_of(STUDIES)]  # pyright: ignore
 
 
 @Parameter(name="*")

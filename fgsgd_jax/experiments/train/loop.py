@@ -58,6 +58,7 @@ def run(
             "without an interruption.",
             file=sys.stderr,
         )
+    setup.require_optimizer(settings)  # before the data, which may take minutes
     images = _load(settings, run_dir, saved, cache_dir, quiet)
     training = setup.prepare(settings, images)
     if training.spec is not None and not quiet:

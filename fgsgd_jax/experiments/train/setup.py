@@ -92,6 +92,20 @@ def prepare(
     )
 
 
+def require_optimizer(settings: Config) -> None:
+    """Raises if the optimizer cannot use the manifolds, which shows on any kernel.
+
+    Raises:
+        UsageError: If it cannot.
+    """
+    if settings.optimizer != "sgd":
+        kernel = {"conv1": {"kernel": jax.ShapeDtypeStruct((3, 3, 64, 64), jnp.float32)}}
+        request = fg.pom(settings.scheme, _manifolds(settings))
+        spec = fg.collection(kernel, ("conv1/kernel", request))
+        rate = optax.constant_schedule(1.0)
+        _optimizer(settings, spec, rate, rate)
+
+
 def network(settings: Config, images: ImageData, seed: int) -> CNN:
     """The network for these images, with newly initialized weights."""
     shape = images.train_images.shape[1:]
@@ -104,7 +118,6 @@ def spec_of(settings: Config, model: CNN, images: ImageData) -> fg.Collection:
     Raises:
         UsageError: If the manifolds or groups do not fit the network.
     """
-    manifolds = tuple(getattr(fg, name.title())() for name in settings.manifolds)
     map_sizes = None
     if settings.scale == "literal":
         one = jax.ShapeDtypeStruct((1, *images.train_images.shape[1:]), jnp.float32)
@@ -112,7 +125,7 @@ def spec_of(settings: Config, model: CNN, images: ImageData) -> fg.Collection:
     try:
         return fg.collection(
             nnx.state(model, nnx.Param),
-            ("conv*/kernel", fg.pom(settings.scheme, manifolds, groups=settings.groups)),
+            ("conv*/kernel", fg.pom(settings.scheme, _manifolds(settings), groups=settings.groups)),
             default=None,
             scale={"none": None, "literal": "geometric"}.get(str(settings.scale), settings.scale),
             feature_map_sizes=map_sizes,
@@ -120,6 +133,10 @@ def spec_of(settings: Config, model: CNN, images: ImageData) -> fg.Collection:
         )
     except ValueError as error:  # the message of the library says what does not fit
         raise UsageError(str(error)) from error
+
+
+def _manifolds(settings: Config) -> tuple[fg.Manifold, ...]:
+    return tuple(getattr(fg, name.title())() for name in settings.manifolds)
 
 
 def steps_per_epoch(settings: Config, images: ImageData) -> int:

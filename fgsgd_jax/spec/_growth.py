@@ -1,0 +1,80 @@
+"""A sentence of a spec where nothing keeps the size of features."""
+
+import math
+from collections import Counter
+from collections.abc import Sequence
+
+import numpy as np
+
+from fgsgd_jax.spec._kept_scales import kept_gamma
+from fgsgd_jax.spec._kinds import is_normalization, keys_of
+from fgsgd_jax.spec._leaf import LeafSpec
+from fgsgd_jax.spec._scales import Gamma, Numbers, Variance
+
+# The gains that suit a linear layer and tanh; √2, for ReLU, is between them.
+GAINS = (1.0, 5 / 3)
+
+Block = tuple[str, ...]
+
+
+def growth_sentence(leaves: Sequence[tuple[str, tuple[int, ...], LeafSpec | None]]) -> str:
+    """Says by how much features grow or vanish; "" if they do not, or normalization restores them.
+
+    A layer multiplies the root mean square of features by its gain, at random weights. Layers are
+    taken to follow one another. Normalization restores the features of a layer that stands in one
+    block with it, or in a block inside of that one. At the top of the tree, where there may be a
+    final normalization only, it takes one for each such block.
+
+    Args:
+        leaves: Path, shape and leaf spec of every leaf; None for a Euclidean one.
+    """
+    normalizations = {_layer(path) for path, shape, _ in leaves if is_normalization(path, shape)}
+    counts = Counter(map(_around, normalizations))
+    placed = [(_around(_layer(path)), leaf_spec) for path, _, leaf_spec in leaves if leaf_spec]
+    inner = {block for block, _ in placed if block and counts[block] == 0}
+    at_top = counts[()] >= len({block for block in inner if _around(block) == ()})
+
+    def is_normalized(block: Block) -> bool:
+        if counts[block] or not block:
+            return counts[block] > 0
+        outer = _around(block)
+        return counts[outer] > 0 and (outer != () or at_top)
+
+    gains = [_gain(leaf_spec) for block, leaf_spec in placed if not is_normalized(block)]
+    growing = [gain for gain in gains if gain != 1]
+    factor = math.prod(growing)
+    if len(growing) < 2 or 0.1 <= factor <= 10:
+        return ""
+    return (
+        f"No normalization layer stands beside {len(growing)} of these weights. Without one, "
+        f"features become {factor:.0e} times as large through them, one after another; "
+        "scale='variance' keeps their size."
+    )
+
+
+def _layer(path: str) -> Block:
+    return tuple(keys_of(path)[:-1])
+
+
+def _around(keys: Block) -> Block:
+    """The block that a layer or block stands in; lists, as `convs` in `convs/0`, are no blocks."""
+    while keys and keys[-1].isdigit():
+        keys = keys[:-1]
+    return keys[:-1]
+
+
+def _gain(leaf_spec: LeafSpec) -> float:
+    """By how much a layer multiplies features; 1 for a scale that keeps them through activations.
+
+    It is γ over the γ that would keep them through a linear layer, a root mean square over
+    components.
+    """
+    ratio = _array(leaf_spec.gamma) / _array(kept_gamma(Variance(1.0), leaf_spec, None))
+    gain = float(np.sqrt(np.mean(ratio**2)))
+    lowest, highest = GAINS
+    suits = leaf_spec.gamma is not None and lowest - 1e-6 <= gain <= highest + 1e-6
+    return 1.0 if suits else gain
+
+
+def _array(gamma: Gamma) -> np.ndarray:
+    return gamma.array() if isinstance(gamma, Numbers) else np.asarray(gamma or 1.0)

@@ -1,0 +1,20 @@
+"""Why leaves are Euclidean: the reasons that other code asks for, and their text."""
+
+import enum
+
+
+class Reason(enum.StrEnum):
+    """A reason; its value is its text in the table of a spec.
+
+    All other reasons name a dtype, a kind of layer or a shape, and are plain text.
+    """
+
+    RULE = "a rule says so"
+    NO_DEFAULT = "default=None"
+    FEW_AXES = "fewer than two axes"
+    EMPTY = "no entries"
+    LAST_DENSE = "the last dense layer"
+
+
+AS_ASKED = frozenset({Reason.RULE, Reason.NO_DEFAULT, Reason.FEW_AXES})
+"""The reasons of leaves that nobody expects on a manifold: an optimizer warns of all others."""
