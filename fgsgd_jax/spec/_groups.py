@@ -61,28 +61,57 @@ def group_norms(leaf_spec, squares: jax.Array, groups: Groups | None) -> jax.Arr
     if groups is None:
         axes = summed_axes(leaf_spec.scheme, leaf_spec.component)
         return linalg.safe_sqrt(jnp.sum(squares, axis=axes, keepdims=True))
-    if jax.device_count() > 1:  # looked up by index, the squares would be gathered on every device
-        sums = jnp.zeros(leaf_spec.stacked * leaf_spec.groups, squares.dtype)
-        sums = sums.at[groups.ids].add(squares, mode=IN_RANGE, wrap_negative_indices=False)
-        return linalg.safe_sqrt(sums)
-    # A scatter would add by atomics on a GPU, in another order at every run. Without the barrier
-    # XLA computes the squares again, at random places, where they are looked up.
+    # Without the barrier XLA computes the squares again, at random places, to look them up.
     squares = lax.optimization_barrier(squares)
+    elsewhere = _sums_by_scatter if jax.device_count() > 1 else _sums_by_lookup
+    sums = lax.platform_dependent(squares, groups, tpu=_sums_by_comparison, default=elsewhere)
+    return linalg.safe_sqrt(sums)
+
+
+def _sums_by_lookup(squares: jax.Array, groups: Groups) -> jax.Array:
+    """The sum over every group. A scatter adds by atomics on a GPU, in another order every time."""
     of_members = (
         squares.ravel()
         .at[groups.members]
         .get(mode="fill", fill_value=0, wrap_negative_indices=False)
     )
-    return linalg.safe_sqrt(jnp.sum(of_members, axis=0))
+    return jnp.sum(of_members, axis=0)
+
+
+def _sums_by_scatter(squares: jax.Array, groups: Groups) -> jax.Array:
+    """The same over several devices, every one of which would look up the squares of all."""
+    sums = jnp.zeros(groups.members.shape[1], squares.dtype)
+    return sums.at[groups.ids].add(squares, mode=IN_RANGE, wrap_negative_indices=False)
+
+
+def _sums_by_comparison(squares: jax.Array, groups: Groups) -> jax.Array:
+    """The same on TPUs, where looking up and scattering single numbers is slow."""
+    lanes = tuple(range(1, squares.ndim + 1))
+    return jnp.sum(jnp.where(_belongs(groups), squares, 0), axis=lanes)
+
+
+def _belongs(groups: Groups) -> jax.Array:
+    """Whether a component belongs to a group, `(groups, *lanes)`; fused, and nowhere stored."""
+    count = groups.members.shape[1]
+    return groups.ids == jnp.arange(count).reshape(-1, *(1,) * groups.ids.ndim)
 
 
 def per_component(numbers: jax.Array, groups: Groups | None) -> jax.Array:
     """One number per group, as an array that broadcasts against the components."""
     if groups is None:
         return numbers
+    return lax.platform_dependent(numbers, groups, tpu=_looked_up_by_comparison, default=_looked_up)
+
+
+def _looked_up(numbers: jax.Array, groups: Groups) -> jax.Array:
     # Materialized, or XLA's CPU compiler computes the number of a group once per component and
     # looks it up once per entry.
     made = _xla_cpu.materialize(lambda: numbers, groups.ids)
     return _xla_cpu.materialize(
         lambda: made.at[groups.ids].get(mode=IN_RANGE, wrap_negative_indices=False), groups.ids
     )
+
+
+def _looked_up_by_comparison(numbers: jax.Array, groups: Groups) -> jax.Array:
+    numbers = numbers.reshape(-1, *(1,) * groups.ids.ndim)
+    return jnp.sum(jnp.where(_belongs(groups), numbers, 0), axis=0)

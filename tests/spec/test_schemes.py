@@ -15,6 +15,7 @@ import pytest
 
 import fgsgd_jax as fg
 from fgsgd_jax import Component
+from fgsgd_jax.spec import _groups
 
 MANIFOLDS = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
 STACKED = Component(rows=(1,), columns=(2,), inputs=(3,), outputs=(4,), stack=(0,))
@@ -389,3 +390,19 @@ def test_one_component_in_a_layer_is_a_group_under_every_scheme(component):
     for scheme in ("PO", "PI", "layer"):
         spec = fg.collection({"w": leaf}, ("w", fg.pom(scheme, fg.Sphere(), component=component)))
         assert spec["w"].groups == (6 if (component, scheme) == ("filter", "PO") else 1)
+
+
+@pytest.mark.parametrize("groups", [1, 5, 24])
+def test_every_platform_sums_drawn_groups_and_looks_their_numbers_up(groups):
+    component = fg.pom("PIO", fg.Sphere(), groups=groups)
+    spec = fg.collection({"w": jnp.ones((3, 3, 4, 6))}, ("w", component))
+    drawn = spec.drawn_groups()["w"]
+    rng = np.random.default_rng(0)
+    squares, numbers = rng.random((4, 6)), rng.random(groups)
+    ids = np.asarray(drawn.ids)
+    expected = [squares[ids == group].sum() for group in range(groups)]
+    for sums in (_groups._sums_by_lookup, _groups._sums_by_scatter, _groups._sums_by_comparison):
+        np.testing.assert_allclose(sums(jnp.asarray(squares), drawn), expected, rtol=1e-6)
+    for looked_up in (_groups._looked_up, _groups._looked_up_by_comparison):
+        found = looked_up(jnp.asarray(numbers), drawn)
+        np.testing.assert_allclose(found, numbers[ids], rtol=1e-6)

@@ -22,8 +22,12 @@ from fgsgd_jax.experiments.study.config import Arguments, Paper, StudyName
 ARGUMENTS, PAPER = Arguments(), Paper()
 
 
-def main(  # pyright: ignore
-    name: StudyName, /, *, arguments: Arguments = ARGUMENTS, paper: Paper = PAPER
+def main(
+    name: StudyName,  # pyright: ignore[reportInvalidTypeForm]
+    /,
+    *,
+    arguments: Arguments = ARGUMENTS,
+    paper: Paper = PAPER,
 ) -> None:
     """Runs what is missing of a study, and reports on all of it."""
     problem = arguments.delays if name == "copying" else arguments.load()
