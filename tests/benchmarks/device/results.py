@@ -71,8 +71,8 @@ def _replaced(path: Path, link: str, text: str) -> str:
     before, found, after = (path.read_text() if path.exists() else "").partition(link)
     if not link or not found:
         raise UsageError(f"--into {path} needs the line {link.strip()!r}, above the table.")
-    rest = re.sub(r"\A```text\n.*?^```$", "", after, count=1, flags=re.DOTALL | re.MULTILINE)
-    return f"{before}{link}{text}{rest or chr(10)}"
+    rest = re.sub(r"\A```text\n.*?^```$", "", after, flags=re.DOTALL | re.MULTILINE).strip("\n")
+    return "\n\n".join(filter(None, [f"{before}{link}{text}", rest])) + "\n"
 
 
 def headline(about: Row) -> str:
@@ -165,6 +165,9 @@ def draw(path: Path, about: Row, rows: Sequence[Row]) -> None:
         colors = [plots.LIGHT_BLUE if _is_peer(row) else plots.DARK_BLUE for row in own]
         panel.barh(range(len(own)), ratios, color=colors)
         panel.set_yticks(range(len(own)), [row["label"] for row in own], fontsize=7)
+        panel.margins(x=0.08, y=0.02)  # the numbers beside the bars are not cut off
+        panel.set_xlim(left=0)
+        panel.set_axisbelow(True)
         panel.invert_yaxis()
         panel.axvline(1, color=plots.ORANGE, linewidth=1)
         panel.set_title(name, fontsize=9, loc="left")

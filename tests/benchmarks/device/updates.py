@@ -16,7 +16,7 @@ from .cases import Block, Case
 from .checks import Checks
 
 Row = dict[str, Any]
-CHECKS_SECONDS = 60.0  # the longest time to wait for the checks
+CHECKS_SHARE = 1 / 3  # the largest part of all time that may pass until the checks are done
 
 
 class Measured:
@@ -149,11 +149,12 @@ def rows(
         end: When `time.monotonic()` is past it, no update is begun.
     """
     untraced, waiting = deque(updates), deque[Update]()
-    end_of_checks = time.monotonic() + CHECKS_SECONDS
+    begun = time.monotonic()
+    end_of_checks = begun + CHECKS_SHARE * (end - begun) if untraced else end
     while checks or waiting or untraced:
         left = end - time.monotonic()
-        if checks and (checks.done() or not untraced or time.monotonic() > min(end, end_of_checks)):
-            yield from checks.rows(max(0.0, min(end, end_of_checks) - time.monotonic()))
+        if checks and (checks.done() or not untraced or time.monotonic() > end_of_checks):
+            yield from checks.rows(max(0.0, end_of_checks - time.monotonic()))
             checks = None
         elif left <= 0:
             yield (waiting or untraced).popleft().skipped("no time was left")
