@@ -2,6 +2,7 @@
 
 import json
 import signal
+import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -144,17 +145,13 @@ class Recorded:
         (None, (0, 0, 0), "trace a, measure a, trace b, measure b, trace c, measure c"),
         (None, (1, 0, 0), "trace a, trace b, measure a, measure b, trace c, measure c"),
         (None, (9, 0, 0), "trace a, trace b, trace c, measure a, measure b, measure c"),
-        (
-            1,
-            (0, 0, 0),
-            "trace a, measure checks, measure a, trace b, measure b, trace c, measure c",
-        ),
+        (1, (0, 0), "trace a, measure checks, measure a, trace b, measure b"),
     ],
 )
 def test_while_the_next_update_compiles_others_are_traced(checks, questions, expected):
     events = []
     first = None if checks is None else Recorded("checks", events, checks)
-    given = [Recorded(name, events, count) for name, count in zip("abc", questions, strict=True)]
+    given = [Recorded(name, events, count) for name, count in zip("abc", questions, strict=False)]
     for row in updates.rows(first, given, None, 1, float("inf")):
         events.append(row)
     assert ", ".join(events) == expected
@@ -166,7 +163,8 @@ def test_an_update_that_cannot_be_traced_does_not_end_the_others():
 
     block = cases.Block("one", {"w": (3,)}, jnp.float32, (cases.Case("first", fails), cases.SGD))
     with ThreadPoolExecutor(1) as pool:
-        found = list(updates.rows(None, updates.updates_of([block]), pool, 1, float("inf")))
+        end = time.monotonic() + 600
+        found = list(updates.rows(None, updates.updates_of([block]), pool, 1, end))
     assert [row["kind"] for row in found] == ["skipped", "skipped"]
     assert "no state" in found[0]["reason"]
     assert "first update" in found[1]["reason"]  # there is nothing to divide its time by
@@ -208,11 +206,7 @@ def test_tables_of_the_h100_are_those_of_its_rows(name):
 
 def test_the_comparison_of_both_ways_on_the_h100_is_that_of_their_rows():
     both = [
-        {
-            row["label"]: row
-            for row in rows(HERE, f"h100-{name}")
-            if row["kind"] == "update" and results.goal(row)
-        }
+        {row["label"]: row for row in rows(HERE, f"h100-{name}") if results.goal(row)}
         for name in ("registers", "arrays")
     ]
     lines = (HERE / "H100.md").read_text().splitlines()
@@ -230,13 +224,12 @@ def test_a_table_goes_only_below_a_link_to_its_figure(tmp_path, capsys):
     arguments = ["--out", str(tmp_path), "--again", "--into", str(page)]
     assert main(arguments) == 2
     assert "![Times over momentum SGD](results.png)" in capsys.readouterr().err
-    page.write_text(
-        "# Page\n\n![Times over momentum SGD](results.png)\n\n```text\nold\n```\n\nlast\n"
-    )
+    link = "# Page\n\n![Times over momentum SGD](results.png)\n\n"
+    page.write_text(f"{link}```text\nformer table\n```\n\nlast\n")
     assert main(arguments) == 0
     once = page.read_text()
-    assert "old" not in once
-    assert once.startswith("# Page\n\n!")
+    assert "former table" not in once
+    assert once.startswith(link)
     assert once.endswith("```\n\nlast\n")
     assert once.count("riemannian_adam, oblique") == 1
     assert main(arguments) == 0

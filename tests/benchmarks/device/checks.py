@@ -4,7 +4,7 @@ A program updates a weight of every scheme and every set of manifolds, and one o
 gradient is almost normal to them: ten thousand times the weight, and little else.
 """
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from concurrent.futures import Executor, wait
 from typing import Any
 
@@ -16,18 +16,19 @@ import optax
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench.config import MOMENTUM
 from fgsgd_jax.experiments.bench.weights import manifolds_named
+from fgsgd_jax.spec import Scheme
 
 from .cases import SETS
 from .starts import start_on
 
 # Sizes that no block of threads divides.
-SHAPES = {"PO": (3, 3, 33, 65), "PIO": (3, 3, 17, 31)}
+SHAPES: dict[Scheme, tuple[int, ...]] = {"PO": (3, 3, 33, 65), "PIO": (3, 3, 17, 31)}
 NORMAL, NORMAL_SHAPE = "PO, sphere, gradient almost normal", (3, 3, 5, 7)
 RATE = 1.0
 DTYPES = ("float32", "bfloat16")
 PROGRAMS = (("float32", MOMENTUM), ("float32", None), ("bfloat16", MOMENTUM))
 
-Weights = Mapping[str, Any]
+Weights = dict[str, Any]
 Row = dict[str, Any]
 
 
@@ -107,12 +108,14 @@ def _given(spec: fg.Collection, shapes: Weights, dtype: str) -> tuple[Weights, W
         start = {name: np.asarray(leaf) for name, leaf in start_on(spec, shapes).items()}
     numbers = np.random.default_rng(1)
     gradient = {name: numbers.standard_normal(leaf.shape) for name, leaf in shapes.items()}
-    last = next(reversed(shapes))
-    gradient[last] += 1e4 * start[last]
+    almost_normal = list(shapes)[-1]
+    gradient[almost_normal] += 1e4 * start[almost_normal]
     return jax.tree.map(lambda leaf: leaf.astype(jnp.dtype(dtype)), (start, gradient))
 
 
-def _references(spec: fg.Collection, given: Mapping) -> dict[str, tuple[Weights, Weights]]:
+def _references(
+    spec: fg.Collection, given: dict[str, tuple[Weights, Weights]]
+) -> dict[str, tuple[Weights, Weights]]:
     """Two updates by the links in float64, from one program, by the dtype of the weights."""
     with jax.enable_x64(True), jax.default_device(jax.devices("cpu")[0]):
         tx = _jitted(_links(spec))

@@ -118,10 +118,9 @@ def _repeated(updates: Sequence[Row]) -> str:
 
 def goal(row: Row) -> float | None:
     """The largest ratio that meets the goal of an update; None if it has none."""
-    first, *others = row["label"].split(", ")
-    if row["block"] != SMALL or not first.startswith("fgsgd"):
+    if row["kind"] != "update" or row["block"] != SMALL or not row["label"].startswith("fgsgd"):
         return None
-    return GOALS[others[0]]
+    return GOALS[row["label"].split(", ")[1]]
 
 
 def _yes(value: bool | None) -> str:
