@@ -4,16 +4,19 @@ import importlib.metadata
 import os
 import platform
 import shlex
+import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Annotated, Any
 
 # PyTorch needs memory of the same device. Read when JAX first uses it.
 os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
+# Threads of BLAS would wait for the cores on which programs are compiled. Read by NumPy.
+os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from cyclopts import Parameter
 
@@ -21,7 +24,7 @@ from fgsgd_jax.experiments import cli
 from fgsgd_jax.experiments.bench import environment, sections
 
 from . import __doc__ as description
-from . import cases, checks, peers, programs, results
+from . import cases, checks, peers, results, updates
 
 PROGRAM = "python -m tests.benchmarks.device"
 SMOKE_WIDTH = 1 / 16
@@ -48,60 +51,81 @@ def _measure(
     width: float = 1.0,
     smoke: bool = False,
     again: bool = False,
+    name: str = "results",
+    into: Path | None = None,
     words: Annotated[Sequence[str], Parameter(parse=False)] = (),
 ) -> None:
     """Measures updates on the device that JAX finds.
 
     Args:
-        out: The folder for results.jsonl, results.md and results.png.
+        out: The folder for the results.
         seconds: After this time no program is begun.
         rounds: How often each program is timed.
         only: Measure only blocks whose name contains one of these; "checks" and "peers" are two
             more names.
         width: Multiply numbers of channels and the sides of matrices.
         smoke: Measure two updates of small weights, to see that the program runs.
-        again: Measure nothing; make table and figure again from results.jsonl.
+        again: Measure nothing; make table and figure again from the rows in the folder.
+        name: The name of the files: <name>.jsonl with the rows, <name>.md and <name>.png.
+        into: Write the table into this Markdown file instead, below the link to the figure.
         words: The arguments, as they were given.
     """
     command = shlex.join([*PROGRAM.split(), *words])
+    interrupted = False
     if not again:
+        wanted = _wanted(only, [block.name for block in cases.blocks(width)])
         out.mkdir(parents=True, exist_ok=True)
-        (out / results.ROWS).unlink(missing_ok=True)
-        for row in _rows(seconds, rounds, only, SMOKE_WIDTH if smoke else width, smoke):
-            results.append(out, row)
-            print(_line(row), file=sys.stderr, flush=True)
+        (out / f"{name}.jsonl").unlink(missing_ok=True)
+        # Not left at once at Ctrl-C, so that table and figure are still written.
+        before = signal.signal(signal.SIGINT, signal.default_int_handler)
+        try:
+            for row in _rows(seconds, rounds, wanted, SMOKE_WIDTH if smoke else width, smoke):
+                results.append(out / f"{name}.jsonl", row)
+                print(_line(row), file=sys.stderr, flush=True)
+        except KeyboardInterrupt:
+            interrupted = True
+        finally:
+            signal.signal(signal.SIGINT, before)
     console = sections.new_console()
-    for table in results.write(out, command):
+    for table in results.write(out, name, command, into):
         console.print(table)
+    if interrupted:
+        raise KeyboardInterrupt  # the exit code, and the line that says so
+
+
+def _wanted(only: tuple[str, ...], blocks: list[str]) -> Callable[[str], bool]:
+    """Whether a name is to be measured.
+
+    Raises:
+        UsageError: If one of `only` is part of no name.
+    """
+    names = ["checks", *blocks, "peers"]
+    for part in only:
+        if not any(part in name for name in names):
+            raise cli.UsageError(
+                f"--only: {part!r} is part of no name; the names are {'; '.join(names)}."
+            )
+    return lambda name: not only or any(part in name for part in only)
 
 
 def _rows(
-    seconds: float, rounds: int, only: tuple[str, ...], width: float, smoke: bool
+    seconds: float, rounds: int, wanted: Callable[[str], bool], width: float, smoke: bool
 ) -> Iterator[dict]:
     """All rows, each as soon as it is known."""
     end = time.monotonic() + seconds
     yield _about(rounds)
     pool = ThreadPoolExecutor(environment.cores())
-    baselines: dict[str, float] = {}
-
-    def wanted(name: str) -> bool:
-        return not only or any(one in name for one in only)
-
+    baseline = None
     try:
-        if wanted("checks"):
-            few = {"sets": cases.SETS[:1], "schemes": checks.SCHEMES[:1]} if smoke else {}
-            yield from checks.measure(pool, **few)
+        sets = cases.SETS[:1] if smoke else cases.SETS
+        checked = checks.Checks(pool, sets) if wanted("checks") else None
         blocks = [block for block in _blocks(width, smoke) if wanted(block.name)]
-        ahead = None
-        # The programs of a block are compiled while those of the one before are measured.
-        for block in [*blocks, None]:
-            following = block and (block, programs.all_submitted(block, pool, end))
-            if ahead:
-                former, (gradient, pending) = ahead
-                yield from _measured(former, gradient, pending, end, rounds, baselines)
-                if former.name == peers.BLOCK and wanted("peers") and time.monotonic() < end:
-                    yield from peers.measure(former.shapes, baselines.get(peers.BLOCK), rounds)
-            ahead = following
+        for row in updates.rows(checked, updates.updates_of(blocks), pool, rounds, end):
+            if row["block"] == cases.SMALL and row["label"] == cases.SGD.label:
+                baseline = row.get("seconds")
+            yield row
+        if wanted("peers") and time.monotonic() < end:
+            yield from peers.measure(next(cases.blocks(width)).shapes, baseline, rounds)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)
 
@@ -112,69 +136,8 @@ def _blocks(width: float, smoke: bool) -> Iterator[cases.Block]:
         return
     block = next(cases.blocks(width))
     few = dict(list(block.shapes.items())[:2])
-    yield cases.Block(block.name, few, block.dtype, (cases.SGD, *_two(block)))
-
-
-def _two(block: cases.Block) -> tuple[cases.Case, ...]:
-    return tuple(case for case in block.cases if case.label.startswith("fgsgd PO, sphere"))[:1]
-
-
-def _measured(
-    block: cases.Block,
-    gradient: Any,
-    pending: list[programs.Program],
-    end: float,
-    rounds: int,
-    baselines: dict[str, float],
-) -> Iterator[dict[str, Any]]:
-    """The rows of a block."""
-    import jax
-
-    gradient = jax.device_put(gradient, jax.devices()[0])
-    baseline = None
-    for program in pending:
-        try:
-            own = programs.Running(program, gradient, max(0.1, end - time.monotonic()))
-        except TimeoutError:
-            yield _skipped(block, program.case, "not compiled in time")
-            continue
-        except Exception as error:  # one that fails must not end the others
-            reason = f"{type(error).__name__}: {str(error).splitlines()[0][:200]}"
-            yield _skipped(block, program.case, reason)
-            continue
-        baseline = baseline or own
-        row = _row(block, program, own, baseline, rounds)
-        baselines.setdefault(block.name, row["seconds"])
-        yield row
-    for case in block.cases[len(pending) :]:
-        yield _skipped(block, case, "no time was left")
-
-
-def _row(block, program, own, baseline, rounds) -> dict[str, Any]:
-    from fgsgd_jax.experiments.bench import timing
-
-    taken, of_baseline = programs.seconds_in_turn(own, baseline, rounds)
-    ratio = timing.ratio_of(taken, of_baseline)
-    moved = own.moved()
-    return {
-        "kind": "update",
-        "block": block.name,
-        "label": program.case.label,
-        "ratio": ratio.ratio,
-        "ratio_quartiles": [ratio.low, ratio.high],
-        "seconds": float(sorted(taken)[len(taken) // 2]),
-        "baseline_seconds": float(sorted(of_baseline)[len(of_baseline) // 2]),
-        "bytes": moved and moved[0],
-        "kernels": moved and moved[1],
-        "equal": own.equal,
-        "finite": own.finite,
-        "trace_seconds": program.trace_seconds,
-        "compile_seconds": own.compile_seconds,
-    }
-
-
-def _skipped(block: cases.Block, case: cases.Case, reason: str) -> dict[str, Any]:
-    return {"kind": "skipped", "block": block.name, "label": case.label, "reason": reason}
+    ours = next(case for case in block.cases if case.label.startswith("fgsgd PO, sphere"))
+    yield cases.Block(block.name, few, block.dtype, (cases.SGD, ours))
 
 
 def _about(rounds: int) -> dict[str, Any]:

@@ -11,8 +11,11 @@ import optax
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench import networks
 from fgsgd_jax.experiments.bench.config import MOMENTUM, RATE
-from fgsgd_jax.experiments.bench.weights import manifolds_named, normal, start_on
+from fgsgd_jax.experiments.bench.weights import manifolds_named, normal
 
+from .starts import start_on
+
+SMALL = "ResNet-18, 3×3 kernels, float32"
 PIO_GROUPS = 64
 SETS = (("sphere",), ("oblique",), ("stiefel",), ("sphere", "oblique", "stiefel"))
 MATRICES = ((512, 512), (1024, 256), (768, 3072))
@@ -64,22 +67,18 @@ def blocks(width: float = 1.0) -> Iterator[Block]:
         return max(8, round(width * size))
 
     small = networks.shapes_of("resnet18-3x3", width)
-    yield Block(
-        "ResNet-18, 3×3 kernels, float32",
-        small,
-        jnp.float32,
-        (
-            *BASELINES,
-            *_fgsgd(("PO", MOMENTUM), ("PO", None), ("PIO", None), ("PI", None)),
-            *(_adam(names) for names in SETS),
-            on_manifold(("sphere",)),
-        ),
-    )
+    schemes = (("PO", None), ("PO", MOMENTUM), ("PIO", None), ("PIO", MOMENTUM))
+    yield Block(SMALL, small, jnp.float32, (*BASELINES, *_fgsgd(*schemes)))
+    yield _vit(networks.shapes_of("vit-s", width))
+    for rows, columns in LARGE:
+        yield _large(scaled(rows), scaled(columns))
+    for rows, columns in MATRICES:
+        yield _matrices(scaled(rows), scaled(columns))
     yield Block(
         "ResNet-18, 3×3 kernels, bfloat16",
         small,
         jnp.bfloat16,
-        (*BASELINES, *_fgsgd(("PO", MOMENTUM), ("PO", None), ("PIO", None))),
+        (*BASELINES, *_fgsgd(("PO", MOMENTUM), ("PIO", None))),
     )
     yield Block(
         "ResNet-50, all weights, 3×3 kernels on manifolds, float32",
@@ -87,11 +86,12 @@ def blocks(width: float = 1.0) -> Iterator[Block]:
         jnp.float32,
         (SGD, ADAMW, *_fgsgd(("PO", MOMENTUM), ("PO", None))),
     )
-    yield _vit(networks.shapes_of("vit-s", width))
-    for rows, columns in MATRICES:
-        yield _matrices(scaled(rows), scaled(columns))
-    for rows, columns in LARGE:
-        yield _large(scaled(rows), scaled(columns))
+    yield Block(
+        "ResNet-18, 3×3 kernels, float32, adaptive",
+        small,
+        jnp.float32,
+        (SGD, ADAMW, *(_adam(names) for names in SETS), on_manifold(("sphere",))),
+    )
 
 
 def plain(label: str, tx: optax.GradientTransformation) -> Case:
@@ -115,8 +115,7 @@ def _where(chosen: Callable, request: fg.Pom, make: Callable) -> Callable[[Any],
             (name, request if chosen(name, leaf.shape) else None) for name, leaf in params.items()
         )
         spec = fg.collection(params, *rules)
-        start = start_on(spec, params)
-        return make(spec), jax.tree.map(lambda new, old: new.astype(old.dtype), start, params)
+        return make(spec), start_on(spec, params)
 
     return prepare
 

@@ -9,8 +9,7 @@ import numpy as np
 from fgsgd_jax.experiments.bench import networks, timing
 
 from ..processes import Process
-
-BLOCK = "ResNet-18, 3×3 kernels, float32"
+from . import cases
 
 
 def measure(
@@ -35,7 +34,7 @@ def measure(
             median = float(np.median(seconds[step]))
             yield {
                 "kind": "peer",
-                "block": BLOCK,
+                "block": cases.SMALL,
                 "label": step,
                 "seconds": median,
                 "ratio": median / baseline if baseline else None,
@@ -44,4 +43,4 @@ def measure(
 
 
 def _skipped(label: str, reason: str) -> dict[str, Any]:
-    return {"kind": "skipped", "block": BLOCK, "label": label, "reason": reason}
+    return {"kind": "skipped", "block": cases.SMALL, "label": label, "reason": reason}

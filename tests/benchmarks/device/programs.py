@@ -14,7 +14,7 @@ from fgsgd_jax.experiments.bench import timing
 from fgsgd_jax.experiments.bench.weights import update_of
 
 from ..compiled.programs import kernels
-from .cases import Block, Case
+from .cases import Case
 
 UPDATES = 20
 
@@ -129,19 +129,3 @@ def seconds_in_turn(own: Running, baseline: Running, rounds: int) -> tuple[np.nd
         return seconds, seconds
     taken = timing.in_turn({"own": own.clock(), "baseline": baseline.clock()}, rounds)
     return taken["own"], taken["baseline"]
-
-
-def all_submitted(block: Block, pool: Executor, end: float) -> tuple[Any, list[Program]]:
-    """Begins to compile the updates of a block, until `time.monotonic()` is `end`.
-
-    Returns:
-        The gradient, and the programs.
-    """
-    with jax.default_device(jax.devices("cpu")[0]):
-        params, gradient = block.weights(0), block.weights(1)
-    begun = []
-    for case in block.cases:
-        if time.monotonic() > end:
-            break
-        begun.append(submit(case, params, gradient, pool))
-    return gradient, begun

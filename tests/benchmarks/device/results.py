@@ -1,6 +1,7 @@
 """The results of a device: a file with one JSON object a line, a Markdown table and a figure."""
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -13,21 +14,22 @@ from fgsgd_jax.experiments.cli import UsageError
 from fgsgd_jax.experiments.files import write_text
 
 from .. import results
+from .cases import SMALL
 
-ROWS, TABLE, FIGURE = "results.jsonl", "results.md", "results.png"
+# The goals for whole updates of the 3×3 kernels of ResNet-18 in float32, by manifolds.
+GOALS = {"sphere": 1.5, "oblique": 1.5, "stiefel": 2.0, "sphere+oblique+stiefel": 2.5}
 
 Row = Mapping[str, Any]
 
 
-def append(folder: Path, row: Row) -> None:
+def append(path: Path, row: Row) -> None:
     """Appends a row to the file, which is complete after every row."""
-    with (folder / ROWS).open("a") as file:
+    with path.open("a") as file:
         file.write(json.dumps(formatting.jsonable(row), ensure_ascii=False) + "\n")
 
 
-def read(folder: Path) -> list[Row]:
+def read(path: Path) -> list[Row]:
     """All rows, without a last one that was cut off."""
-    path = folder / ROWS
     if not path.exists():
         raise UsageError(f"{path} does not exist; measure without --again, or name the folder.")
     rows = []
@@ -39,18 +41,38 @@ def read(folder: Path) -> list[Row]:
     return rows
 
 
-def write(folder: Path, command: str) -> sections.Tables:
-    """Makes the table and the figure from the rows, and returns the tables."""
-    rows = read(folder)
+def write(folder: Path, name: str, command: str, into: Path | None = None) -> sections.Tables:
+    """Makes the table and the figure from the rows, and returns the tables.
+
+    Args:
+        folder: The folder of the rows and the figure.
+        name: The name of their files, without the ending.
+        command: The command that is shown above the table.
+        into: The Markdown file whose block below the link to the figure is replaced by the table;
+            None writes the file `<name>.md`.
+    """
+    rows = read(folder / f"{name}.jsonl")
     about = next(row for row in rows if row["kind"] == "device")
     shown = tables(rows)
     text = results.block(command, headline(about), shown)
-    title = f"# Updates on {about['device']}"
-    link = f"![Times over momentum SGD]({FIGURE})\n\n" if of_kind(rows, "update") else ""
-    write_text(folder / TABLE, f"{title}\n\n{link}{text}\n")
-    if link:
-        draw(folder / FIGURE, about, of_kind(rows, "update"))
+    drawn = [row for row in of_kind(rows, "update") if row["ratio"] is not None]
+    if drawn:
+        draw(folder / f"{name}.png", about, drawn)
+    link = f"![Times over momentum SGD]({name}.png)\n\n" if drawn else ""
+    if into:
+        write_text(into, _replaced(into, link, text))
+    else:
+        write_text(folder / f"{name}.md", f"# Updates on {about['device']}\n\n{link}{text}\n")
     return shown
+
+
+def _replaced(path: Path, link: str, text: str) -> str:
+    """The text of a file, with a new block below the link."""
+    before, found, after = (path.read_text() if path.exists() else "").partition(link)
+    if not link or not found:
+        raise UsageError(f"--into {path} needs the line {link.strip()!r}, above the table.")
+    rest = re.sub(r"\A```text\n.*?^```$", "", after, flags=re.DOTALL | re.MULTILINE).strip("\n")
+    return "\n\n".join(filter(None, [f"{before}{link}{text}", rest])) + "\n"
 
 
 def headline(about: Row) -> str:
@@ -75,9 +97,30 @@ def tables(rows: Sequence[Row]) -> sections.Tables:
         own = of_kind(rows, kind)
         if own:
             shown.append(formatting.table(title, columns, formatting.blocks_by("block", own)))
+    updates = of_kind(rows, "update")
+    if updates:
+        shown.append(_repeated(updates))
+    goals = [row for row in updates if goal(row)]
+    if goals:
+        met = [f"{row['label']} ({row['ratio']:.2f})" for row in goals if row["ratio"] <= goal(row)]
+        shown.append(f"Goals met: {len(met)} of {len(goals)}{': ' if met else ''}{'; '.join(met)}.")
     for row in of_kind(rows, "skipped"):
         shown.append(f"Not measured: {row['block']}: {row['label']} ({row['reason']})")
     return shown
+
+
+def _repeated(updates: Sequence[Row]) -> str:
+    wrong = [row["label"] for row in updates if not (row["equal"] and row["finite"])]
+    if wrong:
+        return f"NOT FINITE, OR NOT THE SAME BITS in two runs: {'; '.join(wrong)}."
+    return "All updates are finite, and gave the same bits in two runs."
+
+
+def goal(row: Row) -> float | None:
+    """The largest ratio that meets the goal of an update; None if it has none."""
+    if row["kind"] != "update" or row["block"] != SMALL or not row["label"].startswith("fgsgd"):
+        return None
+    return GOALS[row["label"].split(", ")[1]]
 
 
 def _yes(value: bool | None) -> str:
@@ -99,9 +142,8 @@ UPDATES: formatting.Columns = [
     ("update", lambda row: row["label"]),
     *formatting.ratio_columns(),
     ("median", lambda row: formatting.duration(row["seconds"])),
-    ("kernels", lambda row: formatting.short(row["kernels"])),
+    ("kernels", lambda row: str(row["kernels"] or "—")),
     ("TB/s", _rate),
-    ("equal", lambda row: _yes(row["equal"] and row["finite"])),
 ]
 
 PEERS: formatting.Columns = [
@@ -122,6 +164,9 @@ def draw(path: Path, about: Row, rows: Sequence[Row]) -> None:
         colors = [plots.LIGHT_BLUE if _is_peer(row) else plots.DARK_BLUE for row in own]
         panel.barh(range(len(own)), ratios, color=colors)
         panel.set_yticks(range(len(own)), [row["label"] for row in own], fontsize=7)
+        panel.margins(x=0.08, y=0.02)  # the numbers beside the bars are not cut off
+        panel.set_xlim(left=0)
+        panel.set_axisbelow(True)
         panel.invert_yaxis()
         panel.axvline(1, color=plots.ORANGE, linewidth=1)
         panel.set_title(name, fontsize=9, loc="left")
