@@ -65,6 +65,13 @@ METHODS = (
     "three-PI",
     "three-PO",
     "three-kernel",
+    "sphere-filter",
+    "sphere-euclidean-0.03",
+    "sphere-euclidean-0.3",
+    "SGD-unit-start",
+    "sphere-no-momentum",
+    "sphere-no-tau",
+    "sphere-variance",
 )
 """The methods of the study `paper`; "three" are sphere, oblique and Stiefel."""
 
@@ -86,6 +93,9 @@ class Paper:
 
     width: Annotated[Positive, PAPER] = 1.0
     """multiplies the channels of the network, 16, 32 and 64"""
+
+    shrink: Annotated[Count, PAPER] = 1
+    """averages blocks of this many by this many pixels, so that a step is shorter"""
 
     methods: Annotated[tuple[Annotated[str, one_of(METHODS)], ...], PAPER] = METHODS[:6]
     """the methods, the first of which the others are compared with; three are sphere, oblique and
