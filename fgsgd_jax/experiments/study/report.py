@@ -69,8 +69,9 @@ def _open_folder(study: Study, run_dir: Path) -> Study:
         rows = grid.Rows(run_dir / TRIALS_FILE).rows
         if device != study.device and study.finished(rows).methods != study.methods:
             raise UsageError(
-                f"The trials in {run_dir} ran on {device}, and this is {study.device}; continue "
-                "there, or give another --run-dir."
+                f"The trials in {run_dir} are not complete, and ran on another device "
+                f"({device or 'unknown'}) than this ({study.device}), so that their times could "
+                "not be compared; continue there, or give another --run-dir."
             )
         return dataclasses.replace(study, device=device)
     if is_taken(run_dir):
