@@ -73,7 +73,7 @@ METHODS = (
     "sphere-no-tau",
     "sphere-variance",
 )
-"""The methods of the study `paper`; "three" are sphere, oblique and Stiefel."""
+"""The methods of the study `paper`; `paper_methods` says what each is."""
 
 
 def _depth(word: str) -> int:
@@ -99,7 +99,8 @@ class Paper:
 
     methods: Annotated[tuple[Annotated[str, one_of(METHODS)], ...], PAPER] = METHODS[:6]
     """the methods, the first of which the others are compared with; three are sphere, oblique and
-    Stiefel, in groups (PI, PO, PIO) or each kernel with a normalizer of its own"""
+    Stiefel, in groups (PI, PO, PIO) or each slice with a normalizer of its own; the last seven
+    change one thing in sphere-PO or SGD"""
 
     epochs: Annotated[Count, PAPER] = 30
     """epochs of the final runs"""

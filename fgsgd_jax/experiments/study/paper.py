@@ -4,7 +4,8 @@ A residual network with batch normalization on small images, He et al.'s schedul
 The slices of the 3×3 kernels are on spheres, on Stiefel manifolds, or on spheres, oblique and
 Stiefel manifolds in groups PI, PO or PIO; all other weights are Euclidean. The baseline is SGD with
 momentum, whose rate and weight decay are tuned. Seeds and settings are trained together on one
-device.
+device. Further methods change one thing in SGD or in the method on spheres, to find out what makes
+the difference between them.
 
 References:
     Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, section 4. He, Zhang,
@@ -30,7 +31,6 @@ from fgsgd_jax.experiments.study.paper_probe import probe as probe
 from fgsgd_jax.experiments.study.paper_training import Training
 
 SGD_RATES, SGD_DECAYS = (0.03, 0.1, 0.3), (1e-4, 5e-4)
-RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of kernels on manifolds
 SMOKE = Paper(
     depth=8,
     width=0.25,
@@ -80,7 +80,7 @@ def _grid(method: str, *, smoke: bool) -> list[dict[str, float]]:
     if METHODS[method].scheme is None:
         grid = [{"learning_rate": rate, "decay": d} for rate in SGD_RATES for d in SGD_DECAYS]
     else:
-        grid = [{"learning_rate": rate} for rate in RATES]
+        grid = [{"learning_rate": rate} for rate in METHODS[method].rates]
     return grid[1:3] if smoke else grid
 
 

@@ -26,6 +26,7 @@ class Method:
         momentum: The momentum of the kernels.
         normalized: Whether steps are divided by τ (`fgsgd`), or not (`rsgd`).
         euclidean_rate: The learning rate of the Euclidean leaves beside kernels on manifolds.
+        rates: The learning rates to choose from, of the kernels on manifolds.
         unit_start: Whether Euclidean kernels start from slices of norm 1.
     """
 
@@ -36,6 +37,7 @@ class Method:
     momentum: float | None = 0.9
     normalized: bool = True
     euclidean_rate: float = 0.1
+    rates: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
     unit_start: bool = False
 
     def spec(self, params: Any) -> fg.Collection | None:
@@ -67,7 +69,7 @@ METHODS: Mapping[str, Method] = {
     "three-PO": Method("PO", THREE),
     "three-kernel": Method("kernel", THREE),
     # To find out what makes the difference to SGD, one change at a time.
-    "sphere-filter": Method("PO", component="filter"),
+    "sphere-filter": Method("PO", component="filter", rates=(0.01, 0.03, 0.1, 0.3, 1.0, 3.0)),
     "sphere-euclidean-0.03": Method("PO", euclidean_rate=0.03),
     "sphere-euclidean-0.3": Method("PO", euclidean_rate=0.3),
     "SGD-unit-start": Method(unit_start=True),
