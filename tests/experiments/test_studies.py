@@ -17,6 +17,7 @@ from fgsgd_jax.experiments.study import (
     classical,
     convergence,
     copying,
+    figures,
     grid,
     rates,
     report,
@@ -173,6 +174,21 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path):
     (tmp_path / "notes").write_text("mine")
     with pytest.raises(UsageError, match="is not the folder of a study"):
         report.run(study(error), tmp_path, quiet=True)
+
+
+@pytest.mark.parametrize("elsewhere", ["a large GPU", ""])
+def test_trials_of_another_device_are_reported_but_not_continued(tmp_path, elsewhere):
+    report.run(study(error, device=elsewhere), tmp_path / "run", quiet=True)
+    needed = (tmp_path / "run" / "table.md").read_text()
+    assert ("Trained on a large GPU." in needed) == bool(elsewhere)
+    report.run(study(error, device="cpu"), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "table.md").read_text() == needed
+    trials = tmp_path / "run" / "trials.jsonl"
+    trials.write_text("".join(trials.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(UsageError, match="another device"):
+        report.run(study(error, device="cpu"), tmp_path / "run", quiet=True)
+    report.run(study(error, device=elsewhere), tmp_path / "run", quiet=True)
+    assert (tmp_path / "run" / "table.md").read_text() == needed
 
 
 def test_the_program_names_the_studies(capsys):
@@ -417,3 +433,23 @@ def test_a_result_that_a_method_does_not_have_is_a_dash(tmp_path):
     _, _, _, _, a, b, *_ = table.markdown(problem, rows).splitlines()
     assert "| 0.25 ± 0 |" in a
     assert "| – |" in b
+
+
+@pytest.mark.parametrize(
+    ("shown_as", "cell"),
+    [("percent", "| 22.5 ± 5.0 |"), ("mean", "| 0.225 |"), (None, "| 0.225 ± 0.05 |")],
+)
+def test_results_are_shown_in_per_cent_or_without_a_deviation(tmp_path, shown_as, cell):
+    problem = study(
+        lambda trial: {"error": 0.175 + 0.05 * trial["seed"] + (trial["rate"] == 1.0)},
+        cases=[{"size": 1}],
+        shown_as={"error": shown_as} if shown_as else {},
+    )
+    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    _, _, _, _, a, _ = table.markdown(problem, rows).splitlines()
+    assert cell in a
+
+
+def test_every_method_has_a_color_however_many_there_are():
+    names = [str(number) for number in range(3 * len(figures.COLORS))]
+    assert list(figures.colors(names)) == names

@@ -65,8 +65,15 @@ METHODS = (
     "three-PI",
     "three-PO",
     "three-kernel",
+    "sphere-filter",
+    "sphere-euclidean-0.03",
+    "sphere-euclidean-0.3",
+    "SGD-unit-start",
+    "sphere-no-momentum",
+    "sphere-no-tau",
+    "sphere-variance",
 )
-"""The methods of the study `paper`; "three" are sphere, oblique and Stiefel."""
+"""The methods of the study `paper`; `paper_methods` says what each is."""
 
 
 def _depth(word: str) -> int:
@@ -87,9 +94,13 @@ class Paper:
     width: Annotated[Positive, PAPER] = 1.0
     """multiplies the channels of the network, 16, 32 and 64"""
 
+    shrink: Annotated[Count, PAPER] = 1
+    """averages blocks of this many by this many pixels, so that a step is shorter"""
+
     methods: Annotated[tuple[Annotated[str, one_of(METHODS)], ...], PAPER] = METHODS[:6]
     """the methods, the first of which the others are compared with; three are sphere, oblique and
-    Stiefel, in groups (PI, PO, PIO) or each kernel with a normalizer of its own"""
+    Stiefel, in groups (PI, PO, PIO) or each slice with a normalizer of its own; the last seven
+    change one thing in sphere-PO or SGD"""
 
     epochs: Annotated[Count, PAPER] = 30
     """epochs of the final runs"""

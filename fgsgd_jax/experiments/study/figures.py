@@ -1,5 +1,6 @@
 """What the figures of the studies share: panels in a row, one legend, one color for each method."""
 
+import itertools
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -21,8 +22,8 @@ COLORS = (
 
 
 def colors(names: Iterable[str]) -> dict[str, str]:
-    """A color for every name, in the order of the names."""
-    return dict(zip(dict.fromkeys(names), COLORS, strict=False))
+    """A color for every name, in the order of the names; after the last color the first again."""
+    return dict(zip(dict.fromkeys(names), itertools.cycle(COLORS), strict=False))
 
 
 def panels(rows: int, columns: int) -> tuple[Figure, Any]:

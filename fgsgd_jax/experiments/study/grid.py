@@ -13,7 +13,7 @@ import os
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from tqdm import tqdm
 
@@ -44,6 +44,9 @@ class Study:
         tuning: What trials have besides while settings are chosen, such as a number of epochs.
         final: What trials with the chosen settings have instead. If it differs from `tuning`, the
             chosen settings are trained from all seeds, and only these trials are reported.
+        shown_as: By result, how the table shows it if not as mean ± deviation: "percent" multiplies
+            both by 100, "mean" leaves out the deviation.
+        device: What the trials are run on, for the caption.
         together: How many trials of one method are given to `run_together` at once.
         run_together: Trains several trials of one method, in the place of `run`.
     """
@@ -63,6 +66,8 @@ class Study:
     )
     tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     final: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    shown_as: Mapping[str, Literal["percent", "mean"]] = dataclasses.field(default_factory=dict)
+    device: str = ""
     together: int = 1
     run_together: Callable[[Sequence[Row]], Sequence[Row]] | None = None
 

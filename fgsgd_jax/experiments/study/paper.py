@@ -4,7 +4,8 @@ A residual network with batch normalization on small images, He et al.'s schedul
 The slices of the 3×3 kernels are on spheres, on Stiefel manifolds, or on spheres, oblique and
 Stiefel manifolds in groups PI, PO or PIO; all other weights are Euclidean. The baseline is SGD with
 momentum, whose rate and weight decay are tuned. Seeds and settings are trained together on one
-device.
+device. Further methods change one thing in SGD or in the method on spheres, to find out what makes
+the difference between them.
 
 References:
     Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, section 4. He, Zhang,
@@ -17,22 +18,19 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import jax
+from matplotlib.figure import Figure
 
+from fgsgd_jax.experiments import plots
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.config import Paper
 from fgsgd_jax.experiments.study.grid import Study
+from fgsgd_jax.experiments.study.paper_methods import EUCLIDEAN_DECAY, METHODS, MOMENTUM, Method
 from fgsgd_jax.experiments.study.paper_probe import probe as probe
-from fgsgd_jax.experiments.study.paper_training import (
-    EUCLIDEAN_DECAY,
-    EUCLIDEAN_RATE,
-    MOMENTUM,
-    Training,
-)
+from fgsgd_jax.experiments.study.paper_training import Training
 
 SGD_RATES, SGD_DECAYS = (0.03, 0.1, 0.3), (1e-4, 5e-4)
-RATES = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)  # of kernels on manifolds
 SMOKE = Paper(
     depth=8,
     width=0.25,
@@ -52,7 +50,7 @@ def study(images: ImageData, *, smoke: bool, settings: Paper) -> Study:
     if smoke:
         settings = SMOKE
     problem = _Problem(images, settings)
-    return Study(
+    result = Study(
         name="paper-" + images.name,
         title=_title(problem.training, images, settings),
         cases=({"data": images.name},),
@@ -60,26 +58,29 @@ def study(images: ImageData, *, smoke: bool, settings: Paper) -> Study:
         run=lambda trial: problem.run([trial])[0],
         score="validation_error",
         results={
-            "test_error": "test error",
-            "validation_error": "validation error",
+            "test_error": "test error, %",
+            "validation_error": "validation error, %",
             "seconds": "seconds a run",
         },
+        shown_as={"test_error": "percent", "validation_error": "percent", "seconds": "mean"},
+        device=jax.devices()[0].device_kind,
         seeds=settings.seeds,
         tuning_seeds=1,
-        draw=_draw,
+        draw=lambda rows, path: _draw(result, rows, path),
         tuning={"epochs": settings.tuning_epochs},
         final={"epochs": settings.epochs},
         together=settings.together,
         run_together=problem.run,
     )
+    return result
 
 
 def _grid(method: str, *, smoke: bool) -> list[dict[str, float]]:
     """Six settings: three rates and two decays for SGD, six rates on manifolds."""
-    if method == "SGD":
+    if METHODS[method].scheme is None:
         grid = [{"learning_rate": rate, "decay": d} for rate in SGD_RATES for d in SGD_DECAYS]
     else:
-        grid = [{"learning_rate": rate} for rate in RATES]
+        grid = [{"learning_rate": rate} for rate in METHODS[method].rates]
     return grid[1:3] if smoke else grid
 
 
@@ -89,16 +90,19 @@ def _title(training: Training, images: ImageData, settings: Paper) -> str:
         "steps": "rates fall to a tenth after 1/2 and again after 3/4 of the steps",
         "cosine": "rates fall along a cosine",
     }[settings.schedule]
-    augmented = "shifted by up to 4 pixels and mirrored, " if data.augmented else ""
+    augmented = f"shifted by up to {data.shift} pixels and mirrored, " if data.shift else ""
+    shrunken = f", averaged over {settings.shrink}×{settings.shrink} pixels" * (settings.shrink > 1)
+    divided = f", those of {settings.together} runs at once divided by {settings.together}"
     return (
-        f"{images.name}{f' ({settings.note})' if settings.note else ''}: {len(data.training[1])} "
-        f"training, {len(data.validation[1])} validation and {len(data.test[1])} test images; "
-        f"ResNet-{settings.depth} with batch normalization, width {settings.width:g}; "
-        f"{settings.epochs} epochs ({settings.tuning_epochs} to choose settings) of batches of "
-        f"{settings.batch_size}, {augmented}{schedule}; momentum {MOMENTUM}; beside kernels on "
-        f"manifolds all weights are trained by SGD with rate {EUCLIDEAN_RATE} and decay "
-        f"{EUCLIDEAN_DECAY:g}; {settings.features} features, {settings.together} runs at once on "
-        f"{jax.devices()[0].device_kind}, seconds without compilation"
+        f"{images.name}{f' ({settings.note})' if settings.note else ''}{shrunken}: "
+        f"{len(data.training[1])} training, {len(data.validation[1])} validation and "
+        f"{len(data.test[1])} test images; ResNet-{settings.depth} with batch normalization, width "
+        f"{settings.width:g}; {settings.epochs} epochs ({settings.tuning_epochs} to choose "
+        f"settings) of batches of {settings.batch_size}, {augmented}{schedule}; momentum "
+        f"{MOMENTUM}; beside kernels on manifolds all weights are trained by SGD with rate "
+        f"{Method.euclidean_rate} and decay {EUCLIDEAN_DECAY:g}, unless the method says otherwise; "
+        f"{settings.features} features; seconds of a run are without compilation"
+        f"{divided * (settings.together > 1)}"
     )
 
 
@@ -126,28 +130,33 @@ class _Problem:
         return [{name: values[i] for name, values in results.items()} for i in range(len(trials))]
 
 
-def _draw(rows: list[Row], path: Path) -> None:
-    """Validation error of the shorter runs by rate, and test error of the longer runs by method."""
-    figure, (panels,) = figures.panels(1, 2)
-    colors = figures.colors(row["method"] for row in rows)
-    least, most = (function(row["epochs"] for row in rows) for function in (min, max))
+def _draw(study: Study, rows: list[Row], path: Path) -> None:
+    """Validation error by rate while settings are chosen, and test error with those chosen."""
+    study = study.finished(rows)
+    (case,) = study.cases
+    colors = figures.colors(study.methods)
+    figure = Figure(figsize=(10, 2.2 + 0.25 * len(colors)), layout="constrained")
+    tuning, final = figure.subplots(1, 2)
     for place, (method, color) in enumerate(colors.items()):
-        of_method = [row for row in rows if row["method"] == method]
+        marker, line = (".", "-") if place < len(figures.COLORS) else ("x", "--")
         errors: dict[float, list[float]] = {}
-        for row in of_method:
-            if row["epochs"] == least and row["validation_error"] is not None:
-                errors.setdefault(row["learning_rate"], []).append(row["validation_error"])
+        for row in study.rows_of(rows, {**case, **study.tuning}, method):
+            if row["seed"] < study.tuning_seeds and row["validation_error"] is not None:
+                errors.setdefault(row["learning_rate"], []).append(100 * row["validation_error"])
         rates = sorted(errors)
-        panels[0].plot(rates, [min(errors[r]) for r in rates], ".-", color=color, label=method)
-        final = [row["test_error"] for row in of_method if row["epochs"] == most]
-        final = [error for error in final if error is not None]
-        panels[1].plot([place] * len(final), final, ".", color=color, label=method)
-        if final:
-            panels[1].plot(place, statistics.fmean(final), "_", color=color, markersize=16)
-    panels[0].set_xscale("log")
-    panels[0].set_xlabel("learning rate")
-    panels[0].set_ylabel("error")
-    panels[0].set_title(f"validation, {least} epochs, best decay", fontsize=10)
-    panels[1].set_title(f"test, {most} epochs, chosen settings", fontsize=10)
-    panels[1].set_xticks([])
-    figures.save(figure, path)
+        tuning.plot(rates, [min(errors[r]) for r in rates], marker + line, color=color)
+        chosen = [row["test_error"] for row in study.chosen(rows, case, method)]
+        found = [100 * error for error in chosen if error is not None]
+        final.plot(found, [place] * len(found), marker, color=color)
+        if found:
+            final.plot(statistics.fmean(found), place, "|", color=color, markersize=16)
+    tuning.set_xscale("log")
+    plots.label_log(tuning.xaxis)
+    tuning.set(xlabel="learning rate", ylabel="validation error, %")
+    tuning.set_title(f"{study.tuning['epochs']} epochs, the better decay of SGD", fontsize=10)
+    final.set(xlabel="test error, %", yticks=range(len(colors)), yticklabels=list(colors))
+    final.set_title(f"{study.final['epochs']} epochs, chosen settings", fontsize=10)
+    final.invert_yaxis()
+    for label, color in zip(final.get_yticklabels(), colors.values(), strict=True):
+        label.set_color(color)
+    plots.save(figure, path)

@@ -30,6 +30,7 @@ def probe(images: ImageData, settings: Paper) -> None:
     ]
     training, *_ = trainings
     lowered = training.lowered(settings.methods)
+    del lowered["gradient"], lowered["measure"]  # below, with every kind of convolution
     for other in trainings:
         programs = other.lowered(settings.methods[:1])
         for name in ("gradient", "measure"):

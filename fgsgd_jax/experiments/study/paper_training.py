@@ -16,27 +16,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
-import fgsgd_jax as fg
-from fgsgd_jax.experiments.data import ImageData, stratified_order
+from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.study.config import Paper
+from fgsgd_jax.experiments.study.paper_images import Data, augmented
+from fgsgd_jax.experiments.study.paper_methods import METHODS, optimizer
 from fgsgd_jax.experiments.study.resnet import gradients, initial, mapped, network
 
-THREE = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
-METHODS: dict[str, tuple[Any, Any] | None] = {
-    "SGD": None,
-    "sphere-PO": ("PO", fg.Sphere()),
-    "three-PIO": ("PIO", THREE),
-    "stiefel-PO": ("PO", fg.Stiefel()),
-    "three-PI": ("PI", THREE),
-    "three-PO": ("PO", THREE),
-    "three-kernel": ("kernel", THREE),
-}
-"""The scheme and the manifolds of the 3×3 kernels."""
-
-MOMENTUM = 0.9
-# Of the leaves that stay Euclidean beside kernels on manifolds.
-EUCLIDEAN_RATE, EUCLIDEAN_DECAY = 0.1, 5e-4
-SHIFT = 4  # largest shift of an image, in pixels
 EVALUATION_BATCH, MOMENTS_FROM = 500, 5000  # images
 
 
@@ -52,21 +37,6 @@ class Hyperparameters:
 jax.tree_util.register_dataclass(Hyperparameters)
 
 
-class Data:
-    """The images on the device, as unsigned bytes; a tenth of the training images validates."""
-
-    def __init__(self, images: ImageData):
-        order = stratified_order(images.train_labels)
-        training, validation = np.split(order, [len(order) - len(order) // 10])
-        pixels, labels = jnp.asarray(images.train_images), jnp.asarray(images.train_labels)
-        self.training = pixels[training], labels[training]
-        self.validation = pixels[validation], labels[validation]
-        self.test = jnp.asarray(images.test_images), jnp.asarray(images.test_labels)
-        self.mean, self.deviation = images.statistics()
-        self.classes, self.channels = images.classes, images.train_images.shape[-1]
-        self.augmented = images.name == "cifar10"
-
-
 class Training:
     """The training of networks, with its programs.
 
@@ -76,7 +46,7 @@ class Training:
     """
 
     def __init__(self, images: ImageData, settings: Paper):
-        self.data, self.settings = Data(images), settings
+        self.data, self.settings = Data(images, settings.shrink), settings
         self.steps_per_epoch = len(self.data.training[1]) // settings.batch_size
 
     def run(self, method: str, seeds, rates, decays, epochs: int) -> dict[str, np.ndarray]:
@@ -168,9 +138,8 @@ class Training:
         """The parameters and the states of the optimizer before the first step."""
 
         def of_run(params, rate, decay):
-            if spec := _spec(method, params):
-                params = fg.project(params, spec)
-            tx = optimizer(method, params, self._schedule(given.steps), rate, decay)
+            params = METHODS[method].projected(params)
+            tx = self._optimizer(method, params, given.steps, rate, decay)
             return params, tx.init(params)
 
         return jax.vmap(of_run)(params, given.rates, given.decays)
@@ -179,7 +148,7 @@ class Training:
         """The parameters and the states after a step."""
 
         def of_run(params, state, gradient, rate, decay):
-            tx = optimizer(method, params, self._schedule(given.steps), rate, decay)
+            tx = self._optimizer(method, params, given.steps, rate, decay)
             updates, state = tx.update(gradient, state, params)
             return optax.apply_updates(params, updates), state
 
@@ -196,8 +165,9 @@ class Training:
         first = step % self.steps_per_epoch * size
         batches = jax.lax.dynamic_slice_in_dim(orders, first, size, axis=1)
         scaled = self._scaled(pixels[batches])
-        if self.data.augmented:
-            scaled = jax.vmap(augmented)(jax.vmap(lambda key: _key(key, step, 2))(keys), scaled)
+        if self.data.shift is not None:
+            shifted = functools.partial(augmented, shift=self.data.shift)
+            scaled = jax.vmap(shifted)(jax.vmap(lambda key: _key(key, step, 2))(keys), scaled)
         of_runs = gradients(self._loss, self.settings.convolution)
         _, gradient = of_runs(params, scaled, labels[batches])
         return step + 1, gradient
@@ -237,52 +207,14 @@ class Training:
         logits, _ = network(params, images, self.settings.convolution)
         return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
 
+    def _optimizer(self, method: str, params, steps, rate, decay) -> optax.GradientTransformation:
+        return optimizer(METHODS[method], params, self._schedule(steps), rate, decay)
+
     def _schedule(self, steps: jax.Array) -> optax.Schedule:
         """What rates are multiplied by, from 1 down."""
         if self.settings.schedule == "cosine":
             return lambda count: (1 + jnp.cos(jnp.pi * count / steps)) / 2
         return lambda count: 0.1 ** ((2 * count >= steps) + 1.0 * (4 * count >= 3 * steps))
-
-
-def optimizer(
-    method: str, params: Any, schedule: optax.Schedule, rate: jax.Array, decay: jax.Array
-) -> optax.GradientTransformation:
-    """The optimizer of one run."""
-
-    def sgd(rate, decay):
-        momentum = optax.sgd(lambda count: rate * schedule(count), MOMENTUM)
-        return optax.chain(optax.add_decayed_weights(decay), momentum)
-
-    spec = _spec(method, params)
-    if spec is None:
-        return sgd(rate, decay)
-    euclidean = sgd(EUCLIDEAN_RATE, EUCLIDEAN_DECAY)
-    rates = lambda count: rate * schedule(count)  # noqa: E731
-    return fg.fgsgd(rates, spec, momentum=MOMENTUM, euclidean=euclidean)
-
-
-def augmented(key: jax.Array, images: jax.Array) -> jax.Array:
-    """Images `(number, rows, columns, channels)`, shifted by up to 4 pixels and mirrored or not."""
-    shifting, mirroring = jax.random.split(key)
-    number = len(images)
-    corners = jax.random.randint(shifting, (number, 2), 0, 2 * SHIFT + 1)
-    padded = jnp.pad(images, ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT), (0, 0)))
-
-    def cropped(image, corner):
-        return jax.lax.dynamic_slice(image, (corner[0], corner[1], 0), images.shape[1:])
-
-    shifted = jax.vmap(cropped)(padded, corners)
-    mirror = jax.random.bernoulli(mirroring, shape=(number, 1, 1, 1))
-    return jnp.where(mirror, shifted[:, :, ::-1], shifted)
-
-
-def _spec(method: str, params: Any) -> fg.Collection | None:
-    """The 3×3 kernels on manifolds, one draw for all seeds; None for SGD."""
-    request = METHODS[method]
-    if request is None:
-        return None
-    one, stacked = fg.pom(*request), fg.pom(*request, layout="SHWIO")
-    return fg.collection(params, ("*/kernel", one), ("*/kernels", stacked), default=None)
 
 
 def _key(key: jax.Array, step: jax.Array, use: int) -> jax.Array:

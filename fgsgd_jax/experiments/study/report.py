@@ -1,5 +1,6 @@
 """Runs a study in its folder, and writes its table and figure."""
 
+import dataclasses
 import json
 from pathlib import Path
 
@@ -23,10 +24,11 @@ def run(study: Study, run_dir: Path, *, seconds: float | None = None, quiet: boo
         quiet: Whether to print only the path of the folder.
 
     Raises:
-        UsageError: If the folder holds something else.
+        UsageError: If the folder holds something else, or trials of another device and some are
+            missing.
         Interrupted: If Ctrl-C ended it.
     """
-    _open_folder(study, run_dir)
+    study = _open_folder(study, run_dir)
 
     def what_is_saved() -> str:
         return (
@@ -53,19 +55,29 @@ def run(study: Study, run_dir: Path, *, seconds: float | None = None, quiet: boo
     report_folder(run_dir, quiet=quiet)
 
 
-def _open_folder(study: Study, run_dir: Path) -> None:
-    """Creates the folder, or checks that it belongs to the same study."""
+def _open_folder(study: Study, run_dir: Path) -> Study:
+    """Creates the folder, or checks that it belongs to the study; the study with its device."""
     path, content = run_dir / STUDY_FILE, {"study": study.name, "data": study.title}
     if path.exists():
-        if json.loads(path.read_text()) != content:
+        stored = json.loads(path.read_text())
+        device = stored.pop("device", "")
+        if stored != content:
             raise UsageError(
                 f"{run_dir} holds another study, or this one with other data; give another "
                 "--run-dir."
             )
-        return
+        rows = grid.Rows(run_dir / TRIALS_FILE).rows
+        if device != study.device and study.finished(rows).methods != study.methods:
+            raise UsageError(
+                f"The trials in {run_dir} are not complete, and ran on another device "
+                f"({device or 'unknown'}) than this ({study.device}), so that their times could "
+                "not be compared; continue there, or give another --run-dir."
+            )
+        return dataclasses.replace(study, device=device)
     if is_taken(run_dir):
         raise UsageError(
             f"{run_dir} exists and is not the folder of a study; give another --run-dir."
         )
     make_run_dir(run_dir)
-    write_json(path, content)
+    write_json(path, content | ({"device": study.device} if study.device else {}))
+    return study

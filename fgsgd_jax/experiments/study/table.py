@@ -21,13 +21,14 @@ def markdown(study: Study, rows: list[Row]) -> str:
     header += study.across_settings
     reference, *others = study.methods
     if others:
-        header.append(f"p of {next(iter(study.results.values()))}")
+        header.append(f"p of {next(iter(study.results.values())).removesuffix(', %')}")
     lines = [header, ["---"] * len(header)]
     for case in study.cases:
         for method in study.methods:
             lines.append(_line(study, rows, case, method, reference, tuned=tuned))
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return f"{study.title}. {_how_chosen(study)}\n\n{table}\n"
+    device = f"Trained on {study.device}. " if study.device else ""
+    return f"{study.title}. {device}{_how_chosen(study)}\n\n{table}\n"
 
 
 def _line(
@@ -35,7 +36,8 @@ def _line(
 ) -> list[str]:
     chosen = study.chosen(rows, case, method)
     values = [
-        _mean_and_deviation([row[name] for row in chosen if name in row]) for name in study.results
+        _summary([row[name] for row in chosen if name in row], study.shown_as.get(name))
+        for name in study.results
     ]
     line = [*map(str, case.values()), method, *values]
     if tuned:
@@ -53,9 +55,10 @@ def _line(
 def _how_chosen(study: Study) -> str:
     if study.tried == 1:
         return f"Mean ± deviation over {study.seeds} seeds."
+    seeds = "of one seed" if study.tuning_seeds == 1 else f"mean of {study.tuning_seeds} seeds"
     return (
         f"Mean ± deviation over {study.seeds} seeds, with the best of {study.tried} settings of "
-        f"each method by {study.score.replace('_', ' ')} (mean of {study.tuning_seeds} seeds)."
+        f"each method by {study.score.replace('_', ' ')} ({seeds})."
     )
 
 
@@ -63,14 +66,20 @@ def _spelled(settings: Mapping[str, Any]) -> str:
     return ", ".join(f"{name.replace('_', ' ')} {value:g}" for name, value in settings.items())
 
 
-def _mean_and_deviation(values: Sequence[float | None]) -> str:
+def _summary(values: Sequence[float | None], shown_as: str | None) -> str:
+    """The mean and the deviation of values; None stands for a run that diverged."""
     if not values:  # nothing that this method has
         return "–"
     finite = [value for value in values if value is not None]
     if len(finite) < len(values):
         return f"diverged in {len(values) - len(finite)} of {len(values)}"
-    deviation = f" ± {statistics.stdev(finite):.2g}" if len(finite) > 1 else ""
-    return f"{statistics.fmean(finite):.3g}{deviation}"
+    mean = statistics.fmean(finite)
+    if shown_as == "mean" or len(finite) == 1:
+        return f"{100 * mean:.1f}" if shown_as == "percent" else f"{mean:.3g}"
+    deviation = statistics.stdev(finite)
+    if shown_as == "percent":
+        return f"{100 * mean:.1f} ± {100 * deviation:.1f}"
+    return f"{mean:.3g} ± {deviation:.2g}"
 
 
 def _p_value(baseline: Sequence[Row], chosen: Sequence[Row], name: str) -> str:
