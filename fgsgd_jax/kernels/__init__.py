@@ -2,6 +2,11 @@
 
 Everything here equals textbook code elsewhere up to rounding, and exists for speed alone. To follow
 the algorithm, read `transforms` and `geometry` instead.
+
+A step has two forms, and a program takes one of them when it is lowered: passes over arrays
+(`_passes.py`), and for spheres and oblique manifolds on GPUs two passes over entries (`_gpu.py`).
+To have passes over arrays everywhere, set `fgsgd_jax.kernels._step.GPUS = ()` before the first
+update is traced.
 """
 
 from fgsgd_jax.kernels._choice import has_kernels as has_kernels
