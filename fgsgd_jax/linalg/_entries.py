@@ -31,9 +31,9 @@ class Entries:
         self.grid = grid
 
     @classmethod
-    def of(cls, array: jax.Array, axes: int = 2) -> "Entries":
-        """The entries along the first axes of an array."""
-        grid = np.empty(array.shape[:axes], object)
+    def of(cls, array: jax.Array) -> "Entries":
+        """The entries of an array `(rows, columns, *lanes)`."""
+        grid = np.empty(array.shape[:2], object)
         for index in np.ndindex(grid.shape):
             grid[index] = array[index]
         return cls(grid)

@@ -9,14 +9,8 @@ import pytest
 from jax import export
 
 import fgsgd_jax as fg
+from tests.kernels.test_xla_cpu import MANIFOLDS
 
-SLICES = {
-    "sphere": fg.Sphere(),
-    "oblique": fg.Oblique(),
-    "stiefel": fg.Stiefel(),
-    "cayley": fg.Stiefel(retraction="cayley"),
-    "mixture": (fg.Sphere(), fg.Oblique(), fg.Stiefel()),
-}
 OPTIMIZERS = {
     "fgsgd": lambda spec: fg.fgsgd(0.1, spec, momentum=0.9, nesterov=True),
     "rsgd": lambda spec: fg.rsgd(0.1, spec),
@@ -36,11 +30,11 @@ def exported(tx: optax.GradientTransformation, params) -> str:
 
 
 @pytest.mark.sweep(fast=2)
-@pytest.mark.parametrize("manifold", SLICES)
+@pytest.mark.parametrize("manifold", MANIFOLDS)
 @pytest.mark.parametrize("optimizer", OPTIMIZERS)
 def test_slices_are_moved_without_a_library(optimizer, manifold):
     params = {"w": jnp.ones((3, 3, 4, 6)), "bias": jnp.ones(6)}
-    spec = fg.collection(params, ("w", fg.pom("PIO", SLICES[manifold])))
+    spec = fg.collection(params, ("w", fg.pom("PIO", MANIFOLDS[manifold])))
     program = exported(OPTIMIZERS[optimizer](spec), fg.initialize(jax.random.key(0), params, spec))
     # LAPACK and its like are reached by custom calls.
     assert re.findall(r"custom_call @(\w+)", program) == []
