@@ -2,7 +2,6 @@
 
 import importlib
 import shlex
-import sys
 from collections.abc import Sequence
 from typing import Annotated, Any
 
@@ -12,7 +11,7 @@ from fgsgd_jax.experiments import cli
 from fgsgd_jax.experiments.bench import sections
 
 from . import __doc__ as description
-from . import results, settings
+from . import console, results, settings
 
 PROGRAM = "python -m tests.benchmarks"
 
@@ -23,14 +22,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     Args:
         argv: The arguments after the program's name; by default those of the process.
     """
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    return cli.exit_code(lambda: _run(arguments))
-
-
-def _run(argv: list[str]) -> int:
-    app = cli.new_app(PROGRAM, help=description)
-    app.default(_measure)
-    return cli.run(app, argv)
+    return console.run(PROGRAM, str(description), _measure, argv)
 
 
 CHOSEN, OPTIONS = settings.BenchmarkSettings(), settings.Program()

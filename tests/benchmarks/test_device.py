@@ -12,8 +12,9 @@ import pytest
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments import cli
+from fgsgd_jax.experiments.bench import weights
 
-from .device import cases, results, starts, updates
+from .device import cases, results, updates
 from .device.__main__ import main
 
 HERE = Path(__file__).parent / "device"
@@ -178,14 +179,19 @@ def test_starting_points_lie_on_their_manifolds(shape):
         fg.Stiefel(): lambda x: np.sort(np.linalg.eigvalsh(x.T @ x)),
     }
     for manifold, ones in norms.items():
-        for point in starts.points_on(manifold, shape):
+        for point in weights.points_on(manifold, shape):
             np.testing.assert_allclose(ones(point.astype(float)), 1, atol=1e-6)
+
+
+def test_wide_stiefel_points_have_orthonormal_rows():
+    (point,) = weights.points_on(fg.Stiefel(), (1, 5, 8)).astype(float)
+    np.testing.assert_allclose(point @ point.T, np.eye(5), atol=1e-6)
 
 
 def test_starts_have_the_dtypes_of_the_weights_and_keep_those_on_no_manifold():
     params = {"on": jnp.ones((3, 3, 2, 2), jnp.bfloat16), "off": jnp.full((3,), 2.0)}
     spec = fg.collection(params, ("on", fg.pom("PO", (fg.Sphere(), fg.Oblique()))), ("off", None))
-    start = starts.start_on(spec, params)
+    start = weights.start_on(spec, params)
     assert start["on"].dtype == jnp.bfloat16
     assert start["off"] is params["off"]
     squares = np.sum(np.asarray(start["on"], float) ** 2, axis=(0, 1)).ravel()

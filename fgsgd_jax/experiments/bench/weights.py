@@ -3,6 +3,7 @@
 `fg.initialize` and `jax.random` would compile a program for each shape of a weight.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any
@@ -60,9 +61,9 @@ def on_manifolds(
 
 
 def start_on(spec: fg.Collection, params: Any) -> Any:
-    """Weights on the manifolds of a spec; those on no manifold are taken from `params`."""
+    """Weights on the manifolds of a spec, in the dtypes of `params`; others are as in `params`."""
     leaves = [
-        leaf if leaf_spec is None else _weight_on(leaf_spec)
+        leaf if leaf_spec is None else _weight_on(leaf_spec).astype(leaf.dtype)
         for leaf_spec, leaf in ((spec[path], leaf) for path, leaf in leaves_with_paths(params))
     ]
     return jax.tree.unflatten(jax.tree.structure(params), leaves)
@@ -72,15 +73,36 @@ def _weight_on(leaf_spec: fg.LeafSpec) -> jax.Array:
     """A weight on its manifolds that repeats a few random points."""
     rows, columns, *lanes = leaf_spec.points_shape
     count = math.prod(lanes)
-    weight = np.empty((rows, columns, count), np.float32)
     manifold_ids = leaf_spec.draw().manifold_ids
+    weight = np.empty((count, rows, columns), np.float32)
     for position, manifold in enumerate(leaf_spec.manifolds):
-        few = manifold.random(jax.random.key(0), (rows, columns, min(count, DISTINCT)))
-        points = np.resize(np.moveaxis(np.asarray(few), -1, 0), (count, rows, columns))
         own = slice(None) if manifold_ids is None else manifold_ids.ravel() == position
-        weight[:, :, own] = np.moveaxis(points[own], 0, -1)
-    points = jnp.asarray(weight.reshape(leaf_spec.points_shape))
+        few = points_on(manifold, (min(count, DISTINCT), rows, columns))
+        weight[own] = np.resize(few, weight.shape)[own]
+    points = jnp.asarray(np.moveaxis(weight, 0, -1).reshape(leaf_spec.points_shape))
     return leaf_spec.component.from_points(points, leaf_spec.shape)
+
+
+@functools.cache
+def points_on(manifold: fg.Manifold, shape: tuple[int, int, int]) -> np.ndarray:
+    """Random points of one of the manifolds of `manifolds_named` in float32.
+
+    Made with NumPy: `Manifold.random` would compile a program for each shape, and on a CPU takes
+    minutes for all Stiefel points of a vision transformer.
+
+    Args:
+        manifold: The manifold.
+        shape: `(count, rows, columns)`.
+    """
+    normal = np.random.default_rng(0).standard_normal(shape, np.float32)
+    if isinstance(manifold, fg.Euclidean):
+        return normal
+    if isinstance(manifold, fg.Stiefel):
+        if shape[1] < shape[2]:  # the rows are orthonormal
+            return np.swapaxes(np.linalg.qr(np.swapaxes(normal, 1, 2)).Q, 1, 2)
+        return np.linalg.qr(normal).Q
+    axes = (1, 2) if isinstance(manifold, fg.Sphere) else (1,)
+    return normal / np.linalg.norm(normal, axis=axes, keepdims=True)
 
 
 def normal(shapes: networks.Shapes, seed: int) -> dict[str, jax.Array]:

@@ -16,6 +16,7 @@ from fgsgd_jax.experiments.bench import sections
 from fgsgd_jax.experiments.cli import UsageError
 from fgsgd_jax.experiments.files import write_text
 
+from .. import console
 from . import __doc__ as description
 from . import table
 from .devices import DEVICES, Device, environment
@@ -27,14 +28,7 @@ ENVIRONMENTS = REPOSITORY / ".venv-compiled"
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Compiles as the arguments say, prints a table, and returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    return cli.exit_code(lambda: _run(arguments))
-
-
-def _run(argv: list[str]) -> int:
-    app = cli.new_app(PROGRAM, help=description)
-    app.default(_compare)
-    return cli.run(app, argv)
+    return console.run(PROGRAM, str(description), _compare, argv)
 
 
 def _compare(

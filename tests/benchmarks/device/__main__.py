@@ -23,6 +23,7 @@ from cyclopts import Parameter
 from fgsgd_jax.experiments import cli
 from fgsgd_jax.experiments.bench import environment, sections
 
+from .. import console
 from . import __doc__ as description
 from . import cases, checks, peers, results, updates
 
@@ -32,14 +33,7 @@ SMOKE_WIDTH = 1 / 16
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Measures as the arguments say, prints tables, and returns the exit code."""
-    arguments = list(sys.argv[1:] if argv is None else argv)
-    return cli.exit_code(lambda: _run(arguments))
-
-
-def _run(argv: list[str]) -> int:
-    app = cli.new_app(PROGRAM, help=description)
-    app.default(_measure)
-    return cli.run(app, argv)
+    return console.run(PROGRAM, str(description), _measure, argv)
 
 
 def _measure(

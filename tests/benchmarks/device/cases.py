@@ -11,13 +11,12 @@ import optax
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench import networks
 from fgsgd_jax.experiments.bench.config import MOMENTUM, RATE
-from fgsgd_jax.experiments.bench.weights import manifolds_named, normal
+from fgsgd_jax.experiments.bench.weights import manifolds_named, normal, start_on
 
-from .starts import start_on
+from ..compiled.cases import MIXTURE, PIO_GROUPS
 
 SMALL = "ResNet-18, 3×3 kernels, float32"
-PIO_GROUPS = 64
-SETS = (("sphere",), ("oblique",), ("stiefel",), ("sphere", "oblique", "stiefel"))
+SETS = (*((name,) for name in MIXTURE), MIXTURE)
 MATRICES = ((512, 512), (1024, 256), (768, 3072))
 LARGE = ((256, 256), (1024, 256), (1024, 1024))
 HEADS = 6
@@ -161,7 +160,7 @@ def _vit(shapes: networks.Shapes) -> Block:
         return name.split("/")[-2:-1] in (["query"], ["key"], ["value"]) and len(shape) == 3
 
     def dense(name, shape):
-        return networks.is_kernel(name) and len(shape) in (2, 3)
+        return networks.is_kernel(name) and len(shape) == 2
 
     shapes = {
         name: (shape[0], HEADS, shape[1] // HEADS)
@@ -171,10 +170,7 @@ def _vit(shapes: networks.Shapes) -> Block:
         for name, shape in shapes.items()
     }
     heads = fg.pom("layer", fg.Stiefel(), component="in:rows heads:stack out:columns")
-    two_axes = fg.pom("PO", fg.Sphere(), component="filter")
-
-    def two(name, shape):
-        return dense(name, shape) and len(shape) == 2
+    neurons = fg.pom("PO", fg.Sphere(), component="filter")
 
     return Block(
         "ViT-S, all weights, float32",
@@ -194,11 +190,11 @@ def _vit(shapes: networks.Shapes) -> Block:
             ),
             Case(
                 "riemannian_adam, spheres of neurons",
-                _where(two, two_axes, lambda spec: fg.riemannian_adam(RATE, spec)),
+                _where(dense, neurons, lambda spec: fg.riemannian_adam(RATE, spec)),
             ),
             Case(
                 f"fgsgd PO, spheres of neurons, momentum {MOMENTUM}",
-                _where(two, two_axes, lambda spec: fg.fgsgd(RATE, spec, momentum=MOMENTUM)),
+                _where(dense, neurons, lambda spec: fg.fgsgd(RATE, spec, momentum=MOMENTUM)),
             ),
         ),
     )

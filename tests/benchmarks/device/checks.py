@@ -15,11 +15,10 @@ import optax
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench.config import MOMENTUM
-from fgsgd_jax.experiments.bench.weights import manifolds_named
+from fgsgd_jax.experiments.bench.weights import manifolds_named, start_on
 from fgsgd_jax.spec import Scheme
 
 from .cases import SETS
-from .starts import start_on
 
 # Sizes that no block of threads divides.
 SHAPES: dict[Scheme, tuple[int, ...]] = {"PO": (3, 3, 33, 65), "PIO": (3, 3, 17, 31)}
