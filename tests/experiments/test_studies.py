@@ -91,6 +91,17 @@ def test_an_interrupted_study_continues_and_equals_an_uninterrupted_one(tmp_path
     assert len(calls) == len(path.read_text().splitlines()) >= done  # nothing ran twice
 
 
+def test_the_progress_of_a_continued_study_starts_where_it_stopped(tmp_path, capsys):
+    path = tmp_path / "trials.jsonl"
+    grid.run(study(error), path, no_interrupts, quiet=True)
+    lines = path.read_text().splitlines(keepends=True)
+    path.write_text("".join(lines[:7]) + '{"size": 9, "method": "a"}\n')  # the last of another
+    grid.run(study(error), path, no_interrupts, quiet=False)
+    shown = capsys.readouterr().err
+    assert f" 7/{len(lines)} " in shown.split("trials")[0]
+    assert f" {len(lines)}/{len(lines)} " in shown.split("\r")[-1]
+
+
 STAGES = {"tuning": {"epochs": 1}, "final": {"epochs": 5}}
 
 

@@ -102,6 +102,10 @@ class Paper:
     Stiefel, in groups (PI, PO, PIO) or each slice with a normalizer of its own; the last seven
     change one thing in sphere-PO or SGD"""
 
+    sgd_decays: Annotated[tuple[Positive, ...], PAPER] = (1e-4, 5e-4)
+    """the weight decays that SGD is tried with, at three rates each; all other methods have as many
+    settings as three rates and two decays"""
+
     epochs: Annotated[Count, PAPER] = 30
     """epochs of the final runs"""
 

@@ -172,7 +172,9 @@ def run(
     settings = sum(map(len, study.methods.values()))
     runs = settings * study.tuning_seeds + len(study.methods) * len(study.later_seeds)
     total = len(study.cases) * runs
-    with tqdm(total=total, unit=" trials", disable=quiet) as bar:
+    ours = [{**case, "method": method} for case in study.cases for method in study.methods]
+    done = sum(any(contains(row, part) for part in ours) for row in kept.rows)
+    with tqdm(total=total, initial=done, unit=" trials", disable=quiet) as bar:
 
         def run_all(trials: Iterable[Row]) -> None:
             missing = [trial for trial in trials if not kept.has(trial)]

@@ -30,7 +30,7 @@ from fgsgd_jax.experiments.study.paper_methods import EUCLIDEAN_DECAY, METHODS, 
 from fgsgd_jax.experiments.study.paper_probe import probe as probe
 from fgsgd_jax.experiments.study.paper_training import Training
 
-SGD_RATES, SGD_DECAYS = (0.03, 0.1, 0.3), (1e-4, 5e-4)
+SGD_RATES = (0.03, 0.1, 0.3)
 SMOKE = Paper(
     depth=8,
     width=0.25,
@@ -54,7 +54,9 @@ def study(images: ImageData, *, smoke: bool, settings: Paper) -> Study:
         name="paper-" + images.name,
         title=_title(problem.training, images, settings),
         cases=({"data": images.name},),
-        methods={method: _grid(method, smoke=smoke) for method in settings.methods},
+        methods={
+            method: _grid(method, settings.sgd_decays, smoke=smoke) for method in settings.methods
+        },
         run=lambda trial: problem.run([trial])[0],
         score="validation_error",
         results={
@@ -75,10 +77,10 @@ def study(images: ImageData, *, smoke: bool, settings: Paper) -> Study:
     return result
 
 
-def _grid(method: str, *, smoke: bool) -> list[dict[str, float]]:
-    """Six settings: three rates and two decays for SGD, six rates on manifolds."""
+def _grid(method: str, decays: Sequence[float], *, smoke: bool) -> list[dict[str, float]]:
+    """Three rates and some decays, usually two, for SGD; six rates on manifolds."""
     if METHODS[method].scheme is None:
-        grid = [{"learning_rate": rate, "decay": d} for rate in SGD_RATES for d in SGD_DECAYS]
+        grid = [{"learning_rate": rate, "decay": d} for rate in SGD_RATES for d in decays]
     else:
         grid = [{"learning_rate": rate} for rate in METHODS[method].rates]
     return grid[1:3] if smoke else grid
