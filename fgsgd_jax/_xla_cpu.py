@@ -41,7 +41,13 @@ class _State(threading.local):
 _state = _State()
 
 
-def materialize(function: Callable, like: jax.Array, *, after: jax.Array | None = None) -> Any:
+def materialize(
+    function: Callable,
+    like: jax.Array,
+    *,
+    after: jax.Array | None = None,
+    least: int = MATERIALIZED_SIZE,
+) -> Any:
     """`function()`, computed once and stored, rather than fused into all that reads it.
 
     The result should be small, a few numbers per point. Arrays that the function closes over are
@@ -51,8 +57,9 @@ def materialize(function: Callable, like: jax.Array, *, after: jax.Array | None 
         function: A function without arguments.
         like: An array of the size that the function reads.
         after: A `completion_token`; the function runs after what the token depends on.
+        least: The size of `like` from which the result is stored.
     """
-    return materialize_either(True, function, None, like, after=after)
+    return materialize_either(True, function, None, like, after=after, least=least)
 
 
 def materialize_either(
@@ -62,6 +69,7 @@ def materialize_either(
     like: jax.Array,
     *,
     after: jax.Array | None = None,
+    least: int = MATERIALIZED_SIZE,
 ) -> Any:
     """`function()` if the condition holds, else `otherwise()`, either of them materialized.
 
@@ -72,7 +80,7 @@ def materialize_either(
     # needs no second one. Inside `jax.shard_map` branches of a conditional would have to vary over
     # the same axes of the mesh, which zeros do not.
     compiled = isinstance(like, Tracer) and not in_shard_map()
-    if _state.inside or not compiled or like.size < MATERIALIZED_SIZE:
+    if _state.inside or not compiled or like.size < least:
         return function()
     function, shapes = _traced(function)
     if otherwise is None:

@@ -35,6 +35,9 @@ class Kernel(abc.ABC):
     # Whether `aim` has a cheaper approximation.
     approximates_aim: bool = False
 
+    # Whether `aim` takes so long that its numbers are stored even where points are few.
+    has_costly_aim: bool = False
+
     # Whether an entry of the result depends on other entries of its point, so that it cannot
     # overwrite them in place. Such a move is materialized, or XLA's CPU compiler writes the results
     # of all weights to buffers of their own and copies them back.

@@ -20,6 +20,7 @@ class MixtureKernel(Kernel):
     def __init__(self, manifold_ids: jax.Array, kernels: Sequence[Kernel]):
         self.manifold_ids, self.kernels = manifold_ids, kernels
         self.recomputes_tangent = all(kernel.recomputes_tangent for kernel in kernels)
+        self.has_costly_aim = any(kernel.has_costly_aim for kernel in kernels)
         self.mixes_entries = any(kernel.mixes_entries for kernel in kernels)
 
     def normal(self, x, g):

@@ -93,20 +93,20 @@ def _retract(step: Step, v: _Tangent, t, squares, after) -> tuple[jax.Array, lis
     exact = None
     if step.exact is not None and kernel.approximates_aim and _aims_twice(step):
         exact = step.exact | kernel.amplifies_rounding(t, v.normal)
-    aimed = _either(step, aim, exact, after)
+    least = 0 if kernel.has_costly_aim else _xla_cpu.MATERIALIZED_SIZE
+    aimed = _either(step, aim, exact, after, least=least)
     if not kernel.mixes_entries:
         return move(exact=True), jax.tree.leaves(aimed)
     moved = _either(step, move, step.exact, after)
     return moved, [moved]
 
 
-def _either(step: Step, function: Callable, exact: jax.Array | None, after) -> Any:
+def _either(step: Step, function: Callable, exact: jax.Array | None, after, **least: int) -> Any:
     """`function(exact)` in whichever of its two forms."""
     if exact is None:
-        return _materialize(step, lambda: function(True), after)
-    return _xla_cpu.materialize_either(
-        exact, lambda: function(True), lambda: function(False), step.weight, after=after
-    )
+        return _xla_cpu.materialize(lambda: function(True), step.weight, after=after, **least)
+    forms = (lambda: function(True)), (lambda: function(False))
+    return _xla_cpu.materialize_either(exact, *forms, step.weight, after=after, **least)
 
 
 def _aims_twice(step: Step) -> bool:

@@ -16,6 +16,7 @@ class RotationKernel(Kernel):
     """
 
     approximates_aim = True
+    has_costly_aim = True
     mixes_entries = True
 
     def normal(self, x, g):
@@ -32,9 +33,12 @@ class RotationKernel(Kernel):
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
         *p, sigma = linalg.rotation_3x3(normal, t)
-        # σ is positive in a rotation: −σ marks a point at rest.
-        rotation = jnp.stack([*p, jnp.where(at_rest, -sigma, sigma)])
-        return jnp.where(_may_start(x, on_cpu=True), rotation, jnp.nan) if exact else rotation
+        # σ is positive in a rotation: −σ marks a point at rest. NaN in σ makes the whole move NaN;
+        # in all four numbers, XLA would compile the check four times.
+        sigma = jnp.where(at_rest, -sigma, sigma)
+        if exact:
+            sigma = jnp.where(_may_start(x, on_cpu=True), sigma, jnp.nan)
+        return jnp.stack([*p, sigma])
 
     def amplifies_rounding(self, t, normal):
         return jnp.array(False)
