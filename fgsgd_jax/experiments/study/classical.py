@@ -2,15 +2,17 @@
 
 Procrustes (the matrix with orthonormal columns nearest to a given one), principal components of a
 covariance, and independent components (an orthogonal mixing of sources with heavy tails, unmixed by
-the contrast of FastICA). The rival is a factorization of SciPy, or FastICA of scikit-learn.
-Everything is computed in float64: in float32, rounding leaves distances of about 1e-6.
+the contrast of FastICA). The rival is a factorization of SciPy, or FastICA of scikit-learn, and
+geoopt's RiemannianAdam where torch and geoopt are installed. Everything is computed in float64: in
+float32, rounding leaves distances of about 1e-6.
 
 References:
     Edelman, Arias & Smith, *The geometry of algorithms with orthogonality constraints*, 1998.
     Hyvärinen, *Fast and robust fixed-point algorithms for independent component analysis*, 1999.
+    Ablin & Peyré, *Fast and accurate optimization on the orthogonal manifold without retraction*,
+    2022.
 """
 
-import dataclasses
 import functools
 import itertools
 import time
@@ -22,24 +24,35 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-import scipy.linalg
-from sklearn.decomposition import FastICA
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
-from fgsgd_jax.experiments.study import figures
+from fgsgd_jax.experiments.study import classical_geoopt, figures
+from fgsgd_jax.experiments.study.classical_problems import PROBLEMS
 from fgsgd_jax.experiments.study.grid import Study
 
 NEAR = 1e-6  # the distance at which an optimum counts as found
 KEPT_STEPS = (1, 2, 5, 10, 20, 50, 100, 200, 500)  # whose distances are kept, for the figure
 RIVAL = "SciPy, scikit-learn"
-WHITE: Any = False  # samples are whitened already; scikit-learn's annotation lacks this value
+GEOOPT = "geoopt, RiemannianAdam"
+
+
+def landing(learning_rate: optax.Schedule, spec: fg.Collection) -> optax.GradientTransformation:
+    """Gradient steps without a retraction, pulled back to the manifold."""
+    return optax.chain(
+        fg.project_to_tangent(spec),
+        optax.scale_by_learning_rate(learning_rate),
+        fg.land_updates(spec, after_step=False),
+    )
+
+
 OPTIMIZERS: dict[str, Callable[..., optax.GradientTransformation]] = {
     "fgsgd": fg.fgsgd,
     "rsgd": fg.rsgd,
     "riemannian_adam": fg.riemannian_adam,
     "manifold_muon": fg.manifold_muon,
+    "landing": landing,
 }
 
 
@@ -80,103 +93,9 @@ def _methods() -> dict[str, list[dict[str, float]]]:
         "rsgd": grid(of_gradients),
         "riemannian_adam": grid(of_lengths),
         "manifold_muon": grid(of_lengths),
+        "landing": grid(of_gradients),
+        **({GEOOPT: grid(of_lengths)} if classical_geoopt.is_installed() else {}),
     }
-
-
-# --- the problems -----------------------------------------------------------------------------
-
-
-@dataclasses.dataclass(frozen=True)
-class Problem:
-    """A problem on a Stiefel manifold.
-
-    Attributes:
-        data: The matrix that defines it.
-        start: The point from which all methods start.
-        loss: The loss of `(data, point)`.
-        solve: The rival: returns its solution and its number of iterations.
-        distance: The distance of a point from the optimum.
-    """
-
-    data: np.ndarray
-    start: np.ndarray
-    loss: Callable[[jax.Array, jax.Array], jax.Array]
-    solve: Callable[[], tuple[np.ndarray, int]]
-    distance: Callable[[np.ndarray], float]
-
-
-def procrustes(rng: np.random.Generator) -> Problem:
-    """M = X·S with S positive definite; the nearest matrix with orthonormal columns is X."""
-    optimum, basis = orthonormal(rng, 30, 10), orthonormal(rng, 10, 10)
-    matrix = optimum @ (basis * np.linspace(0.2, 1, 10)) @ basis.T
-    return Problem(
-        data=matrix,
-        start=orthonormal(rng, 30, 10),
-        loss=lambda matrix, x: -jnp.sum(matrix * x),
-        solve=lambda: (scipy.linalg.polar(matrix)[0], 1),
-        distance=lambda x: _norm(x - optimum),
-    )
-
-
-def principal_components(rng: np.random.Generator) -> Problem:
-    """A covariance with known eigenvectors, and a gap of a tenth after the components wanted."""
-    basis = orthonormal(rng, 50, 50)
-    variances = np.concatenate([np.linspace(1, 0.6, 5), np.linspace(0.5, 0.01, 45)])
-    covariance, wanted = (basis * variances) @ basis.T, basis[:, :5]
-    return Problem(
-        data=covariance,
-        start=orthonormal(rng, 50, 5),
-        loss=lambda covariance, x: -jnp.sum(x * (covariance @ x)) / 2,
-        solve=lambda: (scipy.linalg.eigh(covariance, subset_by_index=[45, 49])[1], 1),
-        distance=lambda x: _norm(x - wanted @ (wanted.T @ x)),
-    )
-
-
-def independent_components(rng: np.random.Generator) -> Problem:
-    """Laplacian sources, mixed, and whitened, so that an orthogonal matrix unmixes them."""
-    sources = rng.laplace(size=(1_000, 10))
-    left, _, mixing = np.linalg.svd(sources - sources.mean(0), full_matrices=False)
-    samples = np.sqrt(len(left)) * left
-    start, optimum = orthonormal(rng, 10, 10), mixing
-    # The optimum of this sample is near the mixing, and Newton's method, 50 times, finds it.
-    for _ in range(50):
-        y = np.tanh(samples @ optimum)
-        optimum = samples.T @ y / len(y) - optimum * (1 - y**2).mean(0)
-        optimum = scipy.linalg.polar(optimum)[0]
-
-    def solve():
-        found = FastICA(whiten=WHITE, w_init=start.T, tol=1e-13, max_iter=1000).fit(samples)
-        return found.components_.T, found.n_iter_
-
-    def distance(x):
-        cosines = optimum.T @ x  # order and signs of the components are free
-        nearest = np.abs(cosines).argmax(0)
-        signs = np.sign(cosines[nearest, np.arange(10)])
-        return _norm(x - optimum[:, nearest] * signs)
-
-    return Problem(
-        data=samples,
-        start=start,
-        loss=lambda samples, x: jnp.sum(jnp.log(jnp.cosh(samples @ x))) / len(samples),
-        solve=solve,
-        distance=distance,
-    )
-
-
-PROBLEMS: dict[str, Callable[[np.random.Generator], Problem]] = {
-    "Procrustes": procrustes,
-    "principal components": principal_components,
-    "independent components": independent_components,
-}
-
-
-def orthonormal(rng: np.random.Generator, rows: int, columns: int) -> np.ndarray:
-    """A random matrix with orthonormal columns."""
-    return np.linalg.qr(rng.standard_normal((rows, columns)))[0]
-
-
-def _norm(differences: np.ndarray) -> float:
-    return float(np.linalg.norm(differences) / np.sqrt(differences.shape[1]))
 
 
 # --- the runs ---------------------------------------------------------------------------------
@@ -194,10 +113,14 @@ def _run(trial: Row) -> Row:
             "seconds": seconds,
             "steps_to_the_optimum": steps,
         }
-    with jax.enable_x64(True):
-        arguments = problem.data, problem.start, trial["learning_rate"], trial["final"]
-        program = _compiled(trial["problem"], trial["method"], problem.loss, *arguments)
-        points, seconds = _timed(lambda: jax.block_until_ready(program(*arguments)))
+    arguments = problem.data, problem.start, trial["learning_rate"], trial["final"]
+    if trial["method"] == GEOOPT:
+        solve = functools.partial(classical_geoopt.points, problem.loss, *arguments, KEPT_STEPS[-1])
+        points, seconds = _timed(solve)
+    else:
+        with jax.enable_x64(True):
+            program = _compiled(trial["problem"], trial["method"], problem.loss, *arguments)
+            points, seconds = _timed(lambda: jax.block_until_ready(program(*arguments)))
     distances = np.array([problem.distance(x) for x in np.asarray(points)])
     near = np.flatnonzero(distances < NEAR)
     steps = int(near[0]) + 1 if len(near) else len(distances)
@@ -240,7 +163,7 @@ def _points(method: str, loss: Callable, data, start, rate, final) -> jax.Array:
 
     def step(carried, _):
         params, state = carried
-        gradient = jax.grad(lambda params: loss(data, params["x"]))(params)
+        gradient = jax.grad(lambda params: loss(jnp, data, params["x"]))(params)
         updates, state = tx.update(gradient, state, params)
         moved: Any = optax.apply_updates(params, updates)
         return (moved, state), moved["x"]
@@ -256,7 +179,7 @@ def _draw(rows: list[Row], path: Path) -> None:
     last = max(row["seed"] for row in rows)
     rows = [row for row in rows if row["seed"] == last]
     problems = list(dict.fromkeys(row["problem"] for row in rows))
-    colors = figures.colors(OPTIMIZERS)
+    colors = figures.colors([*OPTIMIZERS, GEOOPT])
     figure, panels = figures.panels(2, len(problems))
     for column, problem in enumerate(problems):
         over_steps, over_seconds = panels[:, column]
