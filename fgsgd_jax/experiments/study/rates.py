@@ -27,9 +27,10 @@ from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Study
+from fgsgd_jax.experiments.study.rates_network import CHANNELS, initial, network
 from fgsgd_jax.experiments.study.training import fit, to_zero
 
-CHANNELS, BATCH = (8, 16), 50
+BATCH = 50
 # The rate of Euclidean leaves over that of leaves on manifolds, the default of `fgsgd`.
 SHARE = 0.05
 FIXED_RATES = {"SGD": 0.1, "Adam": 3e-3}  # of Euclidean leaves whose rate is not tied
@@ -85,51 +86,11 @@ def _methods() -> dict[str, list[dict[str, float]]]:
         "sphere PO, rsgd": grid(on_manifolds),
         "sphere PO, riemannian_adam": grid(of_adam),
         "sphere PO, on_manifold(adam)": grid(of_adam),
+        "three types PIO, riemannian_adam": grid(of_adam),
+        "three types PIO, on_manifold(adam)": grid(of_adam),
         "SGD": grid(of_sgd),
         "AdamW": grid(of_adam),
     }
-
-
-# --- the network ------------------------------------------------------------------------------
-
-
-def initial(key: jax.Array, images: jax.Array, classes: int, *, normalized: bool) -> dict[str, Any]:
-    """He-normal kernels and zero biases; with normalization, factors of 1."""
-    keys = jax.random.split(key, len(CHANNELS) + 1)
-    params: dict[str, Any] = {}
-    (_, rows, columns, inputs), he = images.shape, jax.nn.initializers.he_normal()
-    for stage, outputs in enumerate(CHANNELS):
-        params[f"conv{stage}"] = {
-            "kernel": he(keys[stage], (3, 3, inputs, outputs)),
-            "bias": jnp.zeros(outputs),
-        } | ({"factor": jnp.ones(outputs)} if normalized else {})
-        rows, columns, inputs = rows // 2, columns // 2, outputs
-    features = rows * columns * inputs
-    params["head"] = {"kernel": he(keys[-1], (features, classes)), "bias": jnp.zeros(classes)}
-    return params
-
-
-def network(params: dict[str, Any], x: jax.Array, moments: Any = None) -> tuple[jax.Array, Any]:
-    """The outputs, and the means and variances of the features, `(channels,)`, of these images.
-
-    Features are normalized by `moments`; if they are not given, by those of these images.
-    """
-    own = []
-    for stage in range(len(CHANNELS)):
-        layer = params[f"conv{stage}"]
-        x = jax.lax.conv_general_dilated(
-            x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")
-        )
-        if "factor" in layer:
-            own.append((x.mean((0, 1, 2)), x.var((0, 1, 2))))
-            mean, variance = own[-1] if moments is None else moments[stage]
-            x = (x - mean) * jax.lax.rsqrt(variance + 1e-5) * layer["factor"]
-        x = jax.nn.relu(x + layer["bias"])
-        number, rows, columns, channels = x.shape  # to halve by maxima; an odd last row is dropped
-        x = x[:, : rows // 2 * 2, : columns // 2 * 2]
-        x = x.reshape(number, rows // 2, 2, columns // 2, 2, channels).max((2, 4))
-    x = x.reshape(len(x), -1)
-    return x @ params["head"]["kernel"] + params["head"]["bias"], own
 
 
 # --- training ---------------------------------------------------------------------------------
