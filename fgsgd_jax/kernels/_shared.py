@@ -97,8 +97,8 @@ class Step:
     def g(self, form: Callable = lambda points: points) -> Any:
         """The gradient of the points, with the same rounding in all passes.
 
-        Rounding is multiplied where the gradient is nearly normal: all passes must agree on it, lest
-        a step be scaled by the length of another.
+        A nearly normal gradient multiplies it: all passes must agree, lest a step be scaled by
+        the length of another.
         """
         g, x = form(self.leaf_spec.points(self.gradient)), self.x(form)
         if not _xla_cpu.reads_stored_arrays():
