@@ -26,7 +26,7 @@ class RescalingKernel(Kernel):
         return g - normal * x
 
     def move(self, x, v, t, aimed, *, exact):
-        return (aimed - 1) * x + (aimed * t) * v
+        return (aimed - 1) * x + aimed * (t * v)  # f·t is about 1/‖v‖, and may underflow
 
     def squared_length(self, x, v) -> tuple:
         """The coefficients of ‖x + tv‖² = a + 2bt + ct² of every point, or column.

@@ -215,6 +215,16 @@ def test_rounding_that_is_removed_only_now_and_then_does_not_pile_up(names, opti
     assert worst < 1.5e-6
 
 
+@pytest.mark.parametrize("names", ["sphere", "oblique", "four types"])
+@pytest.mark.parametrize("size", [8e37, 2e38])
+def test_gradients_close_to_overflow_leave_weights_on_their_manifolds(names, size):
+    params, spec = weights((3, 3, 4, 6), "float32", names, "PO")
+    gradient = {"w": jnp.ones_like(params["w"]).at[1, 2].set(size), "bias": jnp.zeros(3)}
+    tx = fg.rsgd(0.1, spec)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    assert float(fg.residual(optax.apply_updates(params, updates), spec)["w"]) < 1e-6
+
+
 @pytest.mark.slow
 def test_steps_of_any_length_end_on_the_manifolds():
     for names in ("sphere", "oblique", "stiefel"):
