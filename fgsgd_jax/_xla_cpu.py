@@ -111,6 +111,14 @@ def _traced(function: Callable) -> tuple[Callable, Any]:
     return traced, jax.eval_shape(traced)
 
 
+def reads_stored_arrays() -> bool:
+    """Whether the function of a `materialize` is being traced, which reads arrays from memory.
+
+    Elsewhere what computed an array may be fused into all that reads it.
+    """
+    return _state.inside
+
+
 def _opaque_true(after: jax.Array | None) -> jax.Array:
     """A `True` that XLA cannot constant-fold, and that depends on the token `after`."""
     return lax.optimization_barrier(jnp.array(True)) if after is None else (after | 1) != 0

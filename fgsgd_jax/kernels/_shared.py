@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax import linalg
+from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels._kernel import Kernel
 from fgsgd_jax.spec import (
     Coordinates,
@@ -95,19 +95,29 @@ class Step:
         return x if s is None else x / s
 
     def g(self, form: Callable = lambda points: points) -> Any:
-        """The gradient of the points."""
+        """The gradient of the points, with the same rounding in all passes.
+
+        A nearly normal gradient multiplies it: all passes must agree, lest a step be scaled by
+        the length of another.
+        """
+        g, x = form(self.leaf_spec.points(self.gradient)), self.x(form)
+        if not _xla_cpu.reads_stored_arrays():
+            g = linalg.rounded(g, x)
         _, factor = step_radius(self.settings.coordinates, self.scales[0])
-        return times(form(self.leaf_spec.points(self.gradient)), factor)
+        return g if factor is None else linalg.rounded(times(g, factor), x)
 
     def g_with_momentum(self, form: Callable = lambda points: points) -> Any:
         """The gradient, added to the momentum if there is one.
 
         The old momentum is carried by projection, which is linear: P(g) + d·P(m) = P(g + d·m).
         """
+        g, share = self.g(form), self.numbers.share
         if self.trace is None:
-            return self.g(form)
+            return g
         m = form(self.leaf_spec.points(self.trace))
-        return times(self.g(form), self.numbers.share) + self.numbers.decay * m
+        if share is not None:
+            g = linalg.rounded(times(g, share), m)
+        return g + self.numbers.decay * m
 
     def length(self, squares: jax.Array, lengths: Callable[[], jax.Array]) -> jax.Array:
         """t of the step t·v: minus the rate, divided by τ and by the radius; t·v can be squared.

@@ -5,7 +5,7 @@ from collections.abc import Callable
 import jax
 import jax.numpy as jnp
 
-from fgsgd_jax import linalg
+from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels._kernel import Kernel
 
 
@@ -19,13 +19,14 @@ class RescalingKernel(Kernel):
     product: Callable
 
     def normal(self, x, g):
-        return self.product(x, g)
+        # Not stored, these numbers are computed again wherever a pass needs them.
+        return self.product(x, g, rounded=not _xla_cpu.reads_stored_arrays())
 
     def tangent(self, x, g, normal):
         return g - normal * x
 
     def move(self, x, v, t, aimed, *, exact):
-        return (aimed - 1) * x + (aimed * t) * v
+        return (aimed - 1) * x + aimed * (t * v)  # f·t is about 1/‖v‖, and may underflow
 
     def squared_length(self, x, v) -> tuple:
         """The coefficients of ‖x + tv‖² = a + 2bt + ct² of every point, or column.

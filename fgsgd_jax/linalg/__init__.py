@@ -37,6 +37,7 @@ from fgsgd_jax.linalg._products import in_working_dtype as in_working_dtype
 from fgsgd_jax.linalg._products import inner as inner
 from fgsgd_jax.linalg._products import is_small as is_small
 from fgsgd_jax.linalg._products import matmul as matmul
+from fgsgd_jax.linalg._products import rounded as rounded
 from fgsgd_jax.linalg._products import skew as skew
 from fgsgd_jax.linalg._products import symmetric as symmetric
 from fgsgd_jax.linalg._products import times as times

@@ -56,19 +56,48 @@ def total(terms: Iterable[jax.Array]) -> jax.Array:
     return functools.reduce(operator.add, terms)
 
 
-def inner(x: jax.Array, y: jax.Array) -> jax.Array:
-    """⟨x, y⟩ of every matrix. `(rows, columns, *lanes)` → `(*lanes)`."""
+def rounded(product: jax.Array, like: jax.Array) -> jax.Array:
+    """The product, rounded before anything is added to it.
+
+    Compilers may contract a product and a sum, a·b + c, to one operation with one rounding. They
+    decide so wherever a function is computed, and its results differ by the rounding of the
+    product. Contracted or not, a·b + 0·x is the rounded product, and compilers have to keep the
+    sum, as x may not be finite.
+
+    Args:
+        product: The product, or an array that may be one.
+        like: Any array that broadcasts against it, and is finite where the product is.
+    """
+    return product + 0 * like
+
+
+def _rounded_product(x: jax.Array, y: jax.Array) -> jax.Array:
+    return rounded(x * y, x)
+
+
+def inner(x: jax.Array, y: jax.Array, *, rounded: bool = False) -> jax.Array:
+    """⟨x, y⟩ of every matrix. `(rows, columns, *lanes)` → `(*lanes)`.
+
+    Args:
+        x: Matrices.
+        y: Matrices.
+        rounded: Whether the products are `rounded`, so that the result is the same everywhere.
+    """
+    product = _rounded_product if rounded else operator.mul
     if is_small(x):
         # XLA's CPU reductions over leading axes are 8 times slower than the sum written out.
-        return _xla_cpu.materialize(lambda: total(map(operator.mul, entries(x), entries(y))), x)
-    return _xla_cpu.materialize(lambda: jnp.sum(x * y, axis=(0, 1)), x)
+        return _xla_cpu.materialize(lambda: total(map(product, entries(x), entries(y))), x)
+    return _xla_cpu.materialize(lambda: jnp.sum(product(x, y), axis=(0, 1)), x)
 
 
-def column_inner(x: jax.Array, y: jax.Array) -> jax.Array:
-    """⟨xⱼ, yⱼ⟩ of every column. `(rows, columns, *lanes)` → `(columns, *lanes)`."""
+def column_inner(x: jax.Array, y: jax.Array, *, rounded: bool = False) -> jax.Array:
+    """⟨xⱼ, yⱼ⟩ of every column, likewise. `(rows, columns, *lanes)` → `(columns, *lanes)`."""
+    product = _rounded_product if rounded else operator.mul
     if is_small(x):
-        return _xla_cpu.materialize(lambda: total(x[i] * y[i] for i in range(x.shape[0])), x)
-    return _xla_cpu.materialize(lambda: jnp.sum(x * y, axis=0), x)
+        return _xla_cpu.materialize(
+            lambda: total(product(x[i], y[i]) for i in range(x.shape[0])), x
+        )
+    return _xla_cpu.materialize(lambda: jnp.sum(product(x, y), axis=0), x)
 
 
 def gram(x: jax.Array, y: jax.Array) -> jax.Array:

@@ -6,15 +6,14 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from fgsgd_jax.spec._blocks import Block, block_of, layer_of
 from fgsgd_jax.spec._kept_scales import kept_gamma
-from fgsgd_jax.spec._kinds import is_normalization, keys_of
+from fgsgd_jax.spec._kinds import is_normalization
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._scales import Gamma, Numbers, Variance
 
 # The gains that suit a linear layer and tanh; √2, for ReLU, is between them.
 GAINS = (1.0, 5 / 3)
-
-Block = tuple[str, ...]
 
 
 def growth_sentence(leaves: Sequence[tuple[str, tuple[int, ...], LeafSpec | None]]) -> str:
@@ -28,16 +27,16 @@ def growth_sentence(leaves: Sequence[tuple[str, tuple[int, ...], LeafSpec | None
     Args:
         leaves: Path, shape and leaf spec of every leaf; None for a Euclidean one.
     """
-    normalizations = {_layer(path) for path, shape, _ in leaves if is_normalization(path, shape)}
-    counts = Counter(map(_around, normalizations))
-    placed = [(_around(_layer(path)), leaf_spec) for path, _, leaf_spec in leaves if leaf_spec]
+    normalizations = {layer_of(path) for path, shape, _ in leaves if is_normalization(path, shape)}
+    counts = Counter(map(block_of, normalizations))
+    placed = [(block_of(layer_of(path)), leaf_spec) for path, _, leaf_spec in leaves if leaf_spec]
     inner = {block for block, _ in placed if block and counts[block] == 0}
-    at_top = counts[()] >= len({block for block in inner if _around(block) == ()})
+    at_top = counts[()] >= len({block for block in inner if block_of(block) == ()})
 
     def is_normalized(block: Block) -> bool:
         if counts[block] or not block:
             return counts[block] > 0
-        outer = _around(block)
+        outer = block_of(block)
         return counts[outer] > 0 and (outer != () or at_top)
 
     gains = [_gain(leaf_spec) for block, leaf_spec in placed if not is_normalized(block)]
@@ -50,17 +49,6 @@ def growth_sentence(leaves: Sequence[tuple[str, tuple[int, ...], LeafSpec | None
         f"features become {factor:.0e} times as large through them, one after another; "
         "scale='variance' keeps their size."
     )
-
-
-def _layer(path: str) -> Block:
-    return tuple(keys_of(path)[:-1])
-
-
-def _around(keys: Block) -> Block:
-    """The block that a layer or block stands in; lists, as `convs` in `convs/0`, are no blocks."""
-    while keys and keys[-1].isdigit():
-        keys = keys[:-1]
-    return keys[:-1]
 
 
 def _gain(leaf_spec: LeafSpec) -> float:

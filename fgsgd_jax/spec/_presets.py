@@ -13,15 +13,16 @@ from typing import Any, NamedTuple
 from fgsgd_jax._text import did_you_mean
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
+from fgsgd_jax.spec._blocks import normalized
 from fgsgd_jax.spec._defaults import passed_over, without_geometry
 from fgsgd_jax.spec._heads import last_dense, unread_dense
-from fgsgd_jax.spec._kinds import is_normalization, keys_of, kind_of
+from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for, spatial
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._schemes import Scheme
 
-# Keeps the variance of features where the network has no normalization, and is 1 where it has.
+# Keeps the variance of features where no normalization layer does, and is 1 where one does.
 UNLESS_NORMALIZED = "variance, 1 with normalization"
 
 
@@ -129,17 +130,24 @@ def by_preset(
     Raises:
         ValueError: If there is nothing to put on a manifold, or the preset has no cut for a weight.
     """
-    normalized = any(is_normalization(path, leaf.shape) for path, leaf in leaves)
     last = {"mlp": last_dense(leaves), "transformer": unread_dense(leaves, layout)}.get(preset)
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
 
-    def asked(path: str, leaf) -> Pom | str:
+    def weight_of(path: str, leaf) -> str:
         weight = _weight_of(preset, path, leaf, layout)
-        if path == last and weight in ("hidden dense", "dense"):
-            return Reason.LAST_DENSE
+        return Reason.LAST_DENSE if path == last and weight in ("hidden dense", "dense") else weight
+
+    weights = {path: weight_of(path, leaf) for path, leaf in leaves}
+    kept = normalized(
+        [(path, _without_stack(tuple(leaf.shape), layout)) for path, leaf in leaves],
+        [path for path, weight in weights.items() if _is_followed(path, weight, placements)],
+    )
+
+    def asked(path: str, leaf) -> Pom | str:
+        weight = weights[path]
         if weight not in placements:
             return weight
-        return _request(placements[weight], path, tuple(leaf.shape), layout, normalized)
+        return _request(placements[weight], path, tuple(leaf.shape), layout, path in kept)
 
     requests = [ruled[path] or asked(path, leaf) for path, leaf in leaves]
     if not any(isinstance(request, Pom) for request in requests):
@@ -156,6 +164,11 @@ def by_preset(
             )
         )
     return requests
+
+
+def _is_followed(path: str, weight: str, placements: Mapping[str, Placement]) -> bool:
+    """Whether a weight uses up a normalization: it is placed, or any other convolution."""
+    return weight in placements or kind_of(path) == "convolution"
 
 
 def _weight_of(preset: str, path: str, leaf, layout: str | None) -> str:
@@ -205,12 +218,12 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
 
 
 def _request(
-    placement: Placement, path: str, shape: tuple[int, ...], layout: str | None, normalized: bool
+    placement: Placement, path: str, shape: tuple[int, ...], layout: str | None, is_normalized: bool
 ) -> Pom:
     """The pom of a placement for a leaf."""
     scale, inner = placement.scale, _without_stack(shape, layout)
     if scale == UNLESS_NORMALIZED:
-        scale = None if normalized else "variance"
+        scale = None if is_normalized else "variance"
     cut = placement.cuts.get(len(inner))
     if cut is None:
         raise ValueError(

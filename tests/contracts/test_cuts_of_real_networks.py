@@ -308,6 +308,126 @@ def test_the_resnet_preset_keeps_the_variance_without_normalization(library):
     np.testing.assert_allclose(gammas, [np.sqrt(2), np.sqrt(2 / 8)])  # √(2 / input channels)
 
 
+def linen_convolution(normalized: bool):
+    class Block(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            x = linen.Conv(8, (3, 3))(x)
+            return linen.GroupNorm(4)(x) if normalized else x
+
+    return Block
+
+
+def linen_branches():
+    class Network(linen.Module):
+        @linen.compact
+        def __call__(self, x):
+            trunk = linen_convolution(normalized=True)(name="trunk")(x)
+            return trunk + linen_convolution(normalized=False)(name="branch")(x)
+
+    return params_of(Network(), jnp.ones((1, 8, 8, 8)))
+
+
+def nnx_branches():
+    class Block(nnx.Module):
+        def __init__(self, normalized, rngs):
+            self.conv = nnx.Conv(8, 8, (3, 3), rngs=rngs)
+            self.bn = nnx.BatchNorm(8, rngs=rngs) if normalized else None
+
+    class Network(nnx.Module):
+        def __init__(self, rngs):
+            self.trunk, self.branch = Block(True, rngs), Block(False, rngs)
+
+    return state_of(Network)
+
+
+def equinox_branches():
+    def conv():
+        return eqx.nn.Conv2d(8, 8, 3, key=K)
+
+    trunk = eqx.nn.Sequential([conv(), eqx.nn.GroupNorm(4, 8)])
+    return arrays({"trunk": trunk, "branch": eqx.nn.Sequential([conv()])})
+
+
+def haiku_branches():
+    conv = {"w": leaf(3, 3, 8, 8), "b": leaf(8)}
+    norm = {"scale": leaf(1, 1, 1, 8), "offset": leaf(1, 1, 1, 8)}
+    return {
+        "net/trunk/~/conv2_d": conv,
+        "net/trunk/~/batch_norm": norm,
+        "net/branch/~/conv2_d": conv,
+    }
+
+
+BRANCHES = {
+    "linen": (linen_branches, None),
+    "nnx": (nnx_branches, None),
+    "equinox": (equinox_branches, "OIHW"),
+    "haiku": (haiku_branches, None),
+}
+
+
+@pytest.mark.parametrize("library", BRANCHES)
+def test_a_branch_without_normalization_keeps_the_variance_beside_a_normalized_trunk(library):
+    build, layout = BRANCHES[library]
+    spec = fg.collection(build(), preset="resnet", layout=layout)
+    gammas = {path.split("/~")[0]: leaf_spec.gamma for path, leaf_spec in spec.on_manifolds()}
+    trunk, branch = sorted(gammas, key=lambda path: "branch" in path)
+    assert gammas[trunk] is None
+    np.testing.assert_allclose(gammas[branch], np.sqrt(2 / 8))  # √(2 / input channels)
+
+
+CONV, SCALE = leaf(3, 3, 8, 8), leaf(8)
+NORMALIZED_IN_PART = {
+    "of the input": {"norm": {"scale": SCALE}}
+    | {f"block_{i}": {f"conv_{j}": {"kernel": CONV} for j in range(2)} for i in range(2)},
+    "of the input, in one block": {"BatchNorm_0": {"scale": SCALE}}
+    | {f"Conv_{i}": {"kernel": CONV} for i in range(2)},
+    "in the head": {
+        "layers": [{"conv": {"kernel": CONV}} for _ in range(2)],
+        "head": {"norm": {"scale": SCALE}, "dense": {"kernel": leaf(8, 10)}},
+    },
+}
+
+
+@pytest.mark.parametrize("where", NORMALIZED_IN_PART)
+def test_one_normalization_elsewhere_does_not_keep_the_variance_of_convolutions(where):
+    spec = fg.collection(NORMALIZED_IN_PART[where], preset="resnet")
+    gammas = [leaf_spec.gamma for _, leaf_spec in spec.on_manifolds()]
+    np.testing.assert_allclose(gammas, np.full(len(gammas), np.sqrt(2 / 8)))
+
+
+def test_the_mlp_preset_keeps_the_variance_behind_a_normalization_of_the_input_alone():
+    dense = {f"linear{i}": {"kernel": leaf(8, 8), "bias": leaf(8)} for i in range(4)}
+    gammas = {
+        norms: [
+            leaf_spec.gamma
+            for _, leaf_spec in fg.collection(
+                dense | {f"norm{i}": {"scale": leaf(8)} for i in range(norms)}, preset="mlp"
+            ).on_manifolds()
+        ]
+        for norms in (1, 3)
+    }
+    # The squares of the weights into an output of a square orthogonal matrix sum to 1, not to 2.
+    np.testing.assert_allclose(gammas[1], np.full(3, np.sqrt(2)))
+    assert gammas[3] == [None] * 3
+
+
+SCANNED = {
+    "SHWIO": ({"kernel": leaf(4, 3, 3, 8, 8)}, {"scale": leaf(4, 8)}),
+    "SOIHW": ({"weight": leaf(4, 8, 8, 3, 3)}, {"weight": leaf(4, 8)}),
+}
+
+
+@pytest.mark.parametrize("layout", SCANNED)
+def test_normalization_of_scanned_blocks_is_found(layout):
+    conv, last = SCANNED[layout]
+    params = {"blocks": {"conv": conv, "last": last}, "plain": {"conv": conv}}
+    (_, scanned), (_, plain) = fg.collection(params, preset="resnet", layout=layout).on_manifolds()
+    assert scanned.gamma is None
+    np.testing.assert_allclose(plain.gamma, np.sqrt(2 / 8))
+
+
 def test_the_transformer_preset_puts_heads_on_stiefel_in_nnx_and_linen():
     class VitBlock(nnx.Module):
         def __init__(self, rngs):

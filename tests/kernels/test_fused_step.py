@@ -138,6 +138,45 @@ def test_gradients_nearly_normal_to_a_large_weight_leave_it_on_its_manifold():
     assert np.max(np.abs(error)) < 1e4 * 9 * np.finfo(np.float32).eps
 
 
+def slow(*case):
+    return pytest.param(*case, marks=pytest.mark.slow)
+
+
+def chained(spec):
+    return optax.chain(optax.scale(1.7), fg.rsgd(1.0, spec))
+
+
+def with_momentum(spec):
+    return optax.chain(optax.scale(1.7), fg.rsgd(1.0, spec, momentum=0.9, nesterov=True))
+
+
+@pytest.mark.parametrize(
+    ("manifolds", "shape", "scale", "optimizer"),
+    [
+        ((fg.Sphere(), fg.Oblique()), (3, 3, 8, 16), None, fg.rsgd),
+        ((fg.Sphere(), fg.Euclidean()), (3, 3, 8, 16), 0.03, fg.rsgd),
+        slow((fg.Sphere(), fg.Oblique(), fg.Stiefel()), (3, 3, 8, 16), None, chained),
+        slow((fg.Sphere(), fg.Oblique(), fg.Euclidean()), (5, 5, 32, 96), 0.03, fg.rsgd),
+        ((fg.Sphere(),), (5, 5, 32, 96), 0.03, chained),
+        ((fg.Oblique(),), (5, 5, 32, 96), None, with_momentum),
+    ],
+)
+def test_nearly_normal_gradients_leave_mixtures_and_scaled_weights_on_their_manifolds(
+    manifolds, shape, scale, optimizer
+):
+    # The passes of a compiled step all compute g − ⟨x, g⟩x. Its rounding, at 1e6·eps, must be the
+    # same in the one that measures ‖x + t·v‖ and in the one that moves x.
+    rng = np.random.default_rng(1)
+    params = {"w": jnp.asarray(rng.normal(size=shape), jnp.float32)}
+    spec = fg.collection(params, ("w", fg.pom("PO", manifolds, scale=scale)))
+    params = fg.project(params, spec)
+    noise = jnp.asarray(rng.normal(size=shape), jnp.float32)
+    gradient = {"w": 1e6 / (scale or 1) * params["w"] + noise}
+    tx = optimizer(1.0, spec) if optimizer is fg.rsgd else optimizer(spec)
+    updates, _ = jax.jit(tx.update)(gradient, tx.init(params), params)
+    assert float(fg.residual(optax.apply_updates(params, updates), spec)["w"]) < 1e-6
+
+
 def test_gradients_along_a_large_weight_multiply_no_rounding():
     # Along x and against it in turn, with τ = 1, ⟨x, g⟩ would multiply ‖x‖ − 1 by up to 3 a step.
     params, spec = weights((3, 3, 64, 128), "float32", "sphere", "kernel")
@@ -174,6 +213,16 @@ def test_rounding_that_is_removed_only_now_and_then_does_not_pile_up(names, opti
     worst = jax.jit(lambda: jax.lax.fori_loop(0, 600, step, start))()[2]
     # In eight steps points collect some eps; never removed, it is above 2e-6 after 600.
     assert worst < 1.5e-6
+
+
+@pytest.mark.parametrize("names", ["sphere", "oblique", "four types"])
+@pytest.mark.parametrize("size", [8e37, 2e38])
+def test_gradients_close_to_overflow_leave_weights_on_their_manifolds(names, size):
+    params, spec = weights((3, 3, 4, 6), "float32", names, "PO")
+    gradient = {"w": jnp.ones_like(params["w"]).at[1, 2].set(size), "bias": jnp.zeros(3)}
+    tx = fg.rsgd(0.1, spec)
+    updates, _ = tx.update(gradient, tx.init(params), params)
+    assert float(fg.residual(optax.apply_updates(params, updates), spec)["w"]) < 1e-6
 
 
 @pytest.mark.slow
