@@ -96,6 +96,13 @@ def test_a_schedule_may_give_what_a_constant_may_and_nothing_else(optimizer, val
         first_update(tx)
 
 
+@BOTH
+def test_a_constant_schedule_in_a_jitted_function_is_refused_without_naming_a_step(optimizer):
+    tx = optimizer(lambda count: -1.0, SPEC)
+    with pytest.raises(ValueError, match=r"the schedule gives -1\. Give one"):
+        jax.jit(tx.update)(GRADIENT, tx.init(PARAMS), PARAMS)
+
+
 def test_a_schedule_in_a_jitted_function_is_taken_as_it_is():
     tx = fg.rsgd(lambda count: -0.1 + 0.0 * count, SPEC)
     steps, _ = jax.jit(tx.update)(GRADIENT, tx.init(PARAMS), PARAMS)
