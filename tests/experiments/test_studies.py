@@ -22,7 +22,7 @@ from fgsgd_jax.experiments.study import (
     grid,
     rates,
     report,
-    robustness,
+    robustness_network,
     table,
 )
 from fgsgd_jax.experiments.study.config import STUDIES
@@ -266,7 +266,7 @@ def test_the_certificate_of_a_linear_classifier_is_the_distance_to_its_boundary(
     x = jax.random.normal(jax.random.key(1), (20, 5))
     outputs = np.asarray(x @ w, np.float64)
     labels = outputs.argmax(1)
-    found = robustness.certified_radius([{"kernel": w, "bias": jnp.zeros(3)}], x, labels)
+    found = robustness_network.certified_radius([{"kernel": w, "bias": jnp.zeros(3)}], x, labels)
     for i, label in enumerate(labels):
         distances = [
             (outputs[i, label] - outputs[i, j]) / np.linalg.norm(w[:, label] - w[:, j])
@@ -279,25 +279,25 @@ def test_the_certificate_of_a_linear_classifier_is_the_distance_to_its_boundary(
 @pytest.mark.parametrize("where", ["hidden", "last", "both"])
 def test_a_network_with_nan_certifies_nothing(where):
     sizes, number = (16, 128, 10), 1000
-    hidden, last = robustness.initial(jax.random.key(0), sizes)
+    hidden, last = robustness_network.initial(jax.random.key(0), sizes)
     spoiled = {"hidden": [hidden], "last": [last], "both": [hidden, last]}[where]
     for layer in spoiled:
         layer["kernel"] = jnp.full_like(layer["kernel"], jnp.nan)
     x = jax.random.normal(jax.random.key(1), (number, sizes[0]))
     labels = jnp.zeros(number, int)  # the place of the first NaN is the answer 0
-    radii = jax.jit(robustness.certified_radius)([hidden, last], x, labels)
+    radii = jax.jit(robustness_network.certified_radius)([hidden, last], x, labels)
     assert not np.any(radii > 0)
     assert np.isfinite(radii).all()
 
 
 @pytest.mark.slow
 def test_no_attack_within_the_certified_radius_succeeds():
-    params = robustness.initial(jax.random.key(0), (6, 8, 8, 3))
+    params = robustness_network.initial(jax.random.key(0), (6, 8, 8, 3))
     x = jax.random.normal(jax.random.key(1), (30, 6))
-    labels = robustness.network(params, x).argmax(-1)
-    radii = robustness.certified_radius(params, x, labels)
+    labels = robustness_network.network(params, x).argmax(-1)
+    radii = robustness_network.certified_radius(params, x, labels)
     assert np.all(radii > 0)
-    attacked = jax.jit(robustness.attacked)
+    attacked = jax.jit(robustness_network.attacked)
     assert np.all(attacked(params, x, labels, 0.99 * radii[:, None]))
     # Far beyond it, the attack finds what it is looking for.
     assert not np.all(attacked(params, x, labels, jnp.full((30, 1), 10.0)))
@@ -306,8 +306,8 @@ def test_no_attack_within_the_certified_radius_succeeds():
 def test_the_penalty_is_the_sum_of_the_squared_spectral_norms():
     kernels = [jnp.diag(jnp.array([3.0, 1.0])), jnp.diag(jnp.array([1.0, 2.0]))]
     params = [{"kernel": kernel} for kernel in kernels]
-    np.testing.assert_allclose(robustness.penalty_of(params), 9 + 4, rtol=1e-5)
-    slope = jax.grad(robustness.penalty_of)(params)[0]["kernel"]
+    np.testing.assert_allclose(robustness_network.penalty_of(params), 9 + 4, rtol=1e-5)
+    slope = jax.grad(robustness_network.penalty_of)(params)[0]["kernel"]
     np.testing.assert_allclose(slope, [[6.0, 0], [0, 0]], atol=1e-4)  # 2σ u vᵀ
 
 
