@@ -1,6 +1,7 @@
 """Run a study: many methods on one problem, each with its hyperparameters tuned alike.
 
-The studies are **classical** (optima that factorizations know: Procrustes, principal and
+The studies are **bounds** (do generalization bounds rank networks by their generalization gap?),
+**classical** (optima that factorizations know: Procrustes, principal and
 independent components), **convergence** (the share of random starts that reach a global minimum),
 **copying** (a recurrent matrix that has to keep symbols over a delay), **depth** (plain networks
 of up to 100 layers without normalization), **paper** (a residual network on CIFAR-10, many runs at

@@ -41,6 +41,7 @@ class Study:
         draw: Draws all rows as the figure with this path.
         across_settings: By label in the table, a number computed from all rows of one method on
             one case, such as a range of learning rates.
+        remarks: What stands below the table, from all rows, in Markdown.
         tuning: What trials have besides while settings are chosen, such as a number of epochs.
         final: What trials with the chosen settings have instead. If it differs from `tuning`, the
             chosen settings are trained from all seeds, and only these trials are reported.
@@ -64,6 +65,7 @@ class Study:
     across_settings: Mapping[str, Callable[[list[Row]], float]] = dataclasses.field(
         default_factory=dict
     )
+    remarks: Callable[[list[Row]], str] | None = None
     tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     final: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shown_as: Mapping[str, Literal["percent", "mean"]] = dataclasses.field(default_factory=dict)
