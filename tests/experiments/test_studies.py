@@ -15,6 +15,7 @@ import fgsgd_jax as fg
 from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments.cli import Interrupted, UsageError
 from fgsgd_jax.experiments.study import (
+    bounds,
     classical_problems,
     convergence,
     copying,
@@ -340,6 +341,38 @@ def test_distances_to_components_ignore_what_is_free():
     found, _ = independent.solve()
     assert independent.distance(-found[:, ::-1]) < 1e-6
     assert independent.distance(found @ classical_problems.orthonormal(rng, 10, 10)) > 0.1
+
+
+# --- bounds -----------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("share", [0.0, 0.25, 1.0])
+def test_a_share_of_the_labels_becomes_another_class(share):
+    labels = np.random.default_rng(0).integers(0, 5, 80)
+    found = bounds.with_wrong_labels(labels, share, 5, seed=3)
+    assert (found != labels).sum() == share * 80
+    assert set(found) <= set(range(5))
+
+
+def test_ranks_are_compared_within_methods_and_on_single_cases():
+    # Within a method the gap grows with the bound; on one case the method with the larger bound
+    # has the smaller gap. Of the 15 pairs of all six, 6 + 3 have the order of their bounds.
+    offsets = {"a": (0.0, 10.0), "b": (0.5, 0.0)}  # of the gap, of the bound
+
+    def run(trial):
+        gap, bound = offsets[trial["method"]]
+        results = {"error": 1.0, "gap": trial["size"] + gap}
+        return results | dict.fromkeys(bounds.BOUNDS, bound + trial["size"])
+
+    problem = study(None, cases=[{"size": size} for size in (1, 2, 3)])
+    rows = [
+        trial | run(trial)
+        for size, method, rate, seed in itertools.product((1, 2, 3), "ab", (0.1, 1.0), range(3))
+        for trial in [{"size": size, "method": method, "rate": rate, "seed": seed}]
+    ]
+    expected = (9 - 6) / 15
+    for line in bounds.correlations(problem, rows).splitlines()[-3:]:
+        assert line.split(" | ")[1:] == ["1.00", "-1.00", f"{expected:.2f} |"]
 
 
 # --- convergence ------------------------------------------------------------------------------
