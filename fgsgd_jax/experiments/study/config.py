@@ -24,6 +24,7 @@ STUDIES = (
     "convergence",
     "copying",
     "depth",
+    "language",
     "paper",
     "rates",
     "robustness",
