@@ -32,7 +32,7 @@ from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.language_network import Size, initial, load_text, loss_of
 
-BATCH, WINDOW = 16, 15  # sequences in a step; steps over which losses are averaged
+BATCH, WINDOW = 16, 10  # sequences in a step; steps over which losses are averaged
 OTHERS_RATE = 3e-3  # of Adam for all weights but the hidden matrices
 DECAY = 0.1  # the usual weight decay of AdamW and Muon
 GOOD = 1.05  # times the lowest loss
@@ -44,7 +44,7 @@ def study(images: ImageData | None, *, smoke: bool) -> Study:
     """The study, which needs no images; `smoke` makes it small enough for a test."""
     del images
     size = Size(width=16, layers=2, heads=2, context=16) if smoke else Size()
-    problem = _Problem(size, steps=2 * WINDOW if smoke else 300)
+    problem = _Problem(size, steps=2 * WINDOW if smoke else 200)
     methods = _methods()
     if smoke:
         methods = {name: methods[name][2:4] for name in ("AdamW", "MuonH")}
