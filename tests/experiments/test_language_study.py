@@ -1,5 +1,6 @@
 """The study `language`: its text, its network, and what is kept on manifolds."""
 
+import functools
 import math
 from pydoc_data.topics import topics
 
@@ -80,6 +81,7 @@ def in_numpy(params, inputs, heads):
     return np.stack([one(tokens) for tokens in inputs])
 
 
+@pytest.mark.slow
 def test_the_network_is_its_formula_and_sees_no_later_tokens():
     params = initial(jax.random.key(0), TOKENS, SIZE)
     windows = np.random.default_rng(0).integers(0, TOKENS, (3, SIZE.context + 1))
@@ -92,9 +94,10 @@ def test_the_network_is_its_formula_and_sees_no_later_tokens():
     np.testing.assert_allclose(loss, losses.mean(), rtol=1e-5)
 
 
-@pytest.mark.parametrize("gain", [0.5, 1.0])
-@pytest.mark.parametrize("method", ["AdamH", "MuonH", "manifold_muon", "riemannian_adam"])
-def test_every_matrix_has_a_norm_that_keeps_the_mean_square_times_the_gain(method, gain):
+@pytest.mark.slow
+@pytest.mark.parametrize("method", ["MuonH", "manifold_muon", "riemannian_adam"])
+def test_every_matrix_has_a_norm_that_keeps_the_mean_square_times_the_gain(method):
+    gain = 0.5
     params = initial(jax.random.key(0), TOKENS, SIZE, gain)
     projected = fg.project(params, language._spec(method, params, gain))
     for kernels in (params, projected):
@@ -102,11 +105,11 @@ def test_every_matrix_has_a_norm_that_keeps_the_mean_square_times_the_gain(metho
             norms = np.linalg.norm(np.asarray(stack, np.float64), axis=(1, 2))
             np.testing.assert_allclose(norms, gain * math.sqrt(stack.shape[2]), rtol=1e-5)
     moved = {
-        name: float(jnp.abs(stack - params["hidden"][name]).max())
+        name
         for name, stack in projected["hidden"].items()
+        if np.abs(stack - params["hidden"][name]).max() > 1e-4
     }
-    on_oblique = {"up"} if method == "riemannian_adam" else set()
-    assert {name for name, distance in moved.items() if distance > 1e-4} == on_oblique
+    assert moved == ({"up"} if method == "riemannian_adam" else set())
 
 
 # --- the study --------------------------------------------------------------------------------
@@ -120,6 +123,17 @@ def test_every_method_has_seven_settings_and_five_rates_over_two_decades():
         assert rates[-1] / rates[0] == pytest.approx(100)
         (other,) = set(settings[0]) - {"rate"}
         assert len({(setting["rate"], setting[other]) for setting in settings}) == 7
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("method", language._methods())
+def test_every_method_trains_the_same_weights(method):
+    problem = language._Problem(SIZE, 20)
+    number = jax.ShapeDtypeStruct((), jnp.float32)
+    train = functools.partial(problem._train, method, 1.0)
+    params, losses = jax.eval_shape(train, problem.shapes, jax.random.key(0), number, number)
+    assert params == problem.shapes
+    assert losses.shape == (20,)
 
 
 @pytest.mark.parametrize("steps", [40, 300])
