@@ -261,6 +261,8 @@ def _draw(rows: list[Row], path: Path) -> None:
     panels[0].set_xscale("log")
     panels[0].set_xlabel("rate / best rate")
     panels[0].set_ylabel("loss, nats per character")
+    for panel, text in zip(panels, ("validation", "training", "training"), strict=True):
+        panel.set_title(text, fontsize=10)
     panels[1].set_xlabel("steps")
     panels[2].set_xlabel("processor seconds")
     figures.save(figure, path)
