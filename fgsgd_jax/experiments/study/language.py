@@ -47,7 +47,7 @@ def study(images: ImageData | None, *, smoke: bool) -> Study:
     problem = _Problem(size, steps=2 * WINDOW if smoke else 200)
     methods = _methods()
     if smoke:
-        methods = {name: methods[name][2:4] for name in ("AdamW", "AdamH")}
+        methods = {"AdamH": methods["AdamH"][2:4]}
     return Study(
         name="language",
         title=f"{problem.text.source}; a transformer of {size.layers} layers of width "
