@@ -25,6 +25,7 @@ STUDIES = (
     "convergence",
     "copying",
     "depth",
+    "language",
     "paper",
     "rates",
     "robustness",
