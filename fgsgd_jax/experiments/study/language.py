@@ -2,11 +2,10 @@
 
 The hidden matrices are trained by the method, all other weights by the same Adam everywhere. All
 methods start from the same orthogonal matrices (for oblique manifolds, their projection), and their
-rates have the same schedule. A rate
-means something else for every method: the step of an entry (AdamW), of a singular direction (`muon`
-and, at unit scale, `manifold_muon`), or of a matrix, relative to its norm (AdamH, MuonH) or at unit
-scale (`riemannian_adam`). So what is compared is the best loss, and how wide the range of rates is
-in which the loss is close to it.
+rates have the same schedule. A rate means something else for every method: the step of an entry
+(AdamW), of a singular direction (`muon` and, at unit scale, `manifold_muon`), or of a matrix,
+relative to its norm (AdamH, MuonH) or at unit scale (`riemannian_adam`). So what is compared is the
+best loss, and how wide the range of rates is in which the loss is close to it.
 
 References:
     Loshchilov & Hutter, ICLR 2019 (AdamW). Jordan, *Muon*, 2024. arXiv 2606.16899, 2026 (AdamH and
