@@ -354,6 +354,16 @@ def test_a_share_of_the_labels_becomes_another_class(share):
     assert set(found) <= set(range(5))
 
 
+def test_the_error_with_wrong_labels_is_that_of_relabelled_answers():
+    # Answers of which 30 % are wrong, against labels of which 40 % were replaced, many times.
+    labels = np.random.default_rng(0).integers(0, 4, 200_000)
+    answers = bounds.with_wrong_labels(labels, 0.3, 4, seed=1)
+    given = bounds.with_wrong_labels(labels, 0.4, 4, seed=2)
+    deviation = 0.5 / len(labels) ** 0.5
+    found = (answers != given).mean()
+    assert found == pytest.approx(bounds.error_with_wrong_labels(0.3, 0.4, 4), abs=5 * deviation)
+
+
 def test_ranks_are_compared_within_methods_and_on_single_cases():
     # Within a method the gap grows with the bound; on one case the method with the larger bound
     # has the smaller gap. Of the 15 pairs of all six, 6 + 3 have the order of their bounds.

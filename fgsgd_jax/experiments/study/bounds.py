@@ -2,8 +2,8 @@
 
 Dense networks are trained on few or many images, of which some have wrong labels, by several
 methods. The bounds of their layers, divided by the median margin of the training images, are
-compared with the generalization gap: the error on test images minus that on training images with
-their labels as they were given.
+compared with the generalization gap: the error on test images with as many wrong labels, in
+expectation, minus that on training images.
 
 References:
     Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, Table 1.
@@ -54,8 +54,9 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         name="bounds-" + images.name,
         title=f"{images.name}: a number of training images, a share of them with a wrong label, "
         f"{len(problem.validation[1])} validation and {len(problem.test[1])} test images; dense "
-        f"layers of {WIDTHS} units without biases, ReLU, {problem.steps} steps. Gap: error on test "
-        "images minus that on training images as labelled. Bounds: base-10 logarithms of the rows "
+        f"layers of {WIDTHS} units without biases, ReLU, {problem.steps} steps. Test error: with right "
+        "labels. Gap: expected error on test images with as many wrong labels, minus that on "
+        "training images. Bounds: base-10 logarithms of the rows "
         "of Table 1 on layers, divided by the median margin of training images",
         cases=[
             {"images": size, "wrong labels": noise}
@@ -119,10 +120,13 @@ class _Problem:
     def run(self, trial: Row) -> Row:
         """Trains one network and measures it."""
         size, seed = trial["images"], trial["seed"]
-        labels = with_wrong_labels(self.labels[:size], trial["wrong labels"], self.classes, seed)
+        share = trial["wrong labels"]
+        labels = with_wrong_labels(self.labels[:size], share, self.classes, seed)
         given = self.inputs[:size], labels, jax.random.key(seed)
         rate, decay = trial["learning_rate"], trial.get("decay", 0.0)
         measured = self._trained(trial["method"], *given, rate, decay)
+        expected = error_with_wrong_labels(measured["test_error"], share, self.classes)
+        measured |= {"gap": expected - measured.pop("training_error")}
         return {name: value for name, value in measured.items() if bool(jnp.isfinite(value))}
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -146,11 +150,10 @@ class _Problem:
 
         margin = jnp.median(fg.bounds.margins(network(params, inputs), labels))
         bounds = fg.bounds.network_bounds(params, spec, samples=len(labels)).layers
-        test = error(*self.test)
         return {
             "validation_error": error(*self.validation),
-            "test_error": test,
-            "gap": test - error(inputs, labels),
+            "test_error": error(*self.test),
+            "training_error": error(inputs, labels),
         } | {name: (getattr(bounds, name) - jnp.log(margin)) / jnp.log(10.0) for name in BOUNDS}
 
     def _initial(self, key: jax.Array, features: int) -> dict[str, jax.Array]:
@@ -168,6 +171,15 @@ def with_wrong_labels(labels: np.ndarray, share: float, classes: int, seed: int)
     labels = labels.copy()
     labels[wrong] = (labels[wrong] + rng.integers(1, classes, len(wrong))) % classes
     return labels
+
+
+def error_with_wrong_labels(error: Any, share: float, classes: int) -> Any:
+    """The error to expect if a share of the labels is replaced by one of the other classes.
+
+    A right answer then counts as wrong with probability `share`, and a wrong answer as right if the
+    label became this answer.
+    """
+    return (1 - error) * share + error * (1 - share / (classes - 1))
 
 
 def _pom(method: str) -> fg.Pom | None:
