@@ -54,10 +54,10 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         name="bounds-" + images.name,
         title=f"{images.name}: a number of training images, a share of them with a wrong label, "
         f"{len(problem.validation[1])} validation and {len(problem.test[1])} test images; dense "
-        f"layers of {WIDTHS} units without biases, ReLU, {problem.steps} steps. Test error: with right "
-        "labels. Gap: expected error on test images with as many wrong labels, minus that on "
-        "training images. Bounds: base-10 logarithms of the rows "
-        "of Table 1 on layers, divided by the median margin of training images",
+        f"layers of {WIDTHS} units without biases, ReLU, {problem.steps} steps. Test error: with "
+        "right labels. Gap: expected error on test images with as many wrong labels, minus that on "
+        "training images. Bounds: base-10 logarithms of the rows of Table 1 on layers, divided by "
+        "the median margin of training images",
         cases=[
             {"images": size, "wrong labels": noise}
             for size, noise in itertools.product(sizes, noises)
