@@ -14,6 +14,7 @@ References:
 """
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -249,12 +250,19 @@ def _draw(rows: list[Row], path: Path) -> None:
         best = min(losses, key=lambda rate: losses[rate])
         relative = [rate / best for rate in losses]
         panels[0].plot(relative, list(losses.values()), ".-", color=color, label=method)
-        # Only the best settings were trained from the last seed.
-        chosen = next(row for row in of_method if row["seed"] == last)
+        # Only the best settings were trained from the last seed, and only of methods that are done.
+        chosen = next((row for row in of_method if row["seed"] == last), None)
+        if chosen is None:
+            continue
         names = ("rate", "decay", "gain")
         alike = [r for r in of_method if all(r.get(n) == chosen.get(n) for n in names)]
         steps = [int(name[5:]) for name in chosen if name.startswith("loss_")]
-        means = [statistics.fmean(row[f"loss_{step}"] for row in alike) for step in steps]
+        means = [
+            statistics.fmean(
+                math.nan if (loss := row[f"loss_{step}"]) is None else loss for row in alike
+            )
+            for step in steps
+        ]
         seconds = statistics.fmean(row["seconds"] for row in alike)
         panels[1].plot(steps, means, color=color, label=method)
         panels[2].plot([seconds * step for step in steps], means, color=color, label=method)
