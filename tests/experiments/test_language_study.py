@@ -14,9 +14,11 @@ from fgsgd_jax.experiments.study import language
 from fgsgd_jax.experiments.study.language_network import (
     RARE,
     Size,
+    Text,
     initial,
     load_text,
     loss_of,
+    loss_of_counts,
     network,
 )
 
@@ -167,3 +169,11 @@ def test_a_run_that_diverged_counts_as_guessing():
     assert language.curve(rows) == {0.1: 2.0, 1.0: language.WORST, 10.0: language.WORST}
     slope = (language.WORST - 2.0) / 1.0  # a decade
     assert language.width(rows) == pytest.approx(0.1 / slope, abs=1e-3)
+
+
+def test_counts_predict_as_they_do_by_hand():
+    train, test = np.array([0, 1, 0, 1, 1]), np.array([0, 1])
+    text = Text(train, test, test, 2, "")
+    single = (3 + 1 / 2) / (4 + 1)  # of the four that end a pair, 1 0 1 1, three are 1
+    after_0 = (2 + single) / (2 + 1)  # of the pairs 01 10 01 11, two begin with 0, both are 01
+    assert loss_of_counts(text, 2) == pytest.approx(-np.log(after_0))

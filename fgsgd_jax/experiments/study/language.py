@@ -13,6 +13,7 @@ References:
 """
 
 import functools
+import math
 import statistics
 import time
 from collections.abc import Mapping, Sequence
@@ -29,7 +30,13 @@ from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Study
-from fgsgd_jax.experiments.study.language_network import Size, initial, load_text, loss_of
+from fgsgd_jax.experiments.study.language_network import (
+    Size,
+    initial,
+    load_text,
+    loss_of,
+    loss_of_counts,
+)
 
 BATCH, WINDOW = 16, 10  # sequences in a step; steps over which losses are averaged
 OTHERS_RATE = 3e-3  # of Adam for all weights but the hidden matrices
@@ -71,6 +78,11 @@ def study(images: ImageData | None, *, smoke: bool) -> Study:
         tuning_seeds=1,
         draw=_draw,
         across_settings={"width": width},
+        remarks=lambda rows: (
+            "Counts of how often characters follow others have a loss of "
+            f"{loss_of_counts(problem.text, 2):.2f} (pairs) and "
+            f"{loss_of_counts(problem.text, 3):.2f} (triples)."
+        ),
     )
 
 
@@ -248,12 +260,19 @@ def _draw(rows: list[Row], path: Path) -> None:
         best = min(losses, key=lambda rate: losses[rate])
         relative = [rate / best for rate in losses]
         panels[0].plot(relative, list(losses.values()), ".-", color=color, label=method)
-        # Only the best settings were trained from the last seed.
-        chosen = next(row for row in of_method if row["seed"] == last)
+        # Only the best settings were trained from the last seed, and only of methods that are done.
+        chosen = next((row for row in of_method if row["seed"] == last), None)
+        if chosen is None:
+            continue
         names = ("rate", "decay", "gain")
         alike = [r for r in of_method if all(r.get(n) == chosen.get(n) for n in names)]
         steps = [int(name[5:]) for name in chosen if name.startswith("loss_")]
-        means = [statistics.fmean(row[f"loss_{step}"] for row in alike) for step in steps]
+        means = [
+            statistics.fmean(
+                math.nan if (loss := row[f"loss_{step}"]) is None else loss for row in alike
+            )
+            for step in steps
+        ]
         seconds = statistics.fmean(row["seconds"] for row in alike)
         panels[1].plot(steps, means, color=color, label=method)
         panels[2].plot([seconds * step for step in steps], means, color=color, label=method)

@@ -46,6 +46,31 @@ def load_text() -> Text:
     return Text(tokens[:end], tokens[end:middle], tokens[middle:], len(common) + 1, source)
 
 
+def loss_of_counts(text: Text, length: int) -> float:
+    """The test loss if characters are predicted by how often they follow those before them.
+
+    With counts n of the training text, the probability of c after the characters b is
+    (n(bc) + p)/(n(b) + 1), where p is its probability after one character less.
+
+    Args:
+        text: The text.
+        length: How many characters are counted together: 2 for pairs, 3 for triples.
+    """
+
+    def codes(tokens: np.ndarray, count: int) -> np.ndarray:
+        """A number for each run of tokens, for those that end where `length` tokens have passed."""
+        runs = np.lib.stride_tricks.sliding_window_view(tokens, length)[:, length - count :]
+        return runs @ (text.tokens ** np.arange(count)[::-1])
+
+    probability: Any = 1 / text.tokens
+    for count in range(1, length + 1):
+        joint = np.bincount(codes(text.train, count), minlength=text.tokens**count)
+        before = joint.reshape(-1, text.tokens).sum(1)
+        run = codes(text.test, count)
+        probability = (joint[run] + probability) / (before[run // text.tokens] + 1)
+    return float(-np.log(probability).mean())
+
+
 class Size(NamedTuple):
     """The size of the network."""
 
