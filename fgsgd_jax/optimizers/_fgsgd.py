@@ -2,6 +2,7 @@
 
 from typing import Any, Literal
 
+import numpy as np
 import optax
 
 from fgsgd_jax.optimizers._arguments import require_momentum, require_number_or_schedule
@@ -20,6 +21,8 @@ from fgsgd_jax.transforms import (
     trace_on_manifold,
     with_master_weights,
 )
+
+LONGEST_STEP = 2**0.5 - 1  # max over g of g/τ(g) with eq. (7): no step is longer than this · rate
 
 
 def fgsgd(
@@ -122,7 +125,11 @@ def fgsgd(
     tx = with_euclidean(links, spec, euclidean, weight_decay, weight_decay_mask)
     if master_dtype is not None:
         return with_master_weights(tx, spec, master_dtype)
-    return warn_of_short_steps(tx, spec, learning_rate, rho)
+    if not isinstance(rho, (int, float, np.number)) or rho < 1:  # steps have another bound
+        return tx
+    return warn_of_short_steps(
+        tx, spec, learning_rate, longest=LONGEST_STEP, remedy="Give master_dtype='float32'"
+    )
 
 
 def rsgd(

@@ -6,6 +6,7 @@ import optax
 
 from fgsgd_jax.optimizers._arguments import require_momentum, require_number_or_schedule
 from fgsgd_jax.optimizers._euclidean import with_euclidean
+from fgsgd_jax.optimizers._resolution import warn_of_short_steps
 from fgsgd_jax.spec import Collection
 from fgsgd_jax.transforms import (
     Solver,
@@ -93,4 +94,5 @@ def manifold_muon(
         links.insert(1, trace_on_manifold(spec, momentum, nesterov, accumulator_dtype))
     chain = optax.with_extra_args_support(optax.chain(*links))
     others = optax.adam(learning_rate) if euclidean is None else euclidean
-    return with_euclidean(chain, spec, others, 0.0, None)
+    tx = with_euclidean(chain, spec, others, 0.0, None)
+    return warn_of_short_steps(tx, spec, learning_rate)

@@ -10,23 +10,33 @@ import optax
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection
 
-LONGEST_STEP = 2**0.5 - 1  # max over g of g/τ(g) with eq. (7): no step is longer than this · rate
+MASTER_WEIGHTS = "Wrap the optimizer in fgsgd_jax.with_master_weights(tx, spec)"
 
 
 def warn_of_short_steps(
-    tx: optax.GradientTransformationExtraArgs, spec: Collection, learning_rate: Any, rho: Any
+    tx: optax.GradientTransformationExtraArgs,
+    spec: Collection,
+    learning_rate: Any,
+    *,
+    longest: float = 1.0,
+    remedy: str = MASTER_WEIGHTS,
 ) -> optax.GradientTransformationExtraArgs:
-    """The optimizer, whose `init` warns if no step of `fgsgd` reaches the resolution of a dtype.
+    """The optimizer, whose `init` warns if no step reaches the resolution of a dtype.
 
     The spacing of the numbers of a dtype next to x is between eps·|x|/2 and eps·|x|. Where a step
     is shorter than eps times the point, most entries change by less and round to what they were.
-    Only a rate that is a number is judged: a schedule may begin with a warm-up. With ρ below 1, or
-    one that is no number, steps have another bound.
+    Only a rate that is a number is judged: a schedule may begin with a warm-up.
+
+    Args:
+        tx: The optimizer.
+        spec: The spec of the parameters.
+        learning_rate: Its learning rate.
+        longest: The length of the longest step at a rate of 1, over that of the point.
+        remedy: How to keep shorter steps, for the message.
     """
-    numbers = all(isinstance(number, (int, float, np.number)) for number in (learning_rate, rho))
-    if not numbers or learning_rate == 0 or rho < 1:
+    if not isinstance(learning_rate, (int, float, np.number)) or learning_rate == 0:
         return tx
-    step = LONGEST_STEP * float(learning_rate)
+    step = longest * float(learning_rate)
 
     def init_fn(params):
         state = tx.init(params)  # first, as it refuses leaves that do not fit the spec
@@ -42,7 +52,7 @@ def warn_of_short_steps(
             warnings.warn(
                 f"At learning_rate={learning_rate:g} a step is at most {step:.2g} long, but "
                 f"{dtype} numbers near 1 are {spacing:.2g} apart: {path!r} will move "
-                "less than it should. Give master_dtype='float32', or a larger rate.",
+                f"less than it should. {remedy}, or give a larger rate.",
                 stacklevel=2,
             )
         return state

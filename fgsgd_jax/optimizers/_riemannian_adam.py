@@ -6,6 +6,7 @@ import optax
 
 from fgsgd_jax.optimizers._arguments import require_number_or_schedule
 from fgsgd_jax.optimizers._euclidean import with_euclidean
+from fgsgd_jax.optimizers._resolution import warn_of_short_steps
 from fgsgd_jax.spec import Collection, Coordinates
 from fgsgd_jax.transforms import (
     Moment,
@@ -91,4 +92,5 @@ def riemannian_adam(
         scale_by_learning_rate(learning_rate, spec),
         retract_updates(spec, coordinates=coordinates),
     )
-    return with_euclidean(links, spec, euclidean, 0.0, None)
+    tx = with_euclidean(links, spec, euclidean, 0.0, None)
+    return warn_of_short_steps(tx, spec, learning_rate)

@@ -1,5 +1,7 @@
 """Master weights: short steps add up, and parameters are the rounding of points on manifolds."""
 
+import warnings
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -57,6 +59,18 @@ def test_steps_below_the_resolution_are_lost_without_master_weights():
     with pytest.warns(UserWarning, match=r"learning_rate=0\.001 .*0\.0078.*master_dtype"):
         lost, _ = run(fg.fgsgd(1e-3, spec), params, gradient, 500)
     assert distance(lost, params) < 0.5 * distance(expected, longer)
+
+
+@pytest.mark.parametrize("optimizer", [fg.riemannian_adam, fg.manifold_muon])
+def test_adam_and_muon_say_how_to_keep_steps_below_the_resolution(optimizer):
+    params, spec, _ = problem(jnp.bfloat16, fg.Stiefel())
+    advice = r"learning_rate=0\.007 .*0\.0078 apart: 'w' .*with_master_weights\(tx, spec\)"
+    with pytest.warns(UserWarning, match=advice):
+        optimizer(0.007, spec).init(params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        optimizer(0.008, spec).init(params)
+        fg.with_master_weights(optimizer(0.007, spec), spec).init(params)
 
 
 @pytest.mark.sweep(fast=1)
