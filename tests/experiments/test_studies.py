@@ -145,7 +145,9 @@ def test_trials_of_one_method_run_together_and_give_the_same_rows(tmp_path, toge
 def test_after_its_seconds_a_study_reports_the_finished_methods_and_continues_later(
     tmp_path, monkeypatch, changes
 ):
-    problem = study(error, cases=[{"size": 1}], **changes)
+    drawn = []
+    draw = lambda rows, path: drawn.append({row["method"] for row in rows})  # noqa: E731
+    problem = study(error, cases=[{"size": 1}], draw=draw, **changes)
     report.run(problem, tmp_path / "whole", quiet=True)
     clock = itertools.count()  # a second passes before every trial
     monkeypatch.setattr(grid.time, "monotonic", lambda: next(clock))
@@ -157,6 +159,7 @@ def test_after_its_seconds_a_study_reports_the_finished_methods_and_continues_la
     assert row.startswith("| 1 | a |")
     assert not others
     assert whole[4].startswith(row.rstrip("| "))
+    assert drawn == [{"a", "b"}, {"a"}]
     report.run(problem, tmp_path / "run", seconds=100, quiet=True)
     assert table_of("run") == whole
     for name in ("trials.jsonl", "table.md"):

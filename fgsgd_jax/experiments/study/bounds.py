@@ -68,8 +68,8 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         results={"test_error": "test error", "gap": "gap", **BOUNDS},
         seeds=2 if smoke else 5,
         tuning_seeds=1 if smoke else 2,
-        draw=lambda rows, path: _draw(result, rows, path),
-        remarks=lambda rows: correlations(result, rows),
+        draw=lambda rows, path: _draw(result.finished(rows), rows, path),
+        remarks=lambda rows: correlations(result.finished(rows), rows),
     )
     return result
 

@@ -260,10 +260,8 @@ def _draw(rows: list[Row], path: Path) -> None:
         best = min(losses, key=lambda rate: losses[rate])
         relative = [rate / best for rate in losses]
         panels[0].plot(relative, list(losses.values()), ".-", color=color, label=method)
-        # Only the best settings were trained from the last seed, and only of methods that are done.
-        chosen = next((row for row in of_method if row["seed"] == last), None)
-        if chosen is None:
-            continue
+        # Only the best settings were trained from the last seed.
+        chosen = next(row for row in of_method if row["seed"] == last)
         names = ("rate", "decay", "gain")
         alike = [r for r in of_method if all(r.get(n) == chosen.get(n) for n in names)]
         steps = [int(name[5:]) for name in chosen if name.startswith("loss_")]

@@ -46,6 +46,7 @@ def run(study: Study, run_dir: Path, *, seconds: float | None = None, quiet: boo
                 f"After {seconds:g} seconds no method is finished; the trials that are done are in "
                 f"{run_dir}. The same command continues from there."
             )
+        rows = [row for row in rows if row["method"] in finished.methods]
         text = table.markdown(finished, rows)
         write_text(run_dir / TABLE_FILE, text)
         study.draw(rows, run_dir / FIGURE_FILE)
