@@ -8,7 +8,7 @@ axes, and that layers are stacked from the layout alone.
 import functools
 import math
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -150,7 +150,7 @@ def by_preset(
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
 
     def weight_of(path: str, leaf) -> str:
-        weight = _weight_of(preset, path, leaf, layout[path])
+        weight = _weight_of(preset, path, leaf, layout[path], layout)
         return Reason.LAST_DENSE if path == last and weight in ("hidden dense", "dense") else weight
 
     weights = {path: weight_of(path, leaf) for path, leaf in leaves}
@@ -187,7 +187,7 @@ def _is_followed(path: str, weight: str, placements: Mapping[str, Placement]) ->
     return weight in placements or kind_of(path) == "convolution"
 
 
-def _weight_of(preset: str, path: str, leaf, layout: str | None) -> str:
+def _weight_of(preset: str, path: str, leaf, layout: str | None, paths: Iterable[str]) -> str:
     """The weight of the preset that a leaf is, or why it is none."""
     shape, kind = without_stack(tuple(leaf.shape), layout), kind_of(path)
     why = without_geometry(leaf.dtype) or passed_over(path, shape)
@@ -202,8 +202,10 @@ def _weight_of(preset: str, path: str, leaf, layout: str | None) -> str:
         if kind == "query":
             einsum = "einsum" in path and len(shape) > 2
             return "query, key, value, heads first" if einsum else "query, key, value"
+        if is_attention_output(path, paths):
+            return "attention output"
         if kind in ("attention", "dense"):
-            return "attention output" if is_attention_output(path) else "dense"
+            return "dense"
     if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
         return "hidden dense"
     if preset == "rnn" and _FUSED.fullmatch(path):

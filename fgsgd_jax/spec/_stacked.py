@@ -6,11 +6,11 @@ axes and path mostly say which is which. A query kernel of three axes may be (la
 """
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fgsgd_jax.spec._blocks import block_of, layer_of
-from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._kinds import keys_of, kind_of, words_of
 from fgsgd_jax.spec._layouts import letters_for
 
 Shape = tuple[int, ...]
@@ -70,10 +70,22 @@ def own_layouts(leaves: Leaves, layout: str | None) -> Layouts:
     )
 
 
-def is_attention_output(path: str) -> bool:
-    """Whether a weight is the output of an attention layer by its path."""
-    within = {kind_of(path), *map(kind_of, keys_of(path)[-3:-1])}
-    return kind_of(path) in ("attention", "dense") and "attention" in within
+def is_attention_output(path: str, paths: Iterable[str]) -> bool:
+    """Whether a weight is the output of an attention layer, by its path and the paths beside it.
+
+    Example:
+        >>> is_attention_output("attn/out/kernel", [])
+        True
+        >>> is_attention_output("mixer/out/kernel", ["mixer/query/kernel", "mixer/out/kernel"])
+        True
+    """
+    kind, layer = kind_of(path), layer_of(path)
+    if kind in ("attention", "dense"):
+        return "attention" in {kind, *map(kind_of, keys_of(path)[-3:-1])}
+    named = kind == "" and layer and {"out", "output"} & set(words_of(layer[-1]))
+    return bool(named) and any(
+        kind_of(other) == "query" and layer_of(other)[:-1] == layer[:-1] for other in paths
+    )
 
 
 def without_stack(shape: Shape, layout: str | None) -> Shape:
@@ -104,7 +116,7 @@ def _is_stacked(path: str, shapes: dict[str, Shape], layout: str) -> bool | None
     kind, axes, count = kind_of(path), len(shapes[path]), layout.count("S")
     if _may_be_a_scale(path, shapes, layout):
         return True
-    possible = _axes_of_one(path, layout.replace("S", ""))
+    possible = _axes_of_one(path, shapes, layout.replace("S", ""))
     may_be_one, may_be_stacked = axes in possible, axes - count in possible
     if not (may_be_one and may_be_stacked):
         return may_be_stacked or (not may_be_one and axes > count + 1)
@@ -116,14 +128,14 @@ def _is_stacked(path: str, shapes: dict[str, Shape], layout: str) -> bool | None
     return bool(answer) if kind == "convolution" and axes == len(layout) - count else answer
 
 
-def _axes_of_one(path: str, one: str) -> set[int]:
+def _axes_of_one(path: str, paths: Iterable[str], one: str) -> set[int]:
     """The numbers of axes that one layer may have, by its path and the layout of one layer."""
     kind = kind_of(path)
     if kind == "convolution":
         return {3, 4, 5}
     if kind == "query":  # (heads, in, size) and (2, heads, in, size), or (in, heads, size)
         return {3, 4} if "einsum" in path else {2, 3}
-    if is_attention_output(path):
+    if is_attention_output(path, paths):
         return {3} if "einsum" in path else {2, 3}
     if kind in ("dense", ""):  # four axes under a layout with spatial axes: a shortcut, `down` say
         return {2, 4} if len(one) == 4 else {2}
@@ -207,19 +219,23 @@ def _vote(path: str, other: str, shapes: dict[str, Shape], layout: str) -> bool 
     of_query, of_other = kind_of(path) == "query", kind == "query"
     if "einsum" in other:
         return None
-    if of_query != of_other and {len(shape), len(its)} == {3} and _are_one_layer(path, other):
+    if (
+        of_query != of_other
+        and {len(shape), len(its)} == {3}
+        and _are_one_layer(path, other, shapes)
+    ):
         query, output = (shape, its) if of_query else (its, shape)
         return None if same and query[1:] == output[:2] else same
     if len(its) == 2 and kind in ("dense", "query", "attention"):
         return False
-    if kind == "dense" and not is_attention_output(other):
+    if kind == "dense" and not is_attention_output(other, shapes):
         return True if same and len(its) == 2 + count else None
     return True if same and len(its) == 3 + count else None
 
 
-def _are_one_layer(path: str, other: str) -> bool:
+def _are_one_layer(path: str, other: str, paths: Iterable[str]) -> bool:
     """Whether two weights stand in one attention layer, one of them as its output."""
-    outputs = is_attention_output(path) or is_attention_output(other)
+    outputs = is_attention_output(path, paths) or is_attention_output(other, paths)
     return outputs and block_of(layer_of(path)) == block_of(layer_of(other))
 
 

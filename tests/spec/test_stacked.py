@@ -183,3 +183,15 @@ def test_attention_of_one_layer_needs_no_layout(beside):
     (name,) = (name for name in found if name.endswith("query"))
     inputs, heads, size = ONE_LAYER[beside][f"{name}/kernel"].shape
     assert found[name] == (inputs, size, heads)
+
+
+@pytest.mark.parametrize("name", ["sa", "att", "mixer", "blocks/0/mixer"])
+@pytest.mark.parametrize("layout", [None, "SIO"])
+def test_queries_beside_an_output_say_that_it_is_of_attention(name, layout):
+    shapes = {"query": (8, 2, 4), "key": (8, 2, 4), "value": (8, 2, 4), "out": (2, 4, 8)}
+    params = {f"{name}/{key}/kernel": leaf(*shape) for key, shape in shapes.items()}
+    params["conv/out/kernel"] = leaf(2, 4, 8)
+    spec = fg.collection(params, preset="transformer", layout=layout)
+    assert points(spec) == {f"{name}/{key}": (8, 4, 2) for key in ("query", "key", "value")} | {
+        f"{name}/out": (8, 8)
+    }
