@@ -5,7 +5,6 @@ scale; leaves of other kinds stay Euclidean. What a leaf is follows from its pat
 axes, and that layers are stacked from the layout alone.
 """
 
-import functools
 import math
 import re
 from collections.abc import Iterable, Mapping
@@ -145,8 +144,12 @@ def by_preset(
         (path, jax.ShapeDtypeStruct(without_stack(tuple(leaf.shape), layout[path]), leaf.dtype))
         for path, leaf in leaves
     ]
-    unread = functools.partial(unread_dense, layout=layouts.of_one)
-    last = {"mlp": last_dense, "transformer": unread}.get(preset, lambda _: "")(inner)
+    of_one_layer = [(path, leaf) for path, leaf in inner if "S" not in (layout[path] or "")]
+    last = ""
+    if preset == "mlp":
+        last = last_dense(of_one_layer)
+    elif preset == "transformer":
+        last = unread_dense(inner, layouts.of_one)
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
 
     def weight_of(path: str, leaf) -> str:

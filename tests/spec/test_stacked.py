@@ -195,3 +195,13 @@ def test_queries_beside_an_output_say_that_it_is_of_attention(name, layout):
     assert points(spec) == {f"{name}/{key}": (8, 4, 2) for key in ("query", "key", "value")} | {
         f"{name}/out": (8, 8)
     }
+
+
+@pytest.mark.parametrize("last", ["Dense_1", "a", "out__linear"])
+def test_the_last_dense_layer_of_an_mlp_is_not_among_its_scanned_layers(last):
+    params = kernels(Dense_0=(8, 16), scanned__Dense_0=(4, 16, 16), **{last: (16, 5)})
+    if last == "a":
+        del params["Dense_0/kernel"]
+    spec = fg.collection(params, preset="mlp", layout="SIO")
+    expected = {"Dense_0": (8, 16), "scanned/Dense_0": (16, 16, 4)}
+    assert points(spec) == {k: v for k, v in expected.items() if f"{k}/kernel" in params}
