@@ -7,20 +7,29 @@ axes, and that layers are stacked from the layout alone.
 
 import math
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
+
+import jax
 
 from fgsgd_jax._text import did_you_mean
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._blocks import normalized
 from fgsgd_jax.spec._defaults import passed_over, without_geometry
-from fgsgd_jax.spec._heads import last_dense, unread_dense
+from fgsgd_jax.spec._heads import Leaves, last_dense, unread_dense
 from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for, spatial
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._schemes import Scheme
+from fgsgd_jax.spec._stacked import (
+    Layouts,
+    is_attention_output,
+    seems_stacked,
+    with_stack,
+    without_stack,
+)
 
 # Keeps the variance of features where no normalization layer does, and is 1 where one does.
 UNLESS_NORMALIZED = "variance, 1 with normalization"
@@ -115,8 +124,8 @@ def checked_preset(preset: Any, default: Any) -> None:
 
 def by_preset(
     preset: str,
-    leaves: Sequence[tuple[str, Any]],
-    layout: str | None,
+    leaves: Leaves,
+    layouts: Layouts,
     ruled: Mapping[str, Pom | str | None],
 ) -> list[Pom | str]:
     """What is asked for every leaf, or why it is Euclidean: by a rule, or else by a preset.
@@ -124,22 +133,32 @@ def by_preset(
     Args:
         preset: The name of the preset.
         leaves: The pairs (path, leaf).
-        layout: The layout given to `collection`, or None.
+        layouts: The layout of every leaf.
         ruled: By path, what a rule asks for a leaf; None for leaves that match no rule.
 
     Raises:
         ValueError: If there is nothing to put on a manifold, or the preset has no cut for a weight.
     """
-    last = {"mlp": last_dense(leaves), "transformer": unread_dense(leaves, layout)}.get(preset)
+    layout = layouts.own
+    inner = [
+        (path, jax.ShapeDtypeStruct(without_stack(tuple(leaf.shape), layout[path]), leaf.dtype))
+        for path, leaf in leaves
+    ]
+    of_one_layer = [(path, leaf) for path, leaf in inner if "S" not in (layout[path] or "")]
+    last = ""
+    if preset == "mlp":
+        last = last_dense(of_one_layer)
+    elif preset == "transformer":
+        last = unread_dense(inner, layouts.of_one)
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
 
     def weight_of(path: str, leaf) -> str:
-        weight = _weight_of(preset, path, leaf, layout)
+        weight = _weight_of(preset, path, leaf, layout[path], layout)
         return Reason.LAST_DENSE if path == last and weight in ("hidden dense", "dense") else weight
 
     weights = {path: weight_of(path, leaf) for path, leaf in leaves}
     kept = normalized(
-        [(path, _without_stack(tuple(leaf.shape), layout)) for path, leaf in leaves],
+        [(path, tuple(leaf.shape)) for path, leaf in inner],
         [path for path, weight in weights.items() if _is_followed(path, weight, placements)],
     )
 
@@ -147,7 +166,7 @@ def by_preset(
         weight = weights[path]
         if weight not in placements:
             return weight
-        return _request(placements[weight], path, tuple(leaf.shape), layout, path in kept)
+        return _request(placements[weight], path, leaves, layouts, path in kept)
 
     requests = [ruled[path] or asked(path, leaf) for path, leaf in leaves]
     if not any(isinstance(request, Pom) for request in requests):
@@ -171,9 +190,9 @@ def _is_followed(path: str, weight: str, placements: Mapping[str, Placement]) ->
     return weight in placements or kind_of(path) == "convolution"
 
 
-def _weight_of(preset: str, path: str, leaf, layout: str | None) -> str:
+def _weight_of(preset: str, path: str, leaf, layout: str | None, paths: Iterable[str]) -> str:
     """The weight of the preset that a leaf is, or why it is none."""
-    shape, kind = _without_stack(tuple(leaf.shape), layout), kind_of(path)
+    shape, kind = without_stack(tuple(leaf.shape), layout), kind_of(path)
     why = without_geometry(leaf.dtype) or passed_over(path, shape)
     if why or math.prod(shape) == 0:
         return why or Reason.EMPTY
@@ -186,9 +205,10 @@ def _weight_of(preset: str, path: str, leaf, layout: str | None) -> str:
         if kind == "query":
             einsum = "einsum" in path and len(shape) > 2
             return "query, key, value, heads first" if einsum else "query, key, value"
-        within = {kind, *map(kind_of, keys_of(path)[-3:-1])}
+        if is_attention_output(path, paths):
+            return "attention output"
         if kind in ("attention", "dense"):
-            return "attention output" if "attention" in within else "dense"
+            return "dense"
     if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
         return "hidden dense"
     if preset == "rnn" and _FUSED.fullmatch(path):
@@ -203,14 +223,15 @@ def _weight_of(preset: str, path: str, leaf, layout: str | None) -> str:
 def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> bool:
     """Whether a residual network has a convolution here, such as a shortcut called `down`.
 
-    Its four axes can be nothing else unless the path says so, or the shape speaks for another
-    layout.
+    Its four axes, without stacked ones, can be nothing else unless the path says so, or the shape
+    speaks for another layout.
     """
-    letters, shape = letters_for(layout or DEFAULT, 4), tuple(leaf.shape)
+    shape = tuple(leaf.shape)
+    letters = letters_for(layout or DEFAULT, len(shape))
     known = layout is not None or keys_of(path)[-1] != "weight"
     return (
         kind in ("dense", "")
-        and len(shape) == 4
+        and len(without_stack(shape, layout)) == 4
         and known
         and letters is not None
         and not contradiction(letters, shape, guessed=layout is None)
@@ -218,40 +239,31 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
 
 
 def _request(
-    placement: Placement, path: str, shape: tuple[int, ...], layout: str | None, is_normalized: bool
+    placement: Placement, path: str, leaves: Leaves, layouts: Layouts, is_normalized: bool
 ) -> Pom:
     """The pom of a placement for a leaf."""
-    scale, inner = placement.scale, _without_stack(shape, layout)
+    shape = tuple(dict(leaves)[path].shape)
+    layout = layouts.checked(path, shape)
+    scale, inner = placement.scale, without_stack(shape, layout)
     if scale == UNLESS_NORMALIZED:
         scale = None if is_normalized else "variance"
     cut = placement.cuts.get(len(inner))
+    of_heads = placement.cuts in (_HEADS, _OUTPUT) and len(inner) == 3
+    what = ""
     if cut is None:
+        axes = " or ".join(map(str, placement.cuts))
+        what = f"but the preset cuts weights called {placement.weight!r} by {axes} axes only"
+    elif of_heads and "S" not in (layout or "") and seems_stacked(path, leaves):
+        what = "and the leaves beside it look like stacked layers, so no axis of it may count heads"
+    if cut is None or what:
         raise ValueError(
-            f"{path!r} has shape {shape}, but the preset cuts weights called "
-            f"{placement.weight!r} by {' or '.join(map(str, placement.cuts))} axes only. Give a "
-            "rule for it that names its axes, or layout='S…' if layers are stacked."
+            f"{path!r} has shape {shape}, {what}. Give a rule for it that names its axes, or "
+            "layout='S…' if layers are stacked."
         )
     if placement.weight == "recurrent matrix" and inner[0] != inner[1]:
         gates = max(inner) // min(inner)
         blocks = f"(gates={gates}:stack out:columns)"
         cut = f"in:rows {blocks}" if inner[0] < inner[1] else f"{blocks} in:rows"
     if ":" in cut:
-        cut = _stacked(cut, layout)
+        cut = with_stack(cut, layout)
     return pom(placement.scheme, placement.manifold, component=cut, scale=scale)
-
-
-def _stacked(cut: str, layout: str | None) -> str:
-    """Axes as text, with those that the layout stacks before and behind them."""
-    first, last = re.fullmatch(r"(S*)[^S]*(S*)", layout or "").groups()  # pyright: ignore
-    return " ".join(["stack"] * len(first) + [cut] + ["stack"] * len(last))
-
-
-def _without_stack(shape: tuple[int, ...], layout: str | None) -> tuple[int, ...]:
-    """A shape without the axes that the layout stacks."""
-    match = re.fullmatch(r"(S*)[^S]*(S*)", layout or "")
-    if match is None:
-        raise ValueError(
-            f"A preset takes stacked layers on the first or the last axes, but the layout is "
-            f"{layout!r}; give rules in place of the preset."
-        )
-    return shape[len(match[1]) : len(shape) - len(match[2])]

@@ -29,6 +29,7 @@ from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom
 from fgsgd_jax.spec._scales import checked_scale, gamma
 from fgsgd_jax.spec._schemes import check_scheme, count_groups
+from fgsgd_jax.spec._stacked import own_layouts
 
 
 def collection(
@@ -57,7 +58,9 @@ def collection(
             weights of such a network; `spec/README.md` has the table.
         layout: The axes of convolutions, one letter each: "HWIO" (Flax, Haiku), "OIHW" (Equinox,
             PyTorch), with S for stacked layers, as in "SHWIO". It covers fewer and more spatial
-            axes and dense weights as well. By default HWIO, where paths and shapes leave no doubt.
+            axes and dense weights as well. A leaf that is one layer by path and number of axes,
+            such as a stem, is read without S. By default HWIO, where paths and shapes leave no
+            doubt.
         scale: γ of the scale s = γ/λ, for poms without a `scale` of their own: None for weights at
             unit scale, "geometric" for γ = (fan-in + fan-out)^−½, "variance" to keep the variance
             of features through a layer and a ReLU, ("variance", gain) for other activations,
@@ -98,19 +101,23 @@ def collection(
     check_every_rule_decides(rules, paths)
     map_sizes = checked_map_sizes(feature_map_sizes, paths)
     ruled = {path: _by_rule(path, leaf, rules, leaves) for path, leaf in leaves}
+    layouts = own_layouts(leaves, layout)
     if preset is None:
-        requests = [ruled[path] or by_default(path, leaf, default, layout) for path, leaf in leaves]
+        requests = [
+            ruled[path] or by_default(path, leaf, default, layouts.own[path])
+            for path, leaf in leaves
+        ]
     else:
-        requests = by_preset(preset, leaves, layout, ruled)
+        requests = by_preset(preset, leaves, layouts, ruled)
 
     def placed(path: str, leaf, request: Pom | str) -> LeafSpec | None:
         if isinstance(request, str):
             return None
-        request = dataclasses.replace(
-            request,
-            scale=default_scale if request.scale is None else request.scale,
-            layout=layout if request.layout is None else request.layout,
-        )
+        scale = default_scale if request.scale is None else request.scale
+        if request.layout is None and not isinstance(request.component, Component):
+            its_layout = layouts.checked(path, tuple(leaf.shape))
+            request = dataclasses.replace(request, layout=its_layout)
+        request = dataclasses.replace(request, scale=scale)
         return _leaf_spec(path, leaf, request, map_sizes.get(path), int(seed))
 
     return Collection(

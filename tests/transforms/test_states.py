@@ -57,6 +57,22 @@ def test_a_state_of_another_spec_is_refused(name, other):
         MAKERS[name](SPEC).update(GRADIENT, state, PARAMS)
 
 
+@pytest.mark.parametrize(
+    ("maker", "scheme"),
+    [
+        (lambda spec: fg.fgsgd(0.1, spec), "PO"),
+        (lambda spec: fg.fgsgd(0.1, spec, momentum=0.9), "layer"),
+        (fg.scale_by_fgsgd, "PI"),
+    ],
+    ids=["fgsgd", "momentum", "link"],
+)
+def test_a_state_without_groups_is_refused_inside_jit_where_fingerprints_are_unknown(maker, scheme):
+    specs = [spec_of(rule=fg.pom(name, MIXED)) for name in (scheme, "PIO")]
+    state = maker(specs[0]).init(fg.project(PARAMS, specs[0]))
+    with pytest.raises(ValueError, match=r"no groups for .*another spec.*init\(params\)"):
+        jax.jit(maker(specs[1]).update)(GRADIENT, state, PARAMS)
+
+
 OTHERS = {
     "sgd": optax.sgd(0.1),
     "sgd with momentum": optax.sgd(0.1, momentum=0.9),

@@ -1,0 +1,246 @@
+"""Stacked layers: which leaves of a tree hold several layers, and which hold one.
+
+A layout with S holds for the scanned layers of a network, not for its stem or its head. Number of
+axes and path mostly say which is which. A query kernel of three axes may be (layers, in, out) or
+(in, heads, size): there the bias and the other leaves of its block decide.
+"""
+
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any, NamedTuple
+
+from fgsgd_jax.spec._blocks import block_of, layer_of
+from fgsgd_jax.spec._kinds import keys_of, kind_of, words_of
+from fgsgd_jax.spec._layouts import letters_for
+
+Shape = tuple[int, ...]
+Leaves = Sequence[tuple[str, Any]]
+
+_NOT_OF_A_BLOCK = ("embedding", "router", "head", "expert")
+
+
+class Layouts(NamedTuple):
+    """The layout of every leaf.
+
+    Attributes:
+        own: By path, the layout, without S for a leaf that is one layer.
+        unclear: The paths of leaves that may be stacked or one layer.
+        of_one: The layout given, without S.
+    """
+
+    own: dict[str, str | None]
+    unclear: frozenset[str]
+    of_one: str | None
+
+    def checked(self, path: str, shape: Shape) -> str | None:
+        """The layout of a leaf.
+
+        Raises:
+            ValueError: If the leaf may be stacked or one layer.
+        """
+        if path in self.unclear:
+            raise ValueError(
+                f"{path!r} has shape {shape}, and with layout={self.own[path]!r} it may be stacked "
+                "layers or one layer, such as (in, heads, size): give a rule for it that names its "
+                "axes, such as component='layers in:rows out:columns' or "
+                "'in:rows heads:stack out:columns'."
+            )
+        return self.own[path]
+
+
+def own_layouts(leaves: Leaves, layout: str | None) -> Layouts:
+    """The layout of every leaf: as given, or without S where a leaf is one layer.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> leaves = [("stem_conv/kernel", jnp.ones((3, 3, 1, 8)))]
+        >>> leaves.append(("blocks/conv/kernel", jnp.ones((5, 3, 3, 8, 8))))
+        >>> own_layouts(leaves, "SHWIO").own
+        {'stem_conv/kernel': 'HWIO', 'blocks/conv/kernel': 'SHWIO'}
+    """
+    if layout is None or not re.fullmatch(r"S+[^S]+|[^S]+S+|S+[^S]+S+", layout):
+        return Layouts({path: layout for path, _ in leaves}, frozenset(), layout)
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
+    one = layout.replace("S", "")
+    stacked = {path: _is_stacked(path, shapes, layout) for path in shapes}
+    return Layouts(
+        {path: one if answer is False else layout for path, answer in stacked.items()},
+        frozenset(path for path, answer in stacked.items() if answer is None),
+        one,
+    )
+
+
+def is_attention_output(path: str, paths: Iterable[str]) -> bool:
+    """Whether a weight is the output of an attention layer, by its path and the paths beside it.
+
+    Example:
+        >>> is_attention_output("attn/out/kernel", [])
+        True
+        >>> is_attention_output("mixer/out/kernel", ["mixer/query/kernel", "mixer/out/kernel"])
+        True
+    """
+    kind, layer = kind_of(path), layer_of(path)
+    if kind in ("attention", "dense"):
+        return "attention" in {kind, *map(kind_of, keys_of(path)[-3:-1])}
+    named = kind == "" and layer and {"out", "output"} & set(words_of(layer[-1]))
+    return bool(named) and any(
+        kind_of(other) == "query" and layer_of(other)[:-1] == layer[:-1] for other in paths
+    )
+
+
+def without_stack(shape: Shape, layout: str | None) -> Shape:
+    """A shape without the axes that the layout stacks."""
+    match = re.fullmatch(r"(S*)[^S]*(S*)", layout or "")
+    if match is None:
+        raise ValueError(
+            f"A preset takes stacked layers on the first or the last axes, but the layout is "
+            f"{layout!r}; give rules in place of the preset."
+        )
+    return shape[len(match[1]) : len(shape) - len(match[2])]
+
+
+def with_stack(cut: str, layout: str | None) -> str:
+    """Axes as text, with those that the layout stacks before and behind them."""
+    first, last = re.fullmatch(r"(S*)[^S]*(S*)", layout or "").groups()  # pyright: ignore
+    return " ".join(["stack"] * len(first) + [cut] + ["stack"] * len(last))
+
+
+def seems_stacked(path: str, leaves: Leaves) -> bool:
+    """Whether its bias and block say that an attention kernel of three axes is stacked layers."""
+    shapes = {other: tuple(leaf.shape) for other, leaf in leaves}
+    return len(shapes[path]) == 3 and bool(_by_neighbors(path, shapes, "SIO"))
+
+
+def _is_stacked(path: str, shapes: dict[str, Shape], layout: str) -> bool | None:
+    """Whether a leaf is stacked under a layout with S; None if that is unclear."""
+    kind, axes, count = kind_of(path), len(shapes[path]), layout.count("S")
+    if _may_be_a_scale(path, shapes, layout):
+        return True
+    possible = _axes_of_one(path, shapes, layout.replace("S", ""))
+    may_be_one, may_be_stacked = axes in possible, axes - count in possible
+    if not (may_be_one and may_be_stacked):
+        return may_be_stacked or (not may_be_one and axes > count + 1)
+    if kind == "query" and "einsum" in path:  # heads first: both readings are the same matrices
+        return True
+    if kind == "convolution" and axes == len(layout):
+        return True
+    answer = _by_neighbors(path, shapes, layout)
+    return bool(answer) if kind == "convolution" and axes == len(layout) - count else answer
+
+
+def _axes_of_one(path: str, paths: Iterable[str], one: str) -> set[int]:
+    """The numbers of axes that one layer may have, by its path and the layout of one layer."""
+    kind = kind_of(path)
+    if kind == "convolution":
+        return {3, 4, 5}
+    if kind == "query":  # (heads, in, size) and (2, heads, in, size), or (in, heads, size)
+        return {3, 4} if "einsum" in path else {2, 3}
+    if is_attention_output(path, paths):
+        return {3} if "einsum" in path else {2, 3}
+    if kind in ("dense", ""):  # four axes under a layout with spatial axes: a shortcut, `down` say
+        return {2, 4} if len(one) == 4 else {2}
+    return {1} if kind in ("bias", "normalization") else {2}
+
+
+def _may_be_a_scale(path: str, shapes: dict[str, Shape], layout: str) -> bool:
+    """Whether a leaf `weight` of Equinox is the stacked scales of a normalization layer."""
+    shape, block = shapes[path], block_of(layer_of(path))
+    unnamed = kind_of(path) == "" and keys_of(path)[-1] == "weight"
+    if (
+        not unnamed
+        or len(shape) != 1 + layout.count("S")
+        or _by_bias(path, shapes, layout) is False
+    ):
+        return False
+    return any(
+        block_of(layer_of(other)) == block
+        and len(its) > len(shape)
+        and _stack_sizes(its, layout) == _stack_sizes(shape, layout)
+        for other, its in shapes.items()
+    )
+
+
+def _by_neighbors(path: str, shapes: dict[str, Shape], layout: str) -> bool | None:
+    """What the nearest leaves say that say anything; None if they disagree, or none does.
+
+    A convolution asks those of its own block alone: a stem stands beside blocks that are scanned.
+    """
+    own = layer_of(path)
+    by_bias = _by_bias(path, shapes, layout)
+    if by_bias is not None:
+        return by_bias
+    block = block_of(own)
+    while True:
+        narrow = not block or kind_of(path) == "convolution"
+        votes = {
+            _vote(path, other, shapes, layout)
+            for other in shapes
+            if other != path
+            and layer_of(other) != own
+            and layer_of(other)[: len(block)] == block
+            and not (narrow and block_of(layer_of(other)) != block)
+        } - {None}
+        if votes or not block or kind_of(path) == "convolution":
+            return votes.pop() if len(votes) == 1 else None
+        block = block_of(block)
+
+
+def _by_bias(path: str, shapes: dict[str, Shape], layout: str) -> bool | None:
+    """What the bias of the same layer says: (out,), (heads, size), or stacked (layers, out)."""
+    shape = shapes[path]
+    inner = letters_for(layout.replace("S", ""), 2 if kind_of(path) != "convolution" else 3) or ""
+    outputs = without_stack(shape, layout)[0 if inner.startswith("O") else -1]
+    first, last = _stack_sizes(shape, layout)
+    stacked, one = (*first, outputs, *last), shape[-2:]
+    for other, its in shapes.items():
+        if layer_of(other) != layer_of(path) or kind_of(other) != "bias":
+            continue
+        if len(its) == 1:
+            return False
+        is_stacked, is_one = its == stacked, kind_of(path) == "query" and its == one
+        if is_stacked != is_one:
+            return is_stacked
+    return None
+
+
+def _vote(path: str, other: str, shapes: dict[str, Shape], layout: str) -> bool | None:
+    """Whether another leaf of the block says that this one is stacked; None if it says nothing."""
+    shape, its, count = shapes[path], shapes[other], layout.count("S")
+    kind = kind_of(other)
+    same = _stack_sizes(shape, layout) == _stack_sizes(its, layout)
+    if kind in _NOT_OF_A_BLOCK:
+        return None
+    if kind in ("bias", "normalization"):
+        of_heads = kind_of("/".join(layer_of(other))) == "query"  # (heads, size), maybe
+        stacked = same and len(its) == 1 + count and not of_heads
+        return False if len(its) == 1 else True if stacked else None
+    if kind_of(path) == "convolution":
+        return None
+    of_query, of_other = kind_of(path) == "query", kind == "query"
+    if "einsum" in other:
+        return None
+    if (
+        of_query != of_other
+        and {len(shape), len(its)} == {3}
+        and _are_one_layer(path, other, shapes)
+    ):
+        query, output = (shape, its) if of_query else (its, shape)
+        return None if same and query[1:] == output[:2] else same
+    if len(its) == 2 and kind in ("dense", "query", "attention"):
+        return False
+    if kind == "dense" and not is_attention_output(other, shapes):
+        return True if same and len(its) == 2 + count else None
+    return True if same and len(its) == 3 + count else None
+
+
+def _are_one_layer(path: str, other: str, paths: Iterable[str]) -> bool:
+    """Whether two weights stand in one attention layer, one of them as its output."""
+    outputs = is_attention_output(path, paths) or is_attention_output(other, paths)
+    return outputs and block_of(layer_of(path)) == block_of(layer_of(other))
+
+
+def _stack_sizes(shape: Shape, layout: str) -> tuple[Shape, Shape]:
+    """The sizes of the axes that a layout stacks, before and behind the others."""
+    first = len(layout) - len(layout.lstrip("S"))
+    last = len(layout) - len(layout.rstrip("S"))
+    return shape[:first], shape[len(shape) - last :]
