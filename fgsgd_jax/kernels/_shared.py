@@ -97,8 +97,9 @@ class Step:
     def g(self, form: Callable = lambda points: points) -> Any:
         """The gradient of the points, with the same rounding in all passes.
 
-        A nearly normal gradient multiplies it: all passes must agree, lest a step be scaled by
-        the length of another.
+        Next to the tangent part of a nearly normal gradient, its rounding is large. If two passes
+        rounded it differently, the length measured in one would not be that of the step taken in
+        the other.
         """
         g, x = form(self.leaf_spec.points(self.gradient)), self.x(form)
         if not _xla_cpu.reads_stored_arrays():

@@ -19,7 +19,7 @@ class RescalingKernel(Kernel):
     product: Callable
 
     def normal(self, x, g):
-        # Not stored, these numbers are computed again wherever a pass needs them.
+        # Where they are not stored, every pass computes these numbers again: they must be the same.
         return self.product(x, g, rounded=not _xla_cpu.reads_stored_arrays())
 
     def tangent(self, x, g, normal):
