@@ -212,9 +212,11 @@ def correlations(study: Study, rows: list[Row]) -> str:
 
     def correlation(name: str, keys: Iterable) -> float:
         chosen = [means[key] for key in keys if means[key][name] is not None]
+        if len(chosen) < 2:
+            return float("nan")
         gaps, values = ([mean[column] for mean in chosen] for column in ("gap", name))
         tau: Any = kendalltau(gaps, values)
-        return float(tau.statistic) if len(chosen) > 1 else float("nan")
+        return float(tau.statistic)
 
     def average(taus: Iterable[float]) -> str:
         known = [tau for tau in taus if tau == tau]
