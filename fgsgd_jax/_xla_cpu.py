@@ -41,13 +41,7 @@ class _State(threading.local):
 _state = _State()
 
 
-def materialize(
-    function: Callable,
-    like: jax.Array,
-    *,
-    after: jax.Array | None = None,
-    least: int = MATERIALIZED_SIZE,
-) -> Any:
+def materialize(function: Callable, like: jax.Array, *, after: jax.Array | None = None) -> Any:
     """`function()`, computed once and stored, rather than fused into all that reads it.
 
     The result should be small, a few numbers per point. Arrays that the function closes over are
@@ -57,9 +51,8 @@ def materialize(
         function: A function without arguments.
         like: An array of the size that the function reads.
         after: A `completion_token`; the function runs after what the token depends on.
-        least: The size of `like` from which the result is stored.
     """
-    return materialize_either(True, function, None, like, after=after, least=least)
+    return materialize_either(True, function, None, like, after=after)
 
 
 def materialize_either(
@@ -74,7 +67,7 @@ def materialize_either(
     """`function()` if the condition holds, else `otherwise()`, either of them materialized.
 
     `otherwise` is a cheaper approximation of `function`, used on the CPU only; None stands for
-    zeros, where the condition always holds.
+    zeros, where the condition always holds. From the size `least` of `like`, results are stored.
     """
     # Outside a compiled function nothing is fused, and what is inside one materialized function
     # needs no second one. Inside `jax.shard_map` branches of a conditional would have to vary over

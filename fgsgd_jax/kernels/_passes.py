@@ -101,12 +101,19 @@ def _retract(step: Step, v: _Tangent, t, squares, after) -> tuple[jax.Array, lis
     return moved, [moved]
 
 
-def _either(step: Step, function: Callable, exact: jax.Array | None, after, **least: int) -> Any:
-    """`function(exact)` in whichever of its two forms."""
-    if exact is None:
-        return _xla_cpu.materialize(lambda: function(True), step.weight, after=after, **least)
-    forms = (lambda: function(True)), (lambda: function(False))
-    return _xla_cpu.materialize_either(exact, *forms, step.weight, after=after, **least)
+def _either(
+    step: Step,
+    function: Callable,
+    exact: jax.Array | None,
+    after,
+    *,
+    least: int = _xla_cpu.MATERIALIZED_SIZE,
+) -> Any:
+    """`function(exact)` in whichever of its two forms; in the exact one where `exact` is None."""
+    condition, approximate = (True, None) if exact is None else (exact, lambda: function(False))
+    return _xla_cpu.materialize_either(
+        condition, lambda: function(True), approximate, step.weight, after=after, least=least
+    )
 
 
 def _aims_twice(step: Step) -> bool:

@@ -166,7 +166,8 @@ def by_preset(
         weight = weights[path]
         if weight not in placements:
             return weight
-        return _request(placements[weight], path, leaves, layouts, path in kept)
+        shape = tuple(leaf.shape)
+        return _request(placements[weight], path, shape, leaves, layouts, path in kept)
 
     requests = [ruled[path] or asked(path, leaf) for path, leaf in leaves]
     if not any(isinstance(request, Pom) for request in requests):
@@ -239,10 +240,14 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
 
 
 def _request(
-    placement: Placement, path: str, leaves: Leaves, layouts: Layouts, is_normalized: bool
+    placement: Placement,
+    path: str,
+    shape: tuple[int, ...],
+    leaves: Leaves,
+    layouts: Layouts,
+    is_normalized: bool,
 ) -> Pom:
     """The pom of a placement for a leaf."""
-    shape = tuple(dict(leaves)[path].shape)
     layout = layouts.checked(path, shape)
     scale, inner = placement.scale, without_stack(shape, layout)
     if scale == UNLESS_NORMALIZED:

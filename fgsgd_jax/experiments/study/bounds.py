@@ -69,7 +69,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         seeds=2 if smoke else 5,
         tuning_seeds=1 if smoke else 2,
         draw=lambda rows, path: _draw(result.finished(rows), rows, path),
-        remarks=lambda rows: correlations(result.finished(rows), rows),
+        remarks=correlations,
     )
     return result
 

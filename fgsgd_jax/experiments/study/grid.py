@@ -41,7 +41,8 @@ class Study:
         draw: Draws all rows as the figure with this path.
         across_settings: By label in the table, a number computed from all rows of one method on
             one case, such as a range of learning rates.
-        remarks: What stands below the table, from all rows, in Markdown.
+        remarks: What stands below the table, in Markdown, from the study with the methods that are
+            done, and their rows.
         tuning: What trials have besides while settings are chosen, such as a number of epochs.
         final: What trials with the chosen settings have instead. If it differs from `tuning`, the
             chosen settings are trained from all seeds, and only these trials are reported.
@@ -65,7 +66,7 @@ class Study:
     across_settings: Mapping[str, Callable[[list[Row]], float]] = dataclasses.field(
         default_factory=dict
     )
-    remarks: Callable[[list[Row]], str] | None = None
+    remarks: Callable[["Study", list[Row]], str] | None = None
     tuning: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     final: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     shown_as: Mapping[str, Literal["percent", "mean"]] = dataclasses.field(default_factory=dict)
@@ -174,8 +175,11 @@ def run(
     settings = sum(map(len, study.methods.values()))
     runs = settings * study.tuning_seeds + len(study.methods) * len(study.later_seeds)
     total = len(study.cases) * runs
-    ours = [{**case, "method": method} for case in study.cases for method in study.methods]
-    done = sum(any(contains(row, part) for part in ours) for row in kept.rows)
+    done = sum(
+        len(study.rows_of(kept.rows, case, method))
+        for case in study.cases
+        for method in study.methods
+    )
     with tqdm(total=total, initial=done, unit=" trials", disable=quiet) as bar:
 
         def run_all(trials: Iterable[Row]) -> None:

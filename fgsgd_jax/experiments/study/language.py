@@ -37,6 +37,7 @@ from fgsgd_jax.experiments.study.language_network import (
     loss_of,
     loss_of_counts,
 )
+from fgsgd_jax.experiments.study.ranges import good_decades
 
 BATCH, WINDOW = 16, 10  # sequences in a step; steps over which losses are averaged
 OTHERS_RATE = 3e-3  # of Adam for all weights but the hidden matrices
@@ -78,7 +79,7 @@ def study(images: ImageData | None, *, smoke: bool) -> Study:
         tuning_seeds=1,
         draw=_draw,
         across_settings={"width": width},
-        remarks=lambda rows: (
+        remarks=lambda *_: (
             "Counts of how often characters follow others have a loss of "
             f"{loss_of_counts(problem.text, 2):.2f} (pairs) and "
             f"{loss_of_counts(problem.text, 3):.2f} (triples)."
@@ -236,18 +237,8 @@ def curve(rows: Sequence[Row]) -> Mapping[float, float]:
 
 
 def width(rows: Sequence[Row]) -> float:
-    """The decades around the best rate in which the loss is within `GOOD` times the lowest.
-
-    Between two rates, the loss is linear in the logarithm of the rate.
-    """
-    rates, losses = map(np.array, zip(*curve(rows).items(), strict=True))
-    logs = np.linspace(np.log10(rates[0]), np.log10(rates[-1]), 10_001)
-    good = np.interp(logs, np.log10(rates), losses) <= GOOD * losses.min()
-    best = np.searchsorted(logs, np.log10(rates[losses.argmin()]))
-    bad = np.flatnonzero(~good)
-    first = bad[bad < best].max(initial=-1) + 1
-    last = bad[bad > best].min(initial=len(logs)) - 1
-    return float(logs[last] - logs[first])
+    """The decades around the best rate in which the loss is within `GOOD` times the lowest."""
+    return good_decades(curve(rows), GOOD)
 
 
 def _draw(rows: list[Row], path: Path) -> None:

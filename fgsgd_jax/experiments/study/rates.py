@@ -27,6 +27,7 @@ from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Study
+from fgsgd_jax.experiments.study.ranges import good_decades
 from fgsgd_jax.experiments.study.rates_network import CHANNELS, initial, network
 from fgsgd_jax.experiments.study.training import fit, to_zero
 
@@ -226,18 +227,8 @@ def curve(rows: list[Row]) -> Mapping[float, float]:
 
 
 def width(rows: list[Row]) -> float:
-    """The decades around the best rate in which the error is within `GOOD` times the lowest.
-
-    Between two rates, the error is linear in the logarithm of the rate.
-    """
-    rates, errors = map(np.array, zip(*curve(rows).items(), strict=True))
-    logs = np.linspace(np.log10(rates[0]), np.log10(rates[-1]), 10_001)
-    good = np.interp(logs, np.log10(rates), errors) <= GOOD * errors.min()
-    best = np.searchsorted(logs, np.log10(rates[errors.argmin()]))
-    bad = np.flatnonzero(~good)
-    first = bad[bad < best].max(initial=-1) + 1
-    last = bad[bad > best].min(initial=len(logs)) - 1
-    return float(logs[last] - logs[first])
+    """The decades around the best rate in which the error is within `GOOD` times the lowest."""
+    return good_decades(curve(rows), GOOD)
 
 
 def beyond(rows: list[Row]) -> float:

@@ -28,7 +28,7 @@ def markdown(study: Study, rows: list[Row]) -> str:
             lines.append(_line(study, rows, case, method, reference, tuned=tuned))
     table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
     device = f"Trained on {study.device}. " if study.device else ""
-    remarks = f"\n{study.remarks(rows)}\n" if study.remarks else ""
+    remarks = f"\n{study.remarks(study, rows)}\n" if study.remarks else ""
     return f"{study.title}. {device}{_how_chosen(study)}\n\n{table}\n{remarks}"
 
 
