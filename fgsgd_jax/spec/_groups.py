@@ -57,17 +57,8 @@ def group_norms(leaf_spec, squares: jax.Array, groups: Groups | None) -> jax.Arr
 
     Returns:
         `(groups,)` for drawn groups, else an array that broadcasts against the components.
-
-    Raises:
-        ValueError: If the groups of a weight under PIO are missing.
     """
     if groups is None:
-        if leaf_spec.scheme == "PIO":
-            raise ValueError(
-                "This optimizer state has no groups for the weight of shape "
-                f"{leaf_spec.shape}, which is under PIO: it was made for another spec. Make a new "
-                "state with init(params)."
-            )
         axes = summed_axes(leaf_spec.scheme, leaf_spec.component)
         return linalg.safe_sqrt(jnp.sum(squares, axis=axes, keepdims=True))
     # Without the barrier XLA computes the squares again, at random places, to look them up.

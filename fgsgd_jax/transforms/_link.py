@@ -39,14 +39,15 @@ class SpecState(NamedTuple):
         manifold_ids: The drawn manifold of every component, for weights on several manifolds.
         feature_std: λ of the present weights, for weights that have a scale.
         next_feature_std: λ of the weights after the next update.
-        fingerprint: `Collection.fingerprint`, uint32, by which `require_state` finds a state that
-            was made for another spec; None in a state saved before states had one.
+        fingerprint: `Collection.fingerprint` as a key, by which `require_state` finds a state of
+            another spec inside jitted functions, and checkpointers that restore by name do; and as
+            a uint32 value, for those that restore a list of leaves.
     """
 
     manifold_ids: dict[str, jax.Array]
     feature_std: dict[str, jax.Array]
     next_feature_std: dict[str, jax.Array]
-    fingerprint: Any = None
+    fingerprint: dict[str, jax.Array]
 
     @classmethod
     def of(cls, spec: Collection, params: Any) -> "SpecState":
@@ -65,7 +66,7 @@ class SpecState(NamedTuple):
     @classmethod
     def without_arrays(cls, spec: Collection) -> "SpecState":
         """The fingerprint only, for a link that needs neither manifolds nor λ."""
-        return cls({}, {}, {}, jnp.asarray(np.uint32(spec.fingerprint)))
+        return cls({}, {}, {}, {str(spec.fingerprint): jnp.asarray(np.uint32(spec.fingerprint))})
 
     def after_update(self) -> "SpecState":
         """The state after an update, whose weights have the scale that was set."""
@@ -110,7 +111,7 @@ def working_dtypes(params: Any) -> dict[str, np.dtype]:
 
 
 def require_state(state: Any, kind: type, spec: Collection) -> None:
-    """Raises unless a state is one that `init` made for this spec, as far as values are known.
+    """Raises unless a state is one that `init` made for this spec.
 
     Args:
         state: The state given to an update.
@@ -119,7 +120,8 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
 
     Raises:
         TypeError: If the state is of another class.
-        ValueError: If the fingerprint is known and not that of the spec.
+        ValueError: If a fingerprint is not that of the spec. Its value is unknown inside a jitted
+            function; its key is not.
     """
     if not isinstance(state, kind):
         raise TypeError(
@@ -128,15 +130,17 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
             "init of this optimizer returned, or restore into that."
         )
     of_spec = state if isinstance(state, SpecState) else state.spec
-    if of_spec.fingerprint is None:
+    if not isinstance(of_spec.fingerprint, dict):
         raise ValueError(
-            "This optimizer state has no fingerprint of its spec: it was saved by an older version "
-            "of fgsgd_jax. Make a new one with init(params)."
+            "This optimizer state does not have the fingerprint of its spec as a key: it was saved "
+            "by an older version of fgsgd_jax. Make a new one with init(params)."
         )
-    known = known_values(of_spec.fingerprint)
-    if known is not None and np.any(known != spec.fingerprint):
+    ((key, value),) = of_spec.fingerprint.items()
+    known = known_values(value)
+    found = {int(key), *(() if known is None else known.ravel().tolist())}
+    if others := found - {spec.fingerprint}:
         raise ValueError(
-            f"This optimizer state was made for another spec: its fingerprint is {known.flat[0]}, "
+            f"This optimizer state was made for another spec: its fingerprint is {min(others)}, "
             f"and the spec has {spec.fingerprint}. Groups and manifolds were drawn with another "
             "seed, or for other rules or shapes. Build the spec as it was built for the state, or "
             "make a new state with init(params)."
