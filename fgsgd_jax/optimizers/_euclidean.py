@@ -99,9 +99,10 @@ def _partition(transforms, spec: Collection) -> optax.GradientTransformationExtr
     def update_fn(updates, state, params=None, **extra_args):
         if not hasattr(state, "inner_states"):
             raise TypeError(
-                f"update was given a {type(state).__name__}: this is the state of another "
-                "optimizer, such as one without euclidean=…, or a tree restored without its "
-                "classes. Give it what init of this optimizer returned, or restore into that."
+                f"update needs a state of class PartitionState, got {type(state).__name__}: this "
+                "is the state of another optimizer, such as one without euclidean=…, or a tree "
+                "restored without its classes. Give it what init of this optimizer returned, or "
+                "restore into that."
             )
         return parted.update(updates, state, params, **extra_args)
 

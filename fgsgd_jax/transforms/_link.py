@@ -125,8 +125,8 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
     """
     if not isinstance(state, kind):
         raise TypeError(
-            f"update was given a {type(state).__name__} in place of a {kind.__name__}: this is the "
-            "state of another optimizer, or a tree restored without its classes. Give it what "
+            f"update needs a state of class {kind.__name__}, got {type(state).__name__}: this is "
+            "the state of another optimizer, or a tree restored without its classes. Give it what "
             "init of this optimizer returned, or restore into that."
         )
     of_spec = state if isinstance(state, SpecState) else state.spec

@@ -87,7 +87,7 @@ def with_master_weights(
         require_params(params, "a step starts from the present weights")
         if not isinstance(state, MasterState):
             raise TypeError(
-                f"update was given a {type(state).__name__} in place of a MasterState: the state "
+                f"update needs a state of class MasterState, got {type(state).__name__}: the state "
                 "of an optimizer without master weights. Give it what its own init returned."
             )
         gradients = jax.tree.map(lambda leaf: _longer(leaf, dtype), updates)
