@@ -16,6 +16,7 @@ reads axes written as text.
 """
 
 import dataclasses
+import functools
 import math
 from typing import TYPE_CHECKING
 
@@ -110,12 +111,12 @@ class Component:
         given = {role: getattr(self, role) for role in (*ROLES, "split")}
         return ", ".join(f"{role}={axes}" for role, axes in given.items() if axes)
 
-    @property
+    @functools.cached_property
     def axes(self) -> tuple[int, ...]:
         """The axes in the order of the points: rows, columns, lanes."""
         return self.rows + self.columns + self.lanes
 
-    @property
+    @functools.cached_property
     def lanes(self) -> tuple[int, ...]:
         """The axes that count components, in the order they have in the weight."""
         return tuple(sorted(self.inputs + self.outputs + self.stack))
@@ -139,6 +140,7 @@ class Component:
         parts = {axis: _parts(axis, shape, sizes) for axis, sizes in self.split}
         return sum((parts.get(axis, (size,)) for axis, size in enumerate(shape)), ())
 
+    @functools.cache  # noqa: B019 - components are few and small
     def points_shape(self, shape: tuple[int, ...]) -> tuple[int, ...]:
         """The shape `(rows, columns, *lanes)` of the points of a weight of this shape."""
         sizes = self.split_shape(shape)
