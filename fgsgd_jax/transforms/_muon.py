@@ -39,7 +39,8 @@ class ScaleByManifoldMuonState(NamedTuple):
 
     Attributes:
         tangency: By path, how far the direction was from tangent before the last projection:
-            the largest ‖A − P(A)‖/√columns of a component. 0 where the solver is exact.
+            the largest ‖A − P(A)‖/√columns of a component. 0 on square Stiefel points, where A is
+            tangent without it.
         spec: The drawn manifolds, and λ.
     """
 
@@ -139,12 +140,21 @@ def scale_by_manifold_muon(
 def _direction(leaf_spec: LeafSpec, g, weight, manifold_ids, s, *, solver: Solver, rescale: bool):
     step = _steepest(leaf_spec, g, weight, manifold_ids, s, solver=solver)
     x, a = leaf_spec.unit_points(weight, s), leaf_spec.points(step)
-    tangent = leaf_spec.manifold(manifold_ids).to_tangent(x, a)
-    error = jnp.max(linalg.norm(a - tangent)) / min(x.shape[:2]) ** 0.5
-    tangent = tangent / jnp.maximum(1, spectral_norm(tangent))
+    if _keeps_tangency(leaf_spec):
+        tangent, error = a, jnp.zeros((), a.dtype)
+    else:
+        tangent = leaf_spec.manifold(manifold_ids).to_tangent(x, a)
+        error = jnp.max(linalg.norm(a - tangent)) / min(x.shape[:2]) ** 0.5
+        tangent = tangent / jnp.maximum(1, spectral_norm(tangent))
     if rescale:
         tangent = tangent * (x.shape[1] / x.shape[0]) ** 0.5
     return leaf_spec.to_weight(tangent, g.dtype), error
+
+
+def _keeps_tangency(leaf_spec: LeafSpec) -> bool:
+    """Whether msign(G) is tangent, as at an orthogonal W: for G = W·S it is W·msign(S)."""
+    rows, columns = leaf_spec.points_shape[:2]
+    return rows == columns and all(type(m) is Stiefel for m in leaf_spec.manifolds)
 
 
 @keeps_sharding
