@@ -1,11 +1,12 @@
 """Language: a small transformer on characters, its hidden matrices free or on manifolds.
 
 The hidden matrices are trained by the method, all other weights by the same Adam everywhere. All
-methods start from the same orthogonal matrices (for oblique manifolds, their projection), and their
-rates have the same schedule. A rate means something else for every method: the step of an entry
-(AdamW), of a singular direction (`muon` and, at unit scale, `manifold_muon`), or of a matrix,
-relative to its norm (AdamH, MuonH) or at unit scale (`riemannian_adam`). So what is compared is the
-best loss, and how wide the range of rates is in which the loss is close to it.
+methods start from the same orthogonal matrices (for oblique manifolds, their projection), their
+rates have the same schedule, and their settings are chosen by short trainings. A rate means
+something else for every method: the step of an entry (AdamW), of a singular direction (`muon` and,
+at unit scale, `manifold_muon`), or of a matrix, relative to its norm (AdamH, MuonH) or at unit
+scale (`riemannian_adam`). So what is compared is the best loss, and how wide the range of rates is
+in which the loss is close to it.
 
 References:
     Loshchilov & Hutter, ICLR 2019 (AdamW). Jordan, *Muon*, 2024. arXiv 2606.16899, 2026 (AdamH and
@@ -28,7 +29,7 @@ import optax
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
-from fgsgd_jax.experiments.study import figures
+from fgsgd_jax.experiments.study import figures, language_methods
 from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.language_network import (
     Size,
@@ -40,31 +41,32 @@ from fgsgd_jax.experiments.study.language_network import (
 from fgsgd_jax.experiments.study.ranges import good_decades
 
 BATCH, WINDOW = 16, 10  # sequences in a step; steps over which losses are averaged
+STEPS = (200, 1000)  # while settings are chosen, and with the chosen ones
 OTHERS_RATE = 3e-3  # of Adam for all weights but the hidden matrices
-DECAY = 0.1  # the usual weight decay of AdamW and Muon
 GOOD = 1.05  # times the lowest loss
 WORST = 4.5  # the loss of guessing one of 90 tokens, in place of that of a run that diverged
-ONE_LAYER = fg.Component(rows=(1,), columns=(2,), stack=(0,))
 
 
 def study(images: ImageData | None, *, smoke: bool) -> Study:
     """The study, which needs no images; `smoke` makes it small enough for a test."""
     del images
     size = Size(width=16, layers=2, heads=2, context=16) if smoke else Size()
-    problem = _Problem(size, steps=2 * WINDOW if smoke else 200)
-    methods = _methods()
+    problem = _Problem(size)
+    methods, (short, long) = language_methods.methods(), STEPS
     if smoke:
+        short, long = WINDOW, 2 * WINDOW
         methods = {"AdamH": methods["AdamH"][2:4]}
     return Study(
         name="language",
         title=f"{problem.text.source}; a transformer of {size.layers} layers of width "
-        f"{size.width}, {problem.weights:,} weights, {problem.steps} steps of {BATCH} sequences of "
-        f"{size.context}; all methods from the same orthogonal matrices, and Adam at "
-        f"{OTHERS_RATE:g} for embeddings, normalization and the last layer. Loss: nats per "
-        "character, of the last twentieth of the text. Seconds: of the processor, per step, on a "
-        "machine with other work. Gain: the norm of hidden matrices over that which keeps the mean "
-        "square of features. Width: the decades of tried rates, of one seed, whose validation loss "
-        f"is within {GOOD - 1:.0%} of the lowest",
+        f"{size.width}, {problem.weights:,} weights, {long:,} steps of {BATCH} sequences of "
+        f"{size.context} ({short} while settings are chosen); all methods from the same "
+        f"orthogonal matrices, and Adam at {OTHERS_RATE:g} for embeddings, normalization and the "
+        "last layer. Loss: nats per character, of the last twentieth of the text. Seconds: of the "
+        "processor, per step, on a machine with other work. Gain: the norm of hidden matrices "
+        "over that which keeps the mean square of features. Width: the decades of tried rates, of "
+        f"one seed, whose validation loss is within {GOOD - 1:.0%} of the lowest after {short} "
+        "steps",
         cases=[{}],
         methods=methods,
         run=problem.run,
@@ -77,6 +79,8 @@ def study(images: ImageData | None, *, smoke: bool) -> Study:
         shown_as={"seconds": "mean"},
         seeds=2 if smoke else 3,
         tuning_seeds=1,
+        tuning={"steps": short},
+        final={"steps": long},
         draw=_draw,
         across_settings={"width": width},
         remarks=lambda *_: (
@@ -87,47 +91,30 @@ def study(images: ImageData | None, *, smoke: bool) -> Study:
     )
 
 
-def _methods() -> dict[str, list[dict[str, float]]]:
-    """Five rates over two decades; at the middle one, two values of a second hyperparameter."""
-
-    def grid(rates: Sequence[float], name: str, usual: float, others: Sequence[float]):
-        settings = [{"rate": rate, name: usual} for rate in rates]
-        return settings + [{"rate": rates[2], name: value} for value in others]
-
-    return {
-        "AdamW": grid((3e-4, 1e-3, 3e-3, 0.01, 0.03), "decay", DECAY, (0.0, 1.0)),
-        "Muon": grid((3e-3, 0.01, 0.03, 0.1, 0.3), "decay", DECAY, (0.0, 1.0)),
-        "AdamH": grid((1e-3, 3e-3, 0.01, 0.03, 0.1), "gain", 1.0, (0.5, 2.0)),
-        "MuonH": grid((3e-3, 0.01, 0.03, 0.1, 0.3), "gain", 1.0, (0.5, 2.0)),
-        "manifold_muon": grid((3e-3, 0.01, 0.03, 0.1, 0.3), "gain", 1.0, (0.5, 2.0)),
-        "riemannian_adam": grid((0.03, 0.1, 0.3, 1.0, 3.0), "gain", 1.0, (0.5, 2.0)),
-    }
-
-
 # --- training ---------------------------------------------------------------------------------
 
 
 class _Problem:
     """The text, and the training of one trial."""
 
-    def __init__(self, size: Size, steps: int):
-        self.text, self.size, self.steps = load_text(), size, steps
+    def __init__(self, size: Size):
+        self.text, self.size = load_text(), size
         self.shapes = jax.eval_shape(lambda: initial(jax.random.key(0), self.text.tokens, size))
         self.weights = sum(leaf.size for leaf in jax.tree.leaves(self.shapes))
 
     def run(self, trial: Row) -> Row:
         """Trains one network and measures it."""
-        method, gain = trial["method"], trial.get("gain", 1.0)
+        method, gain, steps = trial["method"], trial.get("gain", 1.0), trial["steps"]
         keys = jax.random.split(jax.random.key(trial["seed"]))
         params = initial(keys[0], self.text.tokens, self.size, gain)
-        if method not in FREE:
-            params = fg.project(params, _spec(method, params, gain))
-        train = self._compiled(method, gain)
+        if method not in language_methods.FREE:
+            params = fg.project(params, language_methods.spec(method, params, gain))
+        train = self._compiled(method, gain, steps)
         start = time.process_time()
         numbers = jnp.float32(trial["rate"]), jnp.float32(trial.get("decay", 0))
         params, losses = train(params, keys[1], *numbers)
         jax.block_until_ready(losses)
-        seconds = (time.process_time() - start) / self.steps
+        seconds = (time.process_time() - start) / steps
         means = np.asarray(losses).reshape(-1, WINDOW).mean(1)
         return {
             "validation_loss": self.held_out(params, self.text.validation),
@@ -136,16 +123,15 @@ class _Problem:
         } | {f"loss_{WINDOW * (index + 1)}": loss for index, loss in enumerate(means)}
 
     @functools.cache  # noqa: B019
-    def _compiled(self, method: str, gain: float):
+    def _compiled(self, method: str, gain: float, steps: int):
         """The training as a compiled function of the start, a key, the rate and the decay."""
-        train = jax.jit(functools.partial(self._train, method, gain))
+        train = jax.jit(functools.partial(self._train, method, gain, steps))
         number = jax.ShapeDtypeStruct((), jnp.float32)
         return train.lower(self.shapes, jax.random.key(0), number, number).compile()
 
-    def _train(self, method: str, gain: float, params, key, rate, decay):
-        tx = _optimizer(
-            method, params, gain, self.schedule(rate), decay, self.schedule(OTHERS_RATE)
-        )
+    def _train(self, method: str, gain: float, steps: int, params, key, rate, decay):
+        rates = (language_methods.schedule(r, steps) for r in (rate, OTHERS_RATE))
+        tx = language_methods.optimizer(method, params, gain, decay, *rates)
         text, context = jnp.asarray(self.text.train), self.size.context
 
         def step(carried, key):
@@ -158,17 +144,8 @@ class _Problem:
 
         start = params, tx.init(params)
         end: Any
-        end, losses = jax.lax.scan(step, start, jax.random.split(key, self.steps))
+        end, losses = jax.lax.scan(step, start, jax.random.split(key, steps))
         return end[0], losses
-
-    def schedule(self, rate) -> optax.Schedule:
-        """Up linearly for a twentieth of the steps, then linearly to 0."""
-        up = max(1, self.steps // 20)
-
-        def at(count):
-            return rate * jnp.minimum((count + 1) / up, (self.steps - count) / (self.steps - up))
-
-        return at
 
     @functools.partial(jax.jit, static_argnums=0)
     def held_out(self, params, tokens: jax.Array) -> jax.Array:
@@ -180,57 +157,18 @@ class _Problem:
         return jax.lax.map(lambda batch: loss_of(params, batch, self.size.heads), windows).mean()
 
 
-FREE = ("AdamW", "Muon")
-
-
-def _optimizer(method: str, params, gain: float, rate, decay, others_rate):
-    """The optimizer of the hidden matrices, and Adam for all other weights."""
-    others = optax.adam(others_rate)
-    matrices = optax.contrib.MuonDimensionNumbers(reduction_axis=1, output_axis=2)  # pyright: ignore
-    muon = functools.partial(optax.contrib.muon, muon_weight_dimension_numbers=matrices)
-    if method in FREE:
-        tx = optax.adamw if method == "AdamW" else muon
-        hidden = tx(rate, weight_decay=decay)
-        labels = {"hidden": "hidden", "others": "others"}
-        return optax.partition({"hidden": hidden, "others": others}, labels)
-    spec = _spec(method, params, gain)
-    if method in ("AdamH", "MuonH"):
-        tx = optax.adam(1.0) if method == "AdamH" else muon(1.0)
-        return fg.on_manifold(tx, spec, relative_step=rate, euclidean=others)
-    tx = fg.manifold_muon if method == "manifold_muon" else fg.riemannian_adam
-    return tx(rate, spec, euclidean=others)
-
-
-def _spec(method: str, params, gain: float) -> fg.Collection:
-    """The manifolds of the hidden matrices, which keep the norm that they start with.
-
-    `riemannian_adam` has the manifolds of the preset "transformer".
-    """
-
-    def matrices(manifold):
-        return fg.pom("layer", manifold, component=ONE_LAYER, scale=("variance", gain))
-
-    rules = {
-        "manifold_muon": [("hidden/*", matrices(fg.Stiefel()))],
-        "riemannian_adam": [
-            ("hidden/up", matrices(fg.Oblique())),
-            ("hidden/down", matrices(fg.Oblique())),
-            ("hidden/*", matrices(fg.Stiefel())),
-        ],
-    }
-    hyperball = [("hidden/*", matrices(fg.Sphere()))]
-    return fg.collection(params, *rules.get(method, hyperball), default=None)
-
-
 # --- what the rates show ----------------------------------------------------------------------
 
 
 def curve(rows: Sequence[Row]) -> Mapping[float, float]:
-    """The validation loss by rate, of the first seed and the usual decay or gain."""
+    """The validation loss by rate of short trainings with the usual decay or gain."""
+    short = min(row["steps"] for row in rows)
     usual = [
         row
         for row in rows
-        if row["seed"] == 0 and row.get("decay", DECAY) == DECAY and row.get("gain", 1) == 1
+        if row["steps"] == short
+        and row.get("decay", language_methods.DECAY) == language_methods.DECAY
+        and row.get("gain", 1) == 1
     ]
     losses = {row["rate"]: row["validation_loss"] for row in usual}
     return {rate: min(WORST, losses[rate] or WORST) for rate in sorted(losses)}
@@ -244,18 +182,15 @@ def width(rows: Sequence[Row]) -> float:
 def _draw(rows: list[Row], path: Path) -> None:
     """The loss over the rate, over steps and over seconds; the last two with the best settings."""
     figure, (panels,) = figures.panels(1, 3)
-    last = max(row["seed"] for row in rows)
+    long = max(row["steps"] for row in rows)
     for method, color in figures.colors(row["method"] for row in rows).items():
         of_method = [row for row in rows if row["method"] == method]
         losses = curve(of_method)
         best = min(losses, key=lambda rate: losses[rate])
         relative = [rate / best for rate in losses]
         panels[0].plot(relative, list(losses.values()), ".-", color=color, label=method)
-        # Only the best settings were trained from the last seed.
-        chosen = next(row for row in of_method if row["seed"] == last)
-        names = ("rate", "decay", "gain")
-        alike = [r for r in of_method if all(r.get(n) == chosen.get(n) for n in names)]
-        steps = [int(name[5:]) for name in chosen if name.startswith("loss_")]
+        alike = [row for row in of_method if row["steps"] == long]  # with the best settings only
+        steps = [int(name[5:]) for name in alike[0] if name.startswith("loss_")]
         means = [
             statistics.fmean(
                 math.nan if (loss := row[f"loss_{step}"]) is None else loss for row in alike
