@@ -7,6 +7,7 @@ import subprocess
 import sys
 import time
 
+import jax
 import pytest
 
 from fgsgd_jax.__main__ import main
@@ -22,7 +23,7 @@ def interrupted(run_dir, words, comes, presses=1, options=()):
     command = [sys.executable, "-u", *options, "-m", "fgsgd_jax", *map(str, words)]
     output = run_dir.parent / "output.txt"
     with output.open("wb") as file:
-        process = subprocess.Popen(command, stdout=file, stderr=file)
+        process = subprocess.Popen(command, stdout=file, stderr=file, env=with_compiled_functions())
     try:
         ends = time.monotonic() + TIMEOUT
         while process.poll() is None and not comes(output.read_text()):
@@ -36,6 +37,19 @@ def interrupted(run_dir, words, comes, presses=1, options=()):
     finally:
         process.kill()
         process.wait()
+
+
+def with_compiled_functions():
+    """The environment of a program that shares the compiled functions of this process."""
+    settings = {
+        name.upper(): str(getattr(jax.config, name))
+        for name in (
+            "jax_compilation_cache_dir",
+            "jax_persistent_cache_min_compile_time_secs",
+            "jax_persistent_cache_enable_xla_caches",
+        )
+    }
+    return os.environ | (settings if jax.config.jax_compilation_cache_dir else {})
 
 
 @pytest.mark.parametrize(
