@@ -67,8 +67,7 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
         ('queries, keys, values in one', '')
     """
     name = module_and_name(path)[1]
-    words = set(words_of(name))
-    known = next((count for word, count in _PARTS.items() if word in words), 0)
+    words, known = set(words_of(name)), parts_of(path)
     spelled_out = {"key", "value"} <= words or {"k", "v"} <= words
     if not (known or spelled_out or _may_be_fused(path)) or ("einsum" in path and len(shape) > 2):
         return ""
@@ -84,7 +83,8 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
     parts = known or (2 if has_query else 3)  # GPT-2 calls keys and values c_attn beside q_attn
     if outputs == parts * inputs:
         return _named(parts)
-    if layout is None and (inputs == parts * outputs or keys_of(path)[-1] == "weight"):
+    swapped = parts == 3 and inputs == 3 * outputs
+    if layout is None and (swapped or keys_of(path)[-1] == "weight"):
         return "its outputs may come first: give layout='OIHW' if they do, or 'HWIO'"
     read = {
         shapes[other][letters.index("I")]
@@ -96,6 +96,12 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
     if not known and outputs == inputs:
         return ""
     return f"several matrices in one, their sizes unknown: {_BY_HEADS}"
+
+
+def parts_of(path: str) -> int:
+    """How many matrices a name such as `qkv` stands for; 0 for all other names."""
+    words = words_of(module_and_name(path)[1])
+    return next((count for word, count in _PARTS.items() if word in words), 0)
 
 
 def outputs_first(cut: str) -> str:

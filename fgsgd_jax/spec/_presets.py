@@ -167,8 +167,8 @@ def by_preset(
     requests = [ruled[path] or asked(path, leaf) for path, leaf in leaves]
     if not any(isinstance(request, Pom) for request in requests):
         raise ValueError(
-            f"preset={preset!r} finds none of its weights, {', '.join(placements)}, among the leaves "
-            f"{listed(shapes)}. {_instead(preset, shapes, layouts)}"
+            f"preset={preset!r} finds none of its weights ({'; '.join(placements)}) among the "
+            f"leaves {listed(shapes)}. {_instead(preset, shapes, layouts)}"
         )
     return requests, sentence
 

@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from fgsgd_jax.spec._attention import is_attention_output
+from fgsgd_jax.spec._attention import is_attention_output, parts_of
 from fgsgd_jax.spec._blocks import block_of, layer_of
 from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._layouts import letters_for
@@ -117,7 +117,7 @@ def _axes_of_one(path: str, paths: Iterable[str], one: str) -> set[int]:
     if kind == "convolution":
         return {3, 4, 5}
     if kind == "query":  # (heads, in, size) and (2, heads, in, size), or (in, heads, size)
-        return {3, 4} if "einsum" in path else {2, 3}
+        return {3, 4} if "einsum" in path else {2} if parts_of(path) else {2, 3}
     if is_attention_output(path, paths):
         return {3} if "einsum" in path else {2, 3}
     if kind in ("dense", ""):  # four axes under a layout with spatial axes: a shortcut, `down` say
