@@ -87,11 +87,17 @@ def last_convolutions(
     dense = {path: _channels(its, layout) for path, its in shapes.items() if _is_dense(path, its)}
     convs = {path: _channels(shapes[path], layout) for path in convolutions}
     norms = {its[-1] for path, its in shapes.items() if is_normalization(path, its)}
+    attention = {
+        size
+        for path, its in shapes.items()
+        if len(its) > 1 and kind_of(path) in ("query", "attention")
+        for size in its
+    }
 
     def is_read(path: str, outputs: int) -> bool:
         """Whether a layer has these inputs; dense layers flatten, and convolutions have groups."""
         return (
-            outputs in norms
+            outputs in norms | attention
             or any(its[0] % outputs == 0 for other, its in dense.items() if other != path)
             or any(
                 outputs in (its[0], its[1] if outputs % its[0] == 0 else None)

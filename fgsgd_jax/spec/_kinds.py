@@ -28,7 +28,7 @@ _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("recurrent", "lstm gru rnn recurrent", ""),
     ("attention", "attn attention", "mha heads"),
     ("head", "classifier logits", "head lmhead"),
-    ("dense", "dense linear mlp gating", "ffn ff fc proj up down"),
+    ("dense", "dense linear mlp gating feedforward feed_forward", "ffn ff fc proj up down"),
 )
 
 

@@ -114,16 +114,16 @@ def test_vectors_of_a_matrix_are_answered_with_the_cut_that_fits(shape, componen
 @pytest.mark.parametrize(
     ("component", "size", "said"),
     [
-        ("filter", (8, 4), r"or an array of shape \(4,\)"),
-        ("filter", (3,), r"or an array of shape \(4,\)"),
-        ("matrix", (1,), r"is one component.*give a number\."),
-        ("matrix", (8, 4), r"is one component.*give a number\."),
-        ("inputs:inputs out:rows", (4,), r"or an array of shape \(8,\)"),
+        ("filter", (8, 4), r", or an array of shape \(4,\)"),
+        ("filter", (3,), r", or an array of shape \(4,\)"),
+        ("matrix", (1,), r"\."),
+        ("matrix", (8, 4), r"\."),
+        ("inputs:inputs out:rows", (4,), r", or an array of shape \(8,\)"),
     ],
 )
 def test_a_scale_that_does_not_fit_is_answered_with_the_shapes_that_do(component, size, said):
     request = fg.pom("layer", fg.Oblique(), component=component, scale=jnp.ones(size))
-    with pytest.raises(ValueError, match=rf"a scale of shape .* does not fit.*{said}|{said}"):
+    with pytest.raises(ValueError, match=f"a scale of shape .* does not fit; give a number{said}"):
         fg.collection(W, ("w", request))
 
 

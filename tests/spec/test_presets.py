@@ -89,6 +89,7 @@ DENSE_HEAD = {
     "pooled": kernels(Conv_0=(3, 3, 1, 8), Conv_1=(3, 3, 8, 16), Dense_0=(16, 10)),
     "flattened": kernels(conv1=(5, 5, 1, 8), conv2=(5, 5, 8, 12), fc1=(108, 32), fc2=(32, 10)),
     "in a module": kernels(Conv_0=(3, 3, 1, 8), Conv_1=(3, 3, 8, 16), MLP_0__Dense_0=(64, 10)),
+    "attention": kernels(Conv_0=(3, 3, 1, 8), Conv_1=(3, 3, 8, 16), attn__qkv=(16, 48)),
     "a named head": kernels(Conv_0=(3, 3, 1, 8), Conv_1=(3, 3, 8, 16), head=(16, 10)),
 }
 
