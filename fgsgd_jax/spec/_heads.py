@@ -129,6 +129,7 @@ def last_convolutions(
         Counter(block_of(layer_of(path)) for path in convs),
     )
     ends = {paths[-1] for paths in numbered.values() if len(paths) > 1} & outer
+    ends = {path for path in ends if convs[path][1] not in attention}
     blocks = {path: block_of(layer_of(path)) for path in ends}
     return frozenset(), frozenset(path for path in ends if layers[blocks[path]] < own[blocks[path]])
 
