@@ -137,7 +137,7 @@ class Stiefel(Manifold):
         if min(rows, columns) == 1:
             return (
                 f"{self!r} needs matrices, but components of {rows} × {columns} are vectors, on "
-                "which it is the sphere; ask for Sphere() or for component='matrix'"
+                "which it is the sphere; ask for Sphere()"
             )
         return super().check_component(rows, columns)
 

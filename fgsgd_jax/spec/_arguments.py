@@ -2,12 +2,14 @@
 
 import collections
 import fnmatch
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from typing import Any
 
 import numpy as np
 
+from fgsgd_jax._text import did_you_mean
 from fgsgd_jax._trees import leaves_with_paths, listed
+from fgsgd_jax.spec._mistaken import require_tree_of_arrays
 from fgsgd_jax.spec._request import Pom
 
 
@@ -18,11 +20,14 @@ def check_seed(seed: Any) -> None:
         raise ValueError(f"`seed` must be a non-negative integer below 2⁶⁴, got {seed!r}.")
 
 
-def check_default(default: Any) -> None:
-    """Raises unless `default` is a pom, None or "by shape"."""
+def check_default(default: Any, presets: Collection[str]) -> None:
+    """Raises unless `default` is a pom, None or "by shape"; the name of a preset is put right."""
     by_shape = isinstance(default, str) and default == "by shape"
     if not (by_shape or default is None or isinstance(default, Pom)):
-        raise ValueError(f"`default` must be a pom, None or 'by shape', got {default!r}.")
+        hint = did_you_mean(default, ["by shape"])
+        if isinstance(default, str) and default in presets:
+            hint = f" Did you mean preset={default!r}?"
+        raise ValueError(f"`default` must be a pom, None or 'by shape', got {default!r}.{hint}")
 
 
 def check_rule(rule: Any) -> None:
@@ -43,6 +48,7 @@ def check_rule(rule: Any) -> None:
 
 def checked_leaves(params: Any) -> list[tuple[str, Any]]:
     """The pairs (path, leaf) of the parameters: arrays, with one path each."""
+    require_tree_of_arrays(params)
     leaves = leaves_with_paths(params)
     if not leaves:
         raise ValueError(
@@ -51,9 +57,15 @@ def checked_leaves(params: Any) -> list[tuple[str, Any]]:
         )
     for path, leaf in leaves:
         if not hasattr(leaf, "dtype") or not hasattr(leaf, "shape"):
+            number = isinstance(leaf, (bool, int, float, complex))
             raise ValueError(
-                f"{path!r} is {leaf!r}, which is not an array. Convert it with "
-                f"jnp.asarray({leaf!r}) or leave it out of the parameters."
+                f"{path!r} is {_shortened(leaf)}, which is not an array. "
+                + (
+                    f"Convert it with jnp.asarray({leaf!r}) or leave it out of the parameters."
+                    if number
+                    else "Leave it out of the parameters; those of an Equinox model are "
+                    "eqx.filter(model, eqx.is_array)."
+                )
             )
     counts = collections.Counter(path for path, _ in leaves)
     repeated = sorted(path for path, count in counts.items() if count > 1)
@@ -63,6 +75,12 @@ def checked_leaves(params: Any) -> list[tuple[str, Any]]:
             "Rename this key, so that every leaf has its own path."
         )
     return leaves
+
+
+def _shortened(leaf: Any) -> str:
+    """What a leaf looks like, in few words."""
+    name = getattr(leaf, "__name__", None)
+    return f"the function {name}" if callable(leaf) and name else repr(leaf)[:80]
 
 
 def check_every_rule_decides(rules, paths: list[str]) -> None:

@@ -1,4 +1,9 @@
-"""Blocks: which weights of a network stand beside normalization layers, by their paths."""
+"""Blocks: which weights of a network stand beside normalization layers, by their paths.
+
+There are two questions. `normalized`: does a normalization follow nearly every weight, so that the
+scale of none matters? `restored`: does any follow at all, so that the sizes of features do not
+multiply from block to block?
+"""
 
 from collections import Counter
 from collections.abc import Collection, Iterable
@@ -24,6 +29,16 @@ def block_of(keys: Block) -> Block:
     return keys[:-1]
 
 
+def normalizations(leaves: Iterable[tuple[str, tuple[int, ...]]]) -> Counter[Block]:
+    """The number of normalization layers in each block.
+
+    Args:
+        leaves: Path, and shape without stacked layers, of all leaves.
+    """
+    layers = {layer_of(path) for path, shape in leaves if is_normalization(path, shape)}
+    return Counter(map(block_of, layers))
+
+
 def normalized(
     leaves: Iterable[tuple[str, tuple[int, ...]]], weights: Collection[str]
 ) -> frozenset[str]:
@@ -43,8 +58,7 @@ def normalized(
         >>> normalized(leaves, ["a/Dense_0/kernel", "b/Dense_0/kernel"])
         frozenset({'a/Dense_0/kernel'})
     """
-    layers = {layer_of(path) for path, shape in leaves if is_normalization(path, shape)}
-    available = Counter(map(block_of, layers))
+    available = normalizations(leaves)
     own = {path: block_of(layer_of(path)) for path in weights}
 
     def around(block: Block) -> Block:
@@ -63,3 +77,34 @@ def normalized(
         return available[outer] > 0 and available[outer] * WEIGHTS >= needed
 
     return frozenset(path for path, block in own.items() if is_normalized(block))
+
+
+def restored(
+    leaves: Iterable[tuple[str, tuple[int, ...]]], weights: Collection[str]
+) -> frozenset[str]:
+    """The paths of the weights behind which a normalization layer restores the size of features.
+
+    It stands in one block with the weight, or in the block around that one. At the top of the tree,
+    where there may be a final normalization only, it takes one for each block without its own.
+
+    Args:
+        leaves: As for `normalized`.
+        weights: The paths of the weights.
+
+    Example:
+        >>> leaves = [(f"{name}/kernel", (8, 8)) for name in ("a/Dense_0", "b/Dense_0")]
+        >>> restored([*leaves, ("norm/scale", (8,))], [path for path, _ in leaves])
+        frozenset()
+    """
+    available = normalizations(leaves)
+    own = {path: block_of(layer_of(path)) for path in weights}
+    without = {block for block in own.values() if block and not available[block]}
+    at_top = available[()] >= sum(block_of(block) == () for block in without)
+
+    def is_restored(block: Block) -> bool:
+        if available[block] or not block:
+            return available[block] > 0
+        outer = block_of(block)
+        return available[outer] > 0 and (outer != () or at_top)
+
+    return frozenset(path for path, block in own.items() if is_restored(block))

@@ -12,6 +12,7 @@ from fgsgd_jax._trees import is_nnx_module, leaves_with_paths, listed, map_with_
 from fgsgd_jax.spec._feature_std import checked_feature_stds
 from fgsgd_jax.spec._groups import Groups, drawn_groups
 from fgsgd_jax.spec._leaf import LeafSpec
+from fgsgd_jax.spec._mistaken import require_tree_of_arrays
 from fgsgd_jax.spec._record import fingerprint_of, json_of
 from fgsgd_jax.spec._table import Leaf, table_html, table_text
 
@@ -29,12 +30,15 @@ class Collection:
         layers: Pairs (path, leaf spec), in the order of the tree; None for a Euclidean leaf.
         shapes: The shape of every leaf, in the same order.
         reasons: Why a leaf is Euclidean, in the same order, a `Reason` where code asks for it; ""
-            where it is on manifolds. Two collections that differ in their reasons only are equal.
+            where it is on manifolds.
+        sentence: A sentence below the table on what may be wrong, or "". Two collections that
+            differ in reasons and sentence only are equal.
     """
 
     layers: tuple[tuple[str, LeafSpec | None], ...]
     shapes: tuple[tuple[int, ...], ...]
     reasons: tuple[str, ...] = dataclasses.field(default=(), compare=False, repr=False)
+    sentence: str = dataclasses.field(default="", compare=False, repr=False)
 
     @functools.cached_property
     def _by_path(self) -> dict[str, LeafSpec | None]:
@@ -83,7 +87,7 @@ class Collection:
             >>> print(spec.table().splitlines()[2])
             block_{1,2}/conv/kernel  (3, 3, 8, 8)  slice 3×3  Sphere: 64                PO: 8
         """
-        return table_text(self._leaves(), full)
+        return table_text(self._leaves(), full, self.sentence)
 
     def to_json(self) -> str:
         """The spec as JSON, for files beside a run: every leaf with all that was decided for it.
@@ -119,7 +123,7 @@ class Collection:
         return self.table()
 
     def _repr_html_(self) -> str:
-        return table_html(self._leaves())
+        return table_html(self._leaves(), self.sentence)
 
     def __repr__(self) -> str:
         count = sum(1 for _ in self.on_manifolds())
@@ -208,7 +212,12 @@ def require_collection(spec: Any) -> None:
 
 
 def require_parameters(tree: Any, spec: Collection) -> None:
-    """Raises a ValueError if a Flax NNX module was given that holds more than its parameters."""
+    """Raises if something was given that is not the parameters of a spec.
+
+    Raises:
+        TypeError: If it is no tree of arrays, such as a training state.
+        ValueError: If it is a Flax NNX module that holds more than its parameters.
+    """
     if is_nnx_module(tree) and any(path not in spec for path, _ in leaves_with_paths(tree)):
         raise ValueError(
             f"The module {type(tree).__name__} holds variables that are not in the spec, such as "
@@ -216,3 +225,5 @@ def require_parameters(tree: Any, spec: Collection) -> None:
             "params = nnx.state(model, nnx.Param); params = fgsgd_jax.project(params, spec); "
             "nnx.update(model, params)."
         )
+    if not is_nnx_module(tree):
+        require_tree_of_arrays(tree)

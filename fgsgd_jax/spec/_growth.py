@@ -1,14 +1,12 @@
 """A sentence of a spec where nothing keeps the size of features."""
 
 import math
-from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 
-from fgsgd_jax.spec._blocks import Block, block_of, layer_of
+from fgsgd_jax.spec._blocks import restored
 from fgsgd_jax.spec._kept_scales import kept_gamma
-from fgsgd_jax.spec._kinds import is_normalization
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._scales import Gamma, Numbers, Variance
 
@@ -20,26 +18,14 @@ def growth_sentence(leaves: Sequence[tuple[str, tuple[int, ...], LeafSpec | None
     """Says by how much features grow or vanish; "" if they do not, or normalization restores them.
 
     A layer multiplies the root mean square of features by its gain, at random weights. Layers are
-    taken to follow one another. Normalization restores the features of a layer that stands in one
-    block with it, or in a block inside of that one. At the top of the tree, where there may be a
-    final normalization only, it takes one for each such block.
+    taken to follow one another.
 
     Args:
         leaves: Path, shape and leaf spec of every leaf; None for a Euclidean one.
     """
-    normalizations = {layer_of(path) for path, shape, _ in leaves if is_normalization(path, shape)}
-    counts = Counter(map(block_of, normalizations))
-    placed = [(block_of(layer_of(path)), leaf_spec) for path, _, leaf_spec in leaves if leaf_spec]
-    inner = {block for block, _ in placed if block and counts[block] == 0}
-    at_top = counts[()] >= len({block for block in inner if block_of(block) == ()})
-
-    def is_normalized(block: Block) -> bool:
-        if counts[block] or not block:
-            return counts[block] > 0
-        outer = block_of(block)
-        return counts[outer] > 0 and (outer != () or at_top)
-
-    gains = [_gain(leaf_spec) for block, leaf_spec in placed if not is_normalized(block)]
+    placed = {path: leaf_spec for path, _, leaf_spec in leaves if leaf_spec}
+    kept = restored([(path, shape) for path, shape, _ in leaves], placed)
+    gains = [_gain(leaf_spec) for path, leaf_spec in placed.items() if path not in kept]
     growing = [gain for gain in gains if gain != 1]
     factor = math.prod(growing)
     if len(growing) < 2 or 0.1 <= factor <= 10:

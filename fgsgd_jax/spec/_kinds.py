@@ -24,11 +24,11 @@ _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("router", "router", ""),
     ("convolution", "conv", ""),
     ("expert", "expert", "moe"),
-    ("query", "", "q k v query key value qkv kv"),
+    ("query", "", "q k v query key value qkv kv wq wk wv wqkv wkv"),
     ("recurrent", "lstm gru rnn recurrent", ""),
     ("attention", "attn attention", "mha heads"),
     ("head", "classifier logits", "head lmhead"),
-    ("dense", "dense linear mlp gating", "ffn ff fc proj up down"),
+    ("dense", "dense linear mlp gating feedforward feed_forward", "ffn ff fc proj up down"),
 )
 
 
@@ -69,6 +69,23 @@ def is_normalization(path: str, shape: tuple[int, ...]) -> bool:
     layer, _, _ = path.rpartition("/")
     of_equinox = keys_of(path)[-1] == "weight" and len(shape) == 1  # a scale called as kernels are
     return of_equinox or "normalization" in (kind_of(path), kind_of(layer))
+
+
+def module_and_name(path: str) -> tuple[tuple[str, ...], str]:
+    """The keys of the module that a weight stands in, and what the weight is called there.
+
+    Keys such as `kernel`, and numbers in lists, are not what it is called.
+
+    Example:
+        >>> module_and_name("h/attn/o_proj/kernel"), module_and_name("to_out/0/w")
+        ((('h', 'attn'), 'o_proj'), ((), 'to_out'))
+    """
+    keys = keys_of(path)
+    if len(keys) > 1 and _is_leaf_name(keys[-1]):
+        keys = keys[:-1]
+    while len(keys) > 1 and keys[-1].isdigit():
+        keys = keys[:-1]
+    return tuple(keys[:-1]), keys[-1]
 
 
 def words_of(key: str) -> list[str]:

@@ -38,9 +38,9 @@ def check_layout(layout: object) -> None:
     unique = str(layout).replace("S", "")
     if not valid or "I" not in unique or "O" not in unique or len(set(unique)) < len(unique):
         raise ValueError(
-            "`layout` has one capital letter for each axis: O for output channels, I for input "
-            "channels, H, W and others for spatial axes, S for stacked layers, such as 'HWIO', "
-            f"'OIHW' or 'SIO'; got {layout!r}."
+            "`layout` has one capital letter for each axis: O and I for output and input channels, "
+            "H, W and others for spatial axes, S for stacked layers, such as 'HWIO', 'OIHW' or "
+            f"'SIO'; got {layout!r}." + did_you_mean(layout, ("HWIO", "OIHW", "SHWIO", "SOIHW"))
         )
 
 

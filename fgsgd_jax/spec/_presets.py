@@ -5,9 +5,7 @@ scale; leaves of other kinds stay Euclidean. What a leaf is follows from its pat
 axes, and that layers are stacked from the layout alone.
 """
 
-import math
-import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import jax
@@ -15,21 +13,16 @@ import jax
 from fgsgd_jax._text import did_you_mean
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
+from fgsgd_jax.spec._attention import THREE, TWO, outputs_first
 from fgsgd_jax.spec._blocks import normalized
-from fgsgd_jax.spec._defaults import passed_over, without_geometry
-from fgsgd_jax.spec._heads import Leaves, last_dense, unread_dense
+from fgsgd_jax.spec._heads import Leaves, last_convolutions, last_dense, unread_dense
 from fgsgd_jax.spec._kinds import keys_of, kind_of
-from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for, spatial
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._schemes import Scheme
-from fgsgd_jax.spec._stacked import (
-    Layouts,
-    is_attention_output,
-    seems_stacked,
-    with_stack,
-    without_stack,
-)
+from fgsgd_jax.spec._stacked import Layouts, seems_stacked, with_stack, without_stack
+from fgsgd_jax.spec._weights import holds_input_and_recurrent, weight_of
 
 # Keeps the variance of features where no normalization layer does, and is 1 where one does.
 UNLESS_NORMALIZED = "variance, 1 with normalization"
@@ -66,6 +59,12 @@ _HEADS_FIRST = {
     3: "heads:stack in:rows out:columns",
     4: "qkv:stack heads:stack in:rows out:columns",
 }
+_THREE = {
+    2: "in:rows (qkv=3:stack out:columns)",
+    3: "in:rows qkv:stack out:columns",
+    4: "in:rows qkv:stack heads:stack out:columns",
+}
+_TWO = {axes: cut.replace("qkv=3", "kv=2").replace("qkv", "kv") for axes, cut in _THREE.items()}
 _OUTPUT = {2: "matrix", 3: "heads:rows in:rows out:columns"}
 _GATED = {2: "matrix", 3: "gates:stack in:rows out:columns"}
 _LINEAR = ("variance", 1.0)
@@ -82,6 +81,8 @@ PRESETS: dict[str, Preset] = {
     "transformer": Preset(
         (
             Placement("query, key, value", _HEADS, "layer", Stiefel(), _LINEAR),
+            Placement(THREE, _THREE, "layer", Stiefel(), _LINEAR),
+            Placement(TWO, _TWO, "layer", Stiefel(), _LINEAR),
             Placement("query, key, value, heads first", _HEADS_FIRST, "layer", Stiefel(), _LINEAR),
             Placement("attention output", _OUTPUT, "layer", Stiefel(), _LINEAR),
             Placement("dense", _GATED, "layer", Oblique(), "variance"),
@@ -93,13 +94,6 @@ PRESETS: dict[str, Preset] = {
     ),
     "rnn": Preset((Placement("recurrent matrix", _MATRIX, "layer", Stiefel(), None),), rate=0.3),
 }
-
-# The last keys of the recurrent matrices of Flax (linen and NNX), Haiku and Equinox.
-_RECURRENT = re.compile(
-    r"(^|.*/)(h[ifgorzn]?|dense_h|weight_hh|w_h|hidden_to_hidden|vanilla_rnn\w*/linear_1)(/[^/]*)?"
-)
-# Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
-_FUSED = re.compile(r"(^|.*/)lstm\w*/linear/w")
 
 
 def checked_preset(preset: Any, default: Any) -> None:
@@ -115,7 +109,7 @@ def checked_preset(preset: Any, default: Any) -> None:
             f"`preset` must be one of {', '.join(map(repr, PRESETS))}; got {preset!r}."
             + did_you_mean(preset, PRESETS)
         )
-    if default != "by shape":
+    if not (isinstance(default, str) and default == "by shape"):
         raise ValueError(
             f"preset={preset!r} stands in place of a default; leave out default={default!r}, or "
             "write it as a last rule ('*', …)."
@@ -127,7 +121,7 @@ def by_preset(
     leaves: Leaves,
     layouts: Layouts,
     ruled: Mapping[str, Pom | str | None],
-) -> list[Pom | str]:
+) -> tuple[list[Pom | str], str]:
     """What is asked for every leaf, or why it is Euclidean: by a rule, or else by a preset.
 
     Args:
@@ -136,31 +130,32 @@ def by_preset(
         layouts: The layout of every leaf.
         ruled: By path, what a rule asks for a leaf; None for leaves that match no rule.
 
+    Returns:
+        What is asked, and a sentence on what may be wrong with it, or "".
+
     Raises:
         ValueError: If there is nothing to put on a manifold, or the preset has no cut for a weight.
     """
     layout = layouts.own
-    inner = [
-        (path, jax.ShapeDtypeStruct(without_stack(tuple(leaf.shape), layout[path]), leaf.dtype))
-        for path, leaf in leaves
-    ]
-    of_one_layer = [(path, leaf) for path, leaf in inner if "S" not in (layout[path] or "")]
-    last = ""
-    if preset == "mlp":
-        last = last_dense(of_one_layer)
-    elif preset == "transformer":
-        last = unread_dense(inner, layouts.of_one)
+    shapes = {path: without_stack(tuple(leaf.shape), layout[path]) for path, leaf in leaves}
+    inner = [(path, jax.ShapeDtypeStruct(shapes[path], leaf.dtype)) for path, leaf in leaves]
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
-
-    def weight_of(path: str, leaf) -> str:
-        weight = _weight_of(preset, path, leaf, layout[path], layout)
-        return Reason.LAST_DENSE if path == last and weight in ("hidden dense", "dense") else weight
-
-    weights = {path: weight_of(path, leaf) for path, leaf in leaves}
-    kept = normalized(
-        [(path, tuple(leaf.shape)) for path, leaf in inner],
-        [path for path, weight in weights.items() if _is_followed(path, weight, placements)],
-    )
+    weights = {path: weight_of(preset, path, leaf, layout[path], shapes) for path, leaf in leaves}
+    sentence = ""
+    if preset == "resnet":
+        convolutions = [path for path, weight in weights.items() if weight in placements]
+        heads, maybe = last_convolutions(inner, convolutions, layouts.of_one)
+        weights |= dict.fromkeys(heads, Reason.LAST_CONVOLUTION)
+        sentence = _on_heads([path for path, _ in leaves if path in maybe and not ruled[path]])
+    elif preset in ("mlp", "transformer"):
+        of_one_layer = [leaf for leaf in inner if "S" not in (layout[leaf[0]] or "")]
+        mlp = preset == "mlp"
+        last = last_dense(of_one_layer) if mlp else unread_dense(inner, layouts.of_one)
+        if weights.get(last) in ("hidden dense", "dense"):
+            weights[last] = Reason.LAST_DENSE
+    # Convolutions that are not placed use up a normalization as well.
+    followed = [path for path in weights if weights[path] in placements or _convolves(path)]
+    kept = normalized(list(shapes.items()), followed)
 
     def asked(path: str, leaf) -> Pom | str:
         weight = weights[path]
@@ -171,72 +166,42 @@ def by_preset(
 
     requests = [ruled[path] or asked(path, leaf) for path, leaf in leaves]
     if not any(isinstance(request, Pom) for request in requests):
-        fused = [path for path, _ in leaves if preset == "rnn" and _FUSED.fullmatch(path)]
         raise ValueError(
-            f"preset={preset!r} finds no {' and no '.join(placements)} among the leaves "
-            f"{listed(path for path, _ in leaves)}. "
-            + (
-                f"{listed(fused)} holds the input and the recurrent matrices in one weight, and a "
-                "weight is on manifolds as a whole: take a cell that keeps them apart, such as "
-                "haiku.GRU."
-                if fused
-                else "Name the weights in rules, or choose another preset."
-            )
+            f"preset={preset!r} finds none of its weights ({'; '.join(placements)}) among the "
+            f"leaves {listed(shapes)}. {_instead(preset, shapes, layouts)}"
         )
-    return requests
+    return requests, sentence
 
 
-def _is_followed(path: str, weight: str, placements: Mapping[str, Placement]) -> bool:
-    """Whether a weight uses up a normalization: it is placed, or any other convolution."""
-    return weight in placements or kind_of(path) == "convolution"
+def _convolves(path: str) -> bool:
+    return kind_of(path) == "convolution"
 
 
-def _weight_of(preset: str, path: str, leaf, layout: str | None, paths: Iterable[str]) -> str:
-    """The weight of the preset that a leaf is, or why it is none."""
-    shape, kind = without_stack(tuple(leaf.shape), layout), kind_of(path)
-    why = without_geometry(leaf.dtype) or passed_over(path, shape)
-    if why or math.prod(shape) == 0:
-        return why or Reason.EMPTY
-    unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)
-    if preset == "resnet" and (kind == "convolution" or unnamed):
-        letters = letters_for(layout or DEFAULT, len(leaf.shape))
-        sizes = [leaf.shape[letters.index(x)] for x in spatial(letters)] if letters else []
-        return "1×1 convolution" if math.prod(sizes) == 1 else "convolution"
-    if preset == "transformer":
-        if kind == "query":
-            einsum = "einsum" in path and len(shape) > 2
-            return "query, key, value, heads first" if einsum else "query, key, value"
-        if is_attention_output(path, paths):
-            return "attention output"
-        if kind in ("attention", "dense"):
-            return "dense"
-    if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
-        return "hidden dense"
-    if preset == "rnn" and _FUSED.fullmatch(path):
-        return "input and recurrent matrices in one weight"
-    if preset == "rnn" and _RECURRENT.fullmatch("/".join(keys_of(path))):
-        small, large = sorted(shape[-2:])
-        return "recurrent matrix" if large % small == 0 and large // small <= 4 else "not square"
-    name = "attention" if kind == "query" else kind
-    return f"{name} by its path" if name else f"not in the preset {preset!r}"
-
-
-def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> bool:
-    """Whether a residual network has a convolution here, such as a shortcut called `down`.
-
-    Its four axes, without stacked ones, can be nothing else unless the path says so, or the shape
-    speaks for another layout.
-    """
-    shape = tuple(leaf.shape)
-    letters = letters_for(layout or DEFAULT, len(shape))
-    known = layout is not None or keys_of(path)[-1] != "weight"
+def _on_heads(paths: Sequence[str]) -> str:
+    """A sentence on convolutions that may be the last layer of a network."""
+    if not paths:
+        return ""
     return (
-        kind in ("dense", "")
-        and len(without_stack(shape, layout)) == 4
-        and known
-        and letters is not None
-        and not contradiction(letters, shape, guessed=layout is None)
+        f"{listed(paths, 3)} may give the output of the network, which needs its length: if so, "
+        f"leave it Euclidean by a rule, such as ({paths[0]!r}, None)."
     )
+
+
+def _instead(preset: str, shapes: Mapping[str, tuple[int, ...]], layouts: Layouts) -> str:
+    """What to do where a preset finds nothing."""
+    if preset == "rnn" and (both := [path for path in shapes if holds_input_and_recurrent(path)]):
+        return (
+            f"{listed(both)} holds the input and the recurrent matrices in one weight, and a "
+            "weight is on manifolds as a whole: take a cell that keeps them apart, such as "
+            "haiku.GRU."
+        )
+    matrices = [path for path, its in shapes.items() if len(its) > 1]
+    if layouts.of_one is None and any(keys_of(path)[-1] == "weight" for path in matrices):
+        return (
+            "If outputs come first, as in Equinox and PyTorch, give layout='OIHW'; else name the "
+            "weights in rules, or choose another preset."
+        )
+    return "Name the weights in rules, or choose another preset."
 
 
 def _request(
@@ -266,9 +231,10 @@ def _request(
             "layout='S…' if layers are stacked."
         )
     if placement.weight == "recurrent matrix" and inner[0] != inner[1]:
-        gates = max(inner) // min(inner)
-        blocks = f"(gates={gates}:stack out:columns)"
-        cut = f"in:rows {blocks}" if inner[0] < inner[1] else f"{blocks} in:rows"
+        cut = f"in:rows (gates={max(inner) // min(inner)}:stack out:columns)"
+        cut = cut if inner[0] < inner[1] else outputs_first(cut)
+    elif "(" in cut and (letters_for(layouts.of_one or DEFAULT, 2) or "").startswith("O"):
+        cut = outputs_first(cut)
     if ":" in cut:
         cut = with_stack(cut, layout)
     return pom(placement.scheme, placement.manifold, component=cut, scale=scale)

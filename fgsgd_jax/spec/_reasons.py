@@ -14,6 +14,7 @@ class Reason(enum.StrEnum):
     FEW_AXES = "fewer than two axes"
     EMPTY = "no entries"
     LAST_DENSE = "the last dense layer"
+    LAST_CONVOLUTION = "the last layer: no other reads its outputs"
 
 
 AS_ASKED = frozenset({Reason.RULE, Reason.NO_DEFAULT, Reason.FEW_AXES})

@@ -12,6 +12,8 @@ from fgsgd_jax.spec._layouts import ComponentName, check_component_name, check_l
 from fgsgd_jax.spec._scales import ScaleRequest, checked_scale
 from fgsgd_jax.spec._schemes import SCHEMES, Scheme
 
+_MANIFOLDS = ("Sphere", "Oblique", "Stiefel", "Euclidean")
+
 
 @dataclasses.dataclass(frozen=True)
 class Pom:
@@ -89,15 +91,20 @@ def _checked_manifolds(manifolds: Any) -> tuple[Manifold, ...]:
     if not isinstance(manifolds, (tuple, list)) or not manifolds:
         raise ValueError(
             "`manifolds` must be a manifold or a non-empty tuple of manifolds, such as "
-            f"(Sphere(), Stiefel()); got {manifolds!r}."
+            f"(Sphere(), Stiefel()); got {manifolds!r}." + _manifold_meant(manifolds)
         )
     for manifold in manifolds:
         if not isinstance(manifold, Manifold):
             raise ValueError(
                 f"{manifold!r} is not a manifold; give instances such as Sphere(), Oblique(), "
-                "Stiefel() or Euclidean()."
+                "Stiefel() or Euclidean()." + _manifold_meant(manifold)
             )
     return tuple(manifolds)
+
+
+def _manifold_meant(given: Any) -> str:
+    """The sentence " Did you mean …?" for a class, or the name of one; else empty."""
+    return did_you_mean(getattr(given, "__name__", given), [f"{name}()" for name in _MANIFOLDS])
 
 
 def _checked_groups(groups: Any, scheme: Scheme) -> int | None:

@@ -10,6 +10,7 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.spec._arguments import (
     check_default,
     check_every_rule_decides,
@@ -24,7 +25,7 @@ from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
 from fgsgd_jax.spec._kept_scales import kept_gamma
 from fgsgd_jax.spec._layouts import check_layout, resolve_component
 from fgsgd_jax.spec._leaf import LeafSpec
-from fgsgd_jax.spec._presets import by_preset, checked_preset
+from fgsgd_jax.spec._presets import PRESETS, by_preset, checked_preset
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom
 from fgsgd_jax.spec._scales import checked_scale, gamma
@@ -90,7 +91,7 @@ def collection(
         head/bias    (10,)                     Euclidean (fewer than two axes)
     """
     check_seed(seed)
-    check_default(default)
+    check_default(default, PRESETS)
     checked_preset(preset, default)
     check_layout(layout)
     for rule in rules:
@@ -102,13 +103,14 @@ def collection(
     map_sizes = checked_map_sizes(feature_map_sizes, paths)
     ruled = {path: _by_rule(path, leaf, rules, leaves) for path, leaf in leaves}
     layouts = own_layouts(leaves, layout)
+    sentence = ""
     if preset is None:
-        requests = [
+        requests: list[Pom | str] = [
             ruled[path] or by_default(path, leaf, default, layouts.own[path])
             for path, leaf in leaves
         ]
     else:
-        requests = by_preset(preset, leaves, layouts, ruled)
+        requests, sentence = by_preset(preset, leaves, layouts, ruled)
 
     def placed(path: str, leaf, request: Pom | str) -> LeafSpec | None:
         if isinstance(request, str):
@@ -127,6 +129,7 @@ def collection(
         ),
         shapes=tuple(tuple(leaf.shape) for _, leaf in leaves),
         reasons=tuple(request if isinstance(request, str) else "" for request in requests),
+        sentence=sentence,
     )
 
 
@@ -182,9 +185,10 @@ def _leaf_spec(path: str, leaf, request: Pom, map_size: int | None, seed: int) -
     for manifold in request.manifolds:
         objection = manifold.check_component(*component.points_shape(shape)[:2])
         if objection:
+            other = _fitting_cut(path, shape, request, manifold)
             raise ValueError(
                 f"{path!r} has shape {shape} and is cut with component {component}: {objection}. "
-                "Choose another component= or manifold, or leave it Euclidean (None)."
+                f"Choose {other or 'another manifold'}, or leave it Euclidean (None)."
             )
     leaf_spec = LeafSpec(shape, component, request.scheme, groups, request.manifolds, seed, scale)
     _check_enough_components(path, leaf_spec)
@@ -193,6 +197,20 @@ def _leaf_spec(path: str, leaf, request: Pom, map_size: int | None, seed: int) -
     except ValueError as error:
         raise ValueError(f"{path!r} {error}.") from None
     return dataclasses.replace(leaf_spec, gamma=kept)
+
+
+def _fitting_cut(path: str, shape: tuple[int, ...], request: Pom, manifold: Manifold) -> str:
+    """A cut with a name whose components the manifold takes; "" if none is known."""
+    for name in ("matrix", "filter"):
+        try:
+            found = resolve_component(
+                name, shape, prefer_matrix=True, layout=request.layout, path=path
+            )
+        except ValueError:
+            continue
+        if manifold.check_component(*found.points_shape(shape)[:2]) is None:
+            return f"component={name!r} or another manifold"
+    return ""
 
 
 def _check_enough_components(path: str, leaf_spec: LeafSpec) -> None:

@@ -23,6 +23,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
+from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._components import Component
 
 
@@ -53,6 +54,7 @@ class Variance:
 Gamma = float | Numbers | None
 ScaleRequest = Literal["geometric", "initial"] | Variance | float | Numbers | None
 
+_NAMES = ("geometric", "variance", "initial")
 RELU_GAIN = math.sqrt(2)  # a ReLU halves the mean square of its input
 
 
@@ -73,6 +75,7 @@ def checked_scale(scale: Any) -> ScaleRequest:
                 "2**0.5 suits ReLU, 1 a layer without an activation."
             )
         return Variance(float(scale[1]))
+    named = scale[0] if isinstance(scale, tuple) and scale else scale
     try:
         array = np.asarray(scale, np.float64)
     except (TypeError, ValueError):
@@ -81,7 +84,7 @@ def checked_scale(scale: Any) -> ScaleRequest:
         raise ValueError(
             "A scale is None (for 1), 'geometric', 'variance', ('variance', gain), 'initial', a "
             "positive number, or an array of positive numbers that broadcasts against the "
-            f"components; got {scale!r}."
+            f"components; got {scale!r}." + did_you_mean(named, _NAMES)
         )
     return float(array) if array.ndim == 0 else Numbers.of(array)
 
@@ -114,10 +117,14 @@ def gamma(
             for size, lane in zip(reversed(request.shape), reversed(lanes), strict=False)
         )
         if not broadcasts:
+            has = (
+                f"has {math.prod(lanes)} components, counted by axes of shape {lanes}"
+                if lanes
+                else "is one component"
+            )
+            shapes = f", or an array of shape {lanes}, any axis of which may be 1" if lanes else ""
             raise ValueError(
-                f"has components along {lanes}, against which a scale of shape {request.shape} "
-                f"does not broadcast; give a number, or an array of shape {lanes}, where axes may "
-                "have length 1"
+                f"{has}, so a scale of shape {request.shape} does not fit; give a number{shapes}"
             )
     return None if isinstance(request, (str, Variance)) else request
 
@@ -165,6 +172,7 @@ def checked_coordinates(coordinates: Any) -> Coordinates:
         raise ValueError(
             "The coordinates of a step are 'unit', 'scaled' or a positive number, the radius of "
             f"the manifolds on which the step is taken; got {coordinates!r}."
+            + did_you_mean(coordinates, ("unit", "scaled"))
         )
     return float(coordinates)
 

@@ -9,8 +9,9 @@ import re
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
+from fgsgd_jax.spec._attention import is_attention_output, parts_of
 from fgsgd_jax.spec._blocks import block_of, layer_of
-from fgsgd_jax.spec._kinds import keys_of, kind_of, words_of
+from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._layouts import letters_for
 
 Shape = tuple[int, ...]
@@ -70,24 +71,6 @@ def own_layouts(leaves: Leaves, layout: str | None) -> Layouts:
     )
 
 
-def is_attention_output(path: str, paths: Iterable[str]) -> bool:
-    """Whether a weight is the output of an attention layer, by its path and the paths beside it.
-
-    Example:
-        >>> is_attention_output("attn/out/kernel", [])
-        True
-        >>> is_attention_output("mixer/out/kernel", ["mixer/query/kernel", "mixer/out/kernel"])
-        True
-    """
-    kind, layer = kind_of(path), layer_of(path)
-    if kind in ("attention", "dense"):
-        return "attention" in {kind, *map(kind_of, keys_of(path)[-3:-1])}
-    named = kind == "" and layer and {"out", "output"} & set(words_of(layer[-1]))
-    return bool(named) and any(
-        kind_of(other) == "query" and layer_of(other)[:-1] == layer[:-1] for other in paths
-    )
-
-
 def without_stack(shape: Shape, layout: str | None) -> Shape:
     """A shape without the axes that the layout stacks."""
     match = re.fullmatch(r"(S*)[^S]*(S*)", layout or "")
@@ -134,7 +117,7 @@ def _axes_of_one(path: str, paths: Iterable[str], one: str) -> set[int]:
     if kind == "convolution":
         return {3, 4, 5}
     if kind == "query":  # (heads, in, size) and (2, heads, in, size), or (in, heads, size)
-        return {3, 4} if "einsum" in path else {2, 3}
+        return {3, 4} if "einsum" in path else {2} if parts_of(path) else {2, 3}
     if is_attention_output(path, paths):
         return {3} if "einsum" in path else {2, 3}
     if kind in ("dense", ""):  # four axes under a layout with spatial axes: a shortcut, `down` say

@@ -24,12 +24,13 @@ class Leaf(NamedTuple):
     reason: str
 
 
-def table_text(leaves: Sequence[Leaf], full: bool) -> str:
-    """The summary and the table, one row per leaf if `full`, and a warning about the scale."""
-    return "\n".join([summary(leaves), *aligned(_cells(leaves, full)), *_of_scale(leaves)])
+def table_text(leaves: Sequence[Leaf], full: bool, sentence: str) -> str:
+    """The summary and the table, one row per leaf if `full`, and what may be wrong."""
+    table = aligned(_cells(leaves, full))
+    return "\n".join([summary(leaves), *table, *_warnings(leaves, sentence)])
 
 
-def table_html(leaves: Sequence[Leaf]) -> str:
+def table_html(leaves: Sequence[Leaf], sentence: str) -> str:
     """The summary and the folded table as HTML."""
 
     def row(tag: str, cells: Iterable[str]) -> str:
@@ -38,7 +39,7 @@ def table_html(leaves: Sequence[Leaf]) -> str:
     header, *rows = _cells(leaves, full=False)
     body = "".join(row("td", cells) for cells in rows)
     before, *after = (
-        f"<p>{html.escape(line)}</p>" for line in [summary(leaves), *_of_scale(leaves)]
+        f"<p>{html.escape(line)}</p>" for line in [summary(leaves), *_warnings(leaves, sentence)]
     )
     return f"{before}<table>{row('th', header)}{body}</table>{''.join(after)}"
 
@@ -58,10 +59,10 @@ def summary(leaves: Sequence[Leaf]) -> str:
     return f"{line}, {share:.0f} % of the weights, {counts.total():,} components: {by_manifold}"
 
 
-def _of_scale(leaves: Sequence[Leaf]) -> list[str]:
-    """The sentence on features that grow or vanish, if they do."""
-    sentence = growth_sentence([(leaf.path, leaf.shape, leaf.leaf_spec) for leaf in leaves])
-    return [sentence] if sentence else []
+def _warnings(leaves: Sequence[Leaf], sentence: str) -> list[str]:
+    """The sentence given, and that on features that grow or vanish, if there are such."""
+    growth = growth_sentence([(leaf.path, leaf.shape, leaf.leaf_spec) for leaf in leaves])
+    return [line for line in (sentence, growth) if line]
 
 
 def _size(leaf: Leaf) -> int:

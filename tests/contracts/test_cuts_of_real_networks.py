@@ -300,6 +300,7 @@ def test_the_resnet_preset_keeps_the_variance_without_normalization(library):
         "nnx": lambda: state_of(NnxCNN),
         "equinox": lambda: arrays(
             {"conv1": eqx.nn.Conv2d(1, 8, 3, key=K), "conv2": eqx.nn.Conv2d(8, 16, 3, key=K)}
+            | {"linear": eqx.nn.Linear(16, 10, key=K)}
         ),
     }[library]()
     layout = "OIHW" if library == "equinox" else None

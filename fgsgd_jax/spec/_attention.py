@@ -1,0 +1,132 @@
+"""The weights of an attention layer: outputs, and queries, keys and values in one weight.
+
+A weight such as `qkv` holds two or three matrices side by side along its outputs. Each is a matrix
+of its own, so the weight is cut into them where their sizes are certain, and stays Euclidean, with
+the reason, where they are not.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from fgsgd_jax.spec._kinds import keys_of, kind_of, module_and_name, words_of
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+
+Shape = tuple[int, ...]
+
+THREE, TWO = "queries, keys, values in one", "keys, values in one"
+"""What a weight is that holds three or two matrices."""
+
+_OUTPUTS = {"o", "out", "output", "wo"}
+_PLAIN = {"proj", "projection", "to", "w", "c", "in", "attn", "attention", "linear", "dense"}
+_PLAIN |= {"general", "einsum", "layer", "fused", "self", "cross", "mha", "weight", "kernel"}
+_PARTS = {"qkv": 3, "wqkv": 3, "kv": 2, "wkv": 2}
+_BY_HEADS = "give a rule, such as component='in:rows (heads=6:stack out:columns)'"
+_BY_AXES = "give a rule that names its axes, or layout='S…' if layers are stacked"
+
+
+def is_attention_output(path: str, paths: Iterable[str]) -> bool:
+    """Whether a weight is the output of an attention layer, by its path and the paths beside it.
+
+    Example:
+        >>> is_attention_output("attn/out/kernel", [])
+        True
+        >>> is_attention_output("mixer/out/kernel", ["mixer/query/kernel", "mixer/out/kernel"])
+        True
+    """
+    kind = kind_of(path)
+    if kind not in ("attention", "dense", "") or _may_be_fused(path):
+        return False
+    module, name = module_and_name(path)
+    around = module
+    while around and around[-1] in ("out", "output"):  # as in attention/output/dense
+        around = around[:-1]
+    if kind and "attention" in {kind, *map(kind_of, (*around[-1:], name))}:
+        return True
+    words = set(words_of(name))
+    named = name == "proj" or (words & _OUTPUTS and not words - _OUTPUTS - _PLAIN)
+    return bool(named) and any(
+        kind_of(other) == "query" or _may_be_fused(other) for other in _beside(path, paths)
+    )
+
+
+def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shape]) -> str:
+    """Which matrices a weight holds side by side: `THREE`, `TWO`, or why it stays Euclidean.
+
+    "" for all other weights, and where a stacked axis counts the matrices, as in Gemma's einsum.
+
+    Args:
+        path: The path of the weight.
+        shape: Its shape without stacked layers.
+        layout: The layout of one layer, or None.
+        shapes: The shapes of all leaves without stacked layers.
+
+    Example:
+        >>> (
+        ...     fused("attn/qkv/kernel", (64, 192), None, {}),
+        ...     fused("attn/q/kernel", (64, 64), None, {}),
+        ... )
+        ('queries, keys, values in one', '')
+    """
+    name = module_and_name(path)[1]
+    words, known = set(words_of(name)), parts_of(path)
+    spelled_out = {"key", "value"} <= words or {"k", "v"} <= words
+    if not (known or spelled_out or _may_be_fused(path)) or ("einsum" in path and len(shape) > 2):
+        return ""
+    letters = letters_for(layout or DEFAULT, len(shape)) or ""
+    if len(shape) != 2:
+        counted = known > 1 and shape[1:2] == (known,) and not letters.startswith("O")
+        return _named(known) if counted else f"{name} of {len(shape)} axes: {_BY_AXES}"
+    if spelled_out or words - set(_PARTS) - _PLAIN:
+        return f"several matrices in one, their order unknown: {_BY_HEADS}"
+    inputs, outputs = (shape[letters.index(letter)] for letter in "IO")
+    beside = list(_beside(path, shapes))
+    has_query = any(kind_of(other) == "query" for other in beside)
+    parts = known or (2 if has_query else 3)  # GPT-2 calls keys and values c_attn beside q_attn
+    if outputs == parts * inputs:
+        return _named(parts)
+    swapped = parts == 3 and inputs == 3 * outputs
+    if layout is None and (swapped or keys_of(path)[-1] == "weight"):
+        return "its outputs may come first: give layout='OIHW' if they do, or 'HWIO'"
+    read = {
+        shapes[other][letters.index("I")]
+        for other in beside
+        if len(shapes[other]) == 2 and is_attention_output(other, shapes)
+    }
+    if read == {outputs / parts} or (known == 2 and outputs % 2 == 0):
+        return _named(parts)
+    if not known and outputs == inputs:
+        return ""
+    return f"several matrices in one, their sizes unknown: {_BY_HEADS}"
+
+
+def parts_of(path: str) -> int:
+    """How many matrices a name such as `qkv` stands for; 0 for all other names."""
+    words = words_of(module_and_name(path)[1])
+    return next((count for word, count in _PARTS.items() if word in words), 0)
+
+
+def outputs_first(cut: str) -> str:
+    """The cut of a weight (out, in) from that of (in, out), as text."""
+    inputs, _, outputs = cut.partition(" ")
+    return f"{outputs} {inputs}"
+
+
+def _named(parts: int) -> str:
+    return THREE if parts == 3 else TWO
+
+
+def _may_be_fused(path: str) -> bool:
+    """Whether a name may mean several matrices: `c_attn`, or `in_proj` in an attention layer."""
+    module, name = module_and_name(path)
+    of_attention = any(kind_of(key) == "attention" for key in module[-1:])
+    return name == "c_attn" or (name in ("in_proj", "in_proj_weight") and of_attention)
+
+
+def _beside(path: str, paths: Iterable[str]) -> Iterable[str]:
+    """The other paths in the module of a weight."""
+    module, _ = module_and_name(path)
+    start = "".join(f"{key}/" for key in module)
+    return (
+        other
+        for other in paths
+        if other != path and other.startswith(start) and module_and_name(other)[0] == module
+    )

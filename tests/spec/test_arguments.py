@@ -1,0 +1,153 @@
+"""Arguments that are not what they should be are answered with what to write."""
+
+import equinox as eqx
+import flax.linen as linen
+import jax
+import jax.numpy as jnp
+import optax
+import pytest
+from flax import nnx
+from flax.training.train_state import TrainState
+
+import fgsgd_jax as fg
+
+K = jax.random.key(0)
+W = {"w": jnp.full((8, 4), 8**-0.5)}
+SPEC = fg.collection(W, ("w", fg.pom("PO", fg.Sphere())))
+
+
+# --- what is no tree of parameters ---------------------------------------------------------------
+
+
+class WithStatistics(nnx.Module):
+    def __init__(self):
+        self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+
+
+NO_PARAMETERS = {
+    "spec": (lambda: SPEC, "parameters that this spec was built from"),
+    "NNX": (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), r"nnx.state\(module, nnx.Param\)"),
+    "NNX, statistics": (WithStatistics, r"nnx.state\(module, nnx.Param\)"),
+    "linen": (lambda: linen.Dense(3), r"module.init\(key, inputs\)\['params'\]"),
+    "training state": (
+        lambda: TrainState.create(apply_fn=len, params=W, tx=optax.sgd(1.0)),
+        r"state\.params",
+    ),
+    "state": (lambda: optax.adam(1.0).init(W), "the state of an optimizer"),
+    "empty state": (lambda: optax.sgd(1.0).init(W), "the state of an optimizer"),
+    "our state": (lambda: fg.rsgd(0.1, SPEC).init(W), "the state of an opt"),
+    "optimizer": (lambda: optax.adam(1.0), "it is an optimizer"),
+    "NNX optimizer": (
+        lambda: nnx.Optimizer(nnx.Linear(3, 4, rngs=nnx.Rngs(0)), optax.sgd(1.0), wrt=nnx.Param),
+        "optimizer",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", NO_PARAMETERS)
+def test_what_holds_parameters_but_is_not_them_is_answered_with_where_they_are(name):
+    build, advice = NO_PARAMETERS[name]
+    with pytest.raises(TypeError, match=f"`params` must be the parameters.*{advice}"):
+        fg.collection(build())
+
+
+@pytest.mark.parametrize("name", ["spec", "linen", "training state", "state"])
+@pytest.mark.parametrize("call", [fg.project, fg.residual, lambda *args: fg.initialize(K, *args)])
+def test_verbs_over_trees_answer_in_the_same_way(name, call):
+    build, advice = NO_PARAMETERS[name]
+    with pytest.raises(TypeError, match=f"`params` must be the parameters.*{advice}"):
+        call(build(), SPEC)
+
+
+NOT_FILTERED = {
+    "function": lambda: eqx.nn.Sequential([eqx.nn.Lambda(jax.nn.relu)]),
+    "own function": lambda: {"w": W["w"], "activation": lambda x: x},
+    "text": lambda: {"w": W["w"], "padding": "SAME"},
+    "object": lambda: {"w": W["w"], "config": object()},
+}
+
+
+@pytest.mark.parametrize("name", NOT_FILTERED)
+def test_leaves_that_are_no_arrays_are_answered_with_the_filter_of_equinox(name):
+    with pytest.raises(ValueError, match=r"not an array.*eqx\.filter\(model, eqx\.is_array\)"):
+        fg.collection(NOT_FILTERED[name]())
+
+
+@pytest.mark.parametrize("number", [2.0, 3, True])
+def test_numbers_are_answered_with_how_to_make_them_arrays(number):
+    with pytest.raises(ValueError, match=rf"jnp\.asarray\({number!r}\)"):
+        fg.collection({"w": W["w"], "number": number})
+
+
+@pytest.mark.parametrize("preset", ["resnet", "mlp", "transformer", "rnn"])
+@pytest.mark.parametrize("shape", [(4, 8), (8, 3, 3)])
+def test_every_preset_names_the_layout_where_weights_are_called_weight(preset, shape):
+    params = {"layers/0/weight": jnp.ones(shape), "layers/1/weight": jnp.ones(shape)}
+    with pytest.raises(ValueError, match="layout='OIHW'"):
+        fg.collection(params, preset=preset)
+
+
+# --- values and names ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shape", [(8, 1), (1, 8), (1, 1, 8, 1)])
+@pytest.mark.parametrize("component", ["matrix", None])
+def test_a_vector_is_not_told_to_be_cut_as_the_matrix_that_it_is(shape, component):
+    request = fg.pom("layer", fg.Stiefel(), component=component)
+    with pytest.raises(ValueError, match=r"ask for Sphere\(\)") as raised:
+        fg.collection({"w": jnp.ones(shape)}, ("w", request))
+    assert "component='matrix'" not in str(raised.value)
+
+
+@pytest.mark.parametrize(
+    ("shape", "component"), [((8, 4), "filter"), ((3, 3, 2, 4), "filter"), ((5, 2, 4), "slice")]
+)
+def test_vectors_of_a_matrix_are_answered_with_the_cut_that_fits(shape, component):
+    params = {"conv": {"kernel": jnp.ones(shape)}}
+    request = fg.pom("layer", fg.Stiefel(), component=component)
+    with pytest.raises(ValueError, match="Choose component='matrix'"):
+        fg.collection(params, ("conv/kernel", request))
+    whole = fg.pom("layer", fg.Stiefel(), component="matrix")
+    assert fg.collection(params, ("conv/kernel", whole))["conv/kernel"]
+
+
+@pytest.mark.parametrize(
+    ("component", "size", "said"),
+    [
+        ("filter", (8, 4), r", or an array of shape \(4,\)"),
+        ("filter", (3,), r", or an array of shape \(4,\)"),
+        ("matrix", (1,), r"\."),
+        ("matrix", (8, 4), r"\."),
+        ("inputs:inputs out:rows", (4,), r", or an array of shape \(8,\)"),
+    ],
+)
+def test_a_scale_that_does_not_fit_is_answered_with_the_shapes_that_do(component, size, said):
+    request = fg.pom("layer", fg.Oblique(), component=component, scale=jnp.ones(size))
+    with pytest.raises(ValueError, match=f"a scale of shape .* does not fit; give a number{said}"):
+        fg.collection(W, ("w", request))
+
+
+MISSPELLED = {
+    "scale": (lambda: fg.collection(W, scale="varience"), "'variance'"),
+    "scale of a pom": (lambda: fg.pom("PO", fg.Sphere(), scale="geometic"), "'geometric'"),
+    "scale and gain": (lambda: fg.collection(W, scale=("variance ", 1.0)), "'variance'"),
+    "scale, capitals": (lambda: fg.collection(W, scale="Initial"), "'initial'"),
+    "layout": (lambda: fg.collection(W, layout="oihw"), "'OIHW'"),
+    "layout of a pom": (lambda: fg.pom("PO", fg.Sphere(), layout="HWI0"), "'HWIO'"),
+    "default": (lambda: fg.collection(W, default="byshape"), "'by shape'"),
+    "preset as default": (lambda: fg.collection(W, default="resnet"), "preset='resnet'"),
+    "preset": (lambda: fg.collection(W, preset="transfomer"), "'transformer'"),
+    "component": (lambda: fg.pom("PO", fg.Sphere(), component="fitler"), "'filter'"),
+    "scheme": (lambda: fg.pom("kernal", fg.Sphere()), "'kernel'"),
+    "manifold": (lambda: fg.pom("PO", "Spere"), r"'Sphere\(\)'"),
+    "manifold as a class": (lambda: fg.pom("PO", fg.Oblique), r"'Oblique\(\)'"),
+    "one of several": (lambda: fg.pom("PO", (fg.Sphere(), "stiefel")), r"'Stiefel\(\)'"),
+    "coordinates": (lambda: fg.rsgd(0.1, SPEC, coordinates="scalled"), "'scaled'"),
+}
+
+
+@pytest.mark.parametrize("name", MISSPELLED)
+def test_a_misspelled_name_is_answered_with_the_name_that_is_meant(name):
+    call, meant = MISSPELLED[name]
+    with pytest.raises(ValueError, match=rf"Did you mean {meant}\?"):
+        call()

@@ -1,0 +1,270 @@
+"""What presets make of names that are easily misread: heads, fused weights, attention outputs."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import fgsgd_jax as fg
+from fgsgd_jax import Stiefel
+
+K = jax.random.key(0)
+
+
+def leaf(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def kernels(**shapes):
+    """Flat paths to kernels, with two underscores for each slash."""
+    return {f"{name.replace('__', '/')}/kernel": leaf(*shape) for name, shape in shapes.items()}
+
+
+def norms(*names, size=8):
+    return {f"{name}/{last}": leaf(size) for name in names for last in ("scale", "bias")}
+
+
+def reason(spec, path):
+    return dict(zip(spec, spec.reasons, strict=True))[path]
+
+
+def points(spec):
+    return {path: leaf_spec.points_shape for path, leaf_spec in spec.on_manifolds()}
+
+
+# --- the last convolution ------------------------------------------------------------------------
+
+
+def of_linen(head):
+    layers = {f"Conv_{i}/kernel": leaf(3, 3, 3 if i == 0 else 8, 8) for i in range(7)}
+    return layers | norms(*(f"BatchNorm_{i}" for i in range(7))) | {"Conv_7/kernel": head}
+
+
+def of_equinox(classes):
+    def conv(inputs, outputs):
+        return eqx.nn.Conv2d(inputs, outputs, 3, key=K)
+
+    layers = [conv(3, 8), eqx.nn.GroupNorm(4, 8), conv(8, 8), eqx.nn.GroupNorm(4, 8)]
+    return eqx.filter(eqx.nn.Sequential([*layers, conv(8, classes)]), eqx.is_array)
+
+
+BLOCKS = kernels(stem=(3, 3, 3, 8), block_0__Conv_0=(3, 3, 8, 8), block_0__Conv_1=(3, 3, 8, 8))
+SCALED = norms("block_0/norm_0", "block_0/norm_1")
+GATE = kernels(block_0__se__fc1=(8, 2), block_0__se__fc2=(2, 8))
+FULLY_CONVOLUTIONAL = {
+    "linen": (of_linen(leaf(1, 1, 8, 10)), None, {"Conv_7/kernel"}),
+    "equinox": (of_equinox(10), "OIHW", {"layers/4/weight"}),
+    "blocks": (BLOCKS | SCALED | kernels(out=(1, 1, 8, 10)), None, {"out/kernel"}),
+    "gates": (BLOCKS | SCALED | GATE | kernels(out=(1, 1, 8, 10)), None, {"out/kernel"}),
+    "two heads": (
+        BLOCKS | SCALED | kernels(scores=(1, 1, 8, 10), boxes=(1, 1, 8, 4)),
+        None,
+        {"scores/kernel", "boxes/kernel"},
+    ),
+    "in a head": (
+        BLOCKS | SCALED | kernels(head__conv=(3, 3, 8, 8), head__conv_2=(1, 1, 8, 10)),
+        None,
+        {"head/conv_2/kernel"},
+    ),
+    "without normalization": (
+        kernels(conv1=(3, 3, 1, 8), conv2=(3, 3, 8, 8), conv3=(3, 3, 8, 4)),
+        None,
+        {"conv3/kernel"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", FULLY_CONVOLUTIONAL)
+def test_a_convolution_that_gives_the_output_of_a_network_stays_euclidean(name):
+    params, layout, heads = FULLY_CONVOLUTIONAL[name]
+    spec = fg.collection(params, preset="resnet", layout=layout)
+    weights = {path for path in spec if path.endswith(("/kernel", "weight"))}
+    weights -= {path for path in weights if "fc" in path or reason(spec, path).startswith("fewer")}
+    assert set(points(spec)) == weights - heads
+    assert all("the last layer" in reason(spec, path) for path in heads)
+
+
+DENSE_HEAD = {
+    "pooled": kernels(Conv_0=(3, 3, 1, 8), Conv_1=(3, 3, 8, 16), Dense_0=(16, 10)),
+    "flattened": kernels(conv1=(5, 5, 1, 8), conv2=(5, 5, 8, 12), fc1=(108, 32), fc2=(32, 10)),
+    "in a module": kernels(Conv_0=(3, 3, 1, 8), Conv_1=(3, 3, 8, 16), MLP_0__Dense_0=(64, 10)),
+    "attention": kernels(Conv_0=(3, 3, 1, 8), Conv_1=(3, 3, 8, 16), attn__qkv=(16, 48)),
+    "a named head": kernels(Conv_0=(3, 3, 1, 8), Conv_1=(3, 3, 8, 16), head=(16, 10)),
+}
+
+
+@pytest.mark.parametrize("name", DENSE_HEAD)
+def test_every_convolution_before_a_dense_head_is_placed(name):
+    params = DENSE_HEAD[name]
+    spec = fg.collection(params, preset="resnet")
+    assert set(points(spec)) == {path for path in params if "onv" in path}
+    assert "may give the output" not in str(spec)
+
+
+DOUBTFUL = {  # as many classes as channels, and two heads of which numbers name one the last
+    "channels": (of_linen(leaf(1, 1, 8, 8)), "Conv_7/kernel"),
+    "image to image": (
+        kernels(conv1=(3, 3, 3, 8), conv2=(3, 3, 8, 8), conv3=(3, 3, 8, 3)),
+        "conv3/kernel",
+    ),
+    "an earlier head": (
+        of_linen(leaf(1, 1, 8, 10)) | {"Conv_8/kernel": leaf(1, 1, 8, 4)},
+        "Conv_7/kernel",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DOUBTFUL)
+def test_a_convolution_that_may_be_the_last_is_named_below_the_table(name):
+    params, path = DOUBTFUL[name]
+    spec = fg.collection(params, preset="resnet")
+    assert spec[path] is not None
+    for shown in (str(spec), spec._repr_html_().replace("&#x27;", "'")):
+        assert f"'{path}' may give the output of the network" in shown
+        assert f"('{path}', None)" in shown
+    settled = fg.collection(params, (path, None), preset="resnet")
+    assert "may give the output" not in str(settled)
+
+
+@pytest.mark.parametrize("shape", [(3, 3, 8, 8), (1, 1, 8, 12)])
+def test_a_network_that_ends_in_a_normalization_has_no_convolution_as_its_head(shape):
+    params = of_linen(leaf(*shape)) | norms("BatchNorm_7", size=shape[-1])
+    spec = fg.collection(params, preset="resnet")
+    assert spec["Conv_7/kernel"] is not None
+    assert "may give the output" not in str(spec)
+
+
+# --- queries, keys and values in one weight ------------------------------------------------------
+
+
+FUSED = {  # the name, the shape, the layout, and the points
+    "qkv": ((16, 48), None, (16, 16, 3)),
+    "attn/qkv_proj": ((16, 48), None, (16, 16, 3)),
+    "attn/to_qkv": ((16, 48), None, (16, 16, 3)),
+    "attn/Wqkv": ((16, 48), None, (16, 16, 3)),
+    "attn/QKVDense_0": ((16, 48), "HWIO", (16, 16, 3)),
+    "h/0/attn/c_attn": ((16, 48), None, (16, 16, 3)),
+    "self_attn/in_proj": ((48, 16), "OIHW", (16, 16, 3)),
+    "attn/qkv": ((48, 16), "OIHW", (16, 16, 3)),
+    "attn/kv": ((16, 32), None, (16, 16, 2)),
+    "attn/kv_proj": ((16, 8), None, (16, 4, 2)),
+    "attn/to_kv": ((64, 16), "OIHW", (16, 32, 2)),
+    "attn/qkv_dense": ((16, 3, 16), None, (16, 16, 3)),
+    "attn/qkv_general": ((16, 3, 2, 8), None, (16, 8, 3, 2)),
+    "blocks/attn/qkv": ((5, 16, 48), "SIO", (16, 16, 5, 3)),
+}
+
+
+@pytest.mark.parametrize("name", FUSED)
+def test_queries_keys_and_values_in_one_weight_are_matrices_of_their_own(name):
+    shape, layout, expected = FUSED[name]
+    spec = fg.collection({name: {"kernel": leaf(*shape)}}, preset="transformer", layout=layout)
+    assert points(spec) == {f"{name}/kernel": expected}
+    assert spec[f"{name}/kernel"].manifolds == (Stiefel(),)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("layout", ["HWIO", "OIHW"])
+def test_each_of_the_fused_matrices_is_orthonormal(layout):
+    weight = np.random.default_rng(0).normal(size=(8, 24)).astype(np.float32)
+    first = layout == "OIHW"
+    params = {"attn/qkv/kernel": jnp.asarray(weight.T if first else weight)}
+    spec = fg.collection(params, preset="transformer", layout=layout)
+    projected = np.asarray(fg.project(params, spec)["attn/qkv/kernel"])
+    for part in np.split(projected.T if first else projected, 3, axis=1):
+        np.testing.assert_allclose(part.T @ part, np.eye(8), atol=5e-6)
+
+
+def test_the_width_of_the_output_says_how_wide_each_of_three_matrices_is():
+    params = kernels(attn__qkv=(16, 72), attn__out=(24, 16))
+    assert points(fg.collection(params, preset="transformer"))["attn/qkv/kernel"] == (16, 24, 3)
+
+
+def test_c_attn_beside_queries_holds_keys_and_values():
+    params = kernels(crossattention__c_attn=(16, 32), crossattention__q_attn=(16, 16))
+    found = points(fg.collection(params, preset="transformer"))
+    assert found["crossattention/c_attn/kernel"] == (16, 16, 2)
+
+
+UNEQUAL = {
+    "attn/qkv_proj": (64, 96),  # of 4 heads and 2 for keys and values, each of size 12
+    "attn/c_attn": (64, 80),
+    "self_attn/in_proj": (64, 128),
+    "attn/query_key_value": (64, 192),  # Bloom and GPT-NeoX: by heads
+    "attn/kv_b_proj": (16, 64),
+    "attn/qkv_dense": (64, 4, 48),
+}
+
+
+@pytest.mark.parametrize("name", UNEQUAL)
+def test_matrices_of_unknown_sizes_in_one_weight_stay_euclidean_and_say_what_to_write(name):
+    params = {name: {"kernel": leaf(*UNEQUAL[name])}} | kernels(mlp__up=(64, 128))
+    spec = fg.collection(params, preset="transformer")
+    assert set(points(spec)) == {"mlp/up/kernel"}
+    why = reason(spec, f"{name}/kernel")
+    assert "rule" in why
+    if len(UNEQUAL[name]) == 2:
+        text = why.split("component='")[1].split("'")[0].replace("6", "4")
+        rule = (f"{name}/*", fg.pom("layer", Stiefel(), component=text))
+        spec = fg.collection(params, rule, preset="transformer")
+        assert spec[f"{name}/kernel"].components == 4
+
+
+@pytest.mark.parametrize("name", ["attn/qkv", "attn/c_attn", "attn/in_proj"])
+@pytest.mark.parametrize("last", ["kernel", "weight"])
+def test_a_fused_weight_whose_outputs_may_come_first_needs_a_layout(name, last):
+    params = {f"{name}/{last}": leaf(48, 16), **kernels(up=(16, 32), down=(32, 16))}
+    spec = fg.collection(params, preset="transformer")
+    assert "layout='OIHW'" in reason(spec, f"{name}/{last}")
+    spec = fg.collection(params, preset="transformer", layout="OIHW")
+    assert points(spec)[f"{name}/{last}"] == (16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["mamba/in_proj", "attn/q_proj", "attn/in_proj", "attn/qk_out"])
+def test_a_weight_that_is_one_matrix_is_not_cut(name):
+    width = 48 if "mamba" in name else 16
+    params = {f"{name}/kernel": leaf(16, width)}
+    found = points(fg.collection(params, preset="transformer"))
+    assert found == {f"{name}/kernel": (16, width)}
+
+
+# --- the output of attention ---------------------------------------------------------------------
+
+
+OUTPUTS = ["o_proj", "out_proj", "o", "wo", "out", "to_out", "output_dense"]
+
+
+@pytest.mark.parametrize("output", OUTPUTS)
+@pytest.mark.parametrize("module", ["layers", "h", "blocks_0"])
+def test_an_output_beside_queries_keys_and_values_is_of_attention(module, output):
+    queries = {f"{module}/{name}_proj/kernel": leaf(16, 16) for name in "qkv"}
+    dense = {f"{module}/{name}/kernel": leaf(16, 16) for name in ("up_proj", "out_mlp_proj")}
+    params = queries | dense | {f"{module}/{output}/kernel": leaf(16, 16)}
+    spec = fg.collection(params, preset="transformer")
+    placed = {path: str(leaf_spec.manifolds[0]) for path, leaf_spec in spec.on_manifolds()}
+    on_stiefel = {path for path, manifold in placed.items() if manifold == "Stiefel()"}
+    assert on_stiefel == set(params) - set(dense)
+
+
+BESIDE = {
+    "without kernels": {f"h/{name}_proj": leaf(16, 16) for name in "qkvo"},
+    "fused": kernels(block__qkv=(16, 48), block__proj=(16, 16)),
+    "in lists": kernels(block__to_qkv=(16, 48), block__to_out__0=(16, 16)),
+    "Llama": {f"layers/0/w{name}": leaf(16, 16) for name in "qkvo"},
+    "of two modules": kernels(attention__self__query=(16, 16), attention__output__dense=(16, 16)),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE)
+def test_the_output_of_attention_is_found_in_every_spelling(name):
+    spec = fg.collection(BESIDE[name], preset="transformer")
+    assert {str(leaf_spec.manifolds[0]) for _, leaf_spec in spec.on_manifolds()} == {"Stiefel()"}
+    assert len(points(spec)) == len(BESIDE[name])
+
+
+@pytest.mark.parametrize("name", ["layers/out_proj", "mamba/out_proj", "other/o_proj"])
+def test_an_output_without_queries_beside_it_is_a_dense_layer(name):
+    params = {f"{name}/kernel": leaf(16, 16)} | kernels(h__q_proj=(16, 16), head=(16, 5))
+    spec = fg.collection(params, preset="transformer")
+    assert str(spec[f"{name}/kernel"].manifolds[0]) == "Oblique()"
