@@ -130,9 +130,9 @@ def test_every_method_has_seven_settings_and_five_rates_over_two_decades():
 @pytest.mark.slow
 @pytest.mark.parametrize("method", language_methods.methods())
 def test_every_method_trains_the_same_weights(method):
-    problem = language._Problem(SIZE)
+    problem = language._Problem(SIZE, 20)
     number = jax.ShapeDtypeStruct((), jnp.float32)
-    train = functools.partial(problem._train, method, 1.0, 20)
+    train = functools.partial(problem._train, method, 1.0)
     params, losses = jax.eval_shape(train, problem.shapes, jax.random.key(0), number, number)
     assert params == problem.shapes
     assert losses.shape == (20,)
@@ -149,8 +149,7 @@ def test_the_rate_rises_for_a_twentieth_of_the_steps_and_falls_to_zero(steps):
 
 def rows_of(losses, **others):
     return [
-        {"rate": rate, "steps": 20, "validation_loss": loss} | others
-        for rate, loss in losses.items()
+        {"rate": rate, "seed": 0, "validation_loss": loss} | others for rate, loss in losses.items()
     ]
 
 
@@ -161,7 +160,7 @@ def test_the_width_is_where_the_loss_crosses_a_twentieth_above_the_lowest(usual)
     rows = rows_of({0.1: 2.2, 1.0: 2.0, 10.0: 2.4}, **usual)
     assert language.width(rows) == pytest.approx(0.75, abs=1e-3)
     rows += rows_of({1.0: 1.0}, **{name: 7.0 for name in usual})  # another decay or gain
-    rows += rows_of({1.0: 1.0}, **usual, **{"steps": 100})  # a long training
+    rows += rows_of({1.0: 1.0}, **usual, **{"seed": 1})  # a later seed
     assert language.width(rows) == pytest.approx(0.75, abs=1e-3)
 
 
