@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from fgsgd_jax.spec._attention import Shape, fused, is_attention_output
 from fgsgd_jax.spec._defaults import passed_over, without_geometry
 from fgsgd_jax.spec._kinds import keys_of, kind_of
-from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for, spatial
+from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._stacked import without_stack
 
@@ -35,9 +35,7 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return why or Reason.EMPTY
     unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)
     if preset == "resnet" and (kind == "convolution" or unnamed):
-        letters = letters_for(layout or DEFAULT, len(leaf.shape))
-        sizes = [leaf.shape[letters.index(x)] for x in spatial(letters)] if letters else []
-        return "1×1 convolution" if math.prod(sizes) == 1 else "convolution"
+        return "convolution"
     if preset == "transformer" and (found := _of_a_transformer(path, shape, layout, shapes)):
         return found
     if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:

@@ -280,11 +280,11 @@ def state_of(build):
 def test_the_resnet_preset_cuts_every_convolution_of_flaxs_resnet():
     spec = fg.collection(params_of(ResNet(), jnp.ones((1, 16, 16, 3))), preset="resnet")
     expected = {
-        "conv_init/kernel": (7, 7, 3, 8),
-        "Block_0/Conv_0/kernel": (3, 3, 8, 8),
-        "Block_0/Conv_1/kernel": (3, 3, 8, 8),
-        "Block_1/Conv_0/kernel": (3, 3, 8, 16),
-        "Block_1/Conv_1/kernel": (3, 3, 16, 16),
+        "conv_init/kernel": (7 * 7 * 3, 1, 8),
+        "Block_0/Conv_0/kernel": (3 * 3 * 8, 1, 8),
+        "Block_0/Conv_1/kernel": (3 * 3 * 8, 1, 8),
+        "Block_1/Conv_0/kernel": (3 * 3 * 8, 1, 16),
+        "Block_1/Conv_1/kernel": (3 * 3 * 16, 1, 16),
         "Block_1/conv_proj/kernel": (8, 1, 16),
     }
     assert placed(spec) == {path: ("Sphere()", points) for path, points in expected.items()}
@@ -306,7 +306,7 @@ def test_the_resnet_preset_keeps_the_variance_without_normalization(library):
     layout = "OIHW" if library == "equinox" else None
     spec = fg.collection(params, preset="resnet", layout=layout)
     gammas = [leaf_spec.gamma for _, leaf_spec in spec.on_manifolds()]
-    np.testing.assert_allclose(gammas, [np.sqrt(2), np.sqrt(2 / 8)])  # √(2 / input channels)
+    np.testing.assert_allclose(gammas, [np.sqrt(2)] * 2)  # of a whole filter
 
 
 def linen_convolution(normalized: bool):
@@ -375,7 +375,7 @@ def test_a_branch_without_normalization_keeps_the_variance_beside_a_normalized_t
     gammas = {path.split("/~")[0]: leaf_spec.gamma for path, leaf_spec in spec.on_manifolds()}
     trunk, branch = sorted(gammas, key=lambda path: "branch" in path)
     assert gammas[trunk] is None
-    np.testing.assert_allclose(gammas[branch], np.sqrt(2 / 8))  # √(2 / input channels)
+    np.testing.assert_allclose(gammas[branch], np.sqrt(2))  # of a whole filter
 
 
 CONV, SCALE = leaf(3, 3, 8, 8), leaf(8)
@@ -395,7 +395,7 @@ NORMALIZED_IN_PART = {
 def test_one_normalization_elsewhere_does_not_keep_the_variance_of_convolutions(where):
     spec = fg.collection(NORMALIZED_IN_PART[where], preset="resnet")
     gammas = [leaf_spec.gamma for _, leaf_spec in spec.on_manifolds()]
-    np.testing.assert_allclose(gammas, np.full(len(gammas), np.sqrt(2 / 8)))
+    np.testing.assert_allclose(gammas, np.full(len(gammas), np.sqrt(2)))
 
 
 def test_the_mlp_preset_keeps_the_variance_behind_a_normalization_of_the_input_alone():
@@ -426,7 +426,7 @@ def test_normalization_of_scanned_blocks_is_found(layout):
     params = {"blocks": {"conv": conv, "last": last}, "plain": {"conv": conv}}
     (_, scanned), (_, plain) = fg.collection(params, preset="resnet", layout=layout).on_manifolds()
     assert scanned.gamma is None
-    np.testing.assert_allclose(plain.gamma, np.sqrt(2 / 8))
+    np.testing.assert_allclose(plain.gamma, np.sqrt(2))
 
 
 def test_the_transformer_preset_puts_heads_on_stiefel_in_nnx_and_linen():
@@ -562,7 +562,7 @@ def test_the_rnn_preset_finds_the_recurrent_matrices_of_linen_and_equinox():
 HAIKU = {  # as Haiku 0.0.17 names and shapes the weights of these layers
     "resnet": (
         {"net/~/conv2_d": {"w": leaf(3, 3, 2, 8), "b": leaf(8)}, "net/~/logits": {"w": leaf(8, 3)}},
-        {"net/~/conv2_d/w": ("Sphere()", (3, 3, 2, 8))},
+        {"net/~/conv2_d/w": ("Sphere()", (3 * 3 * 2, 1, 8))},
     ),
     "transformer": (
         {f"multi_head_attention/{name}": {"w": leaf(32, 32)} for name in ("query", "linear")},

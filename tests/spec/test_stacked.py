@@ -28,36 +28,36 @@ def points(spec):
     }
 
 
-STEMS = {  # layout, the tree, and the points of the stem
+STEMS = {  # layout, the tree, and the points: a filter has size² · inputs entries
     "Flax": (
         "SHWIO",
         kernels(stem_conv=(3, 3, 1, 8), ScanBlock_0__Conv_0=(5, 3, 3, 8, 8), head=(8, 10)),
-        {"stem_conv": (3, 3, 1, 8), "ScanBlock_0/Conv_0": (3, 3, 5, 8, 8)},
+        {"stem_conv": (9, 1, 8), "ScanBlock_0/Conv_0": (72, 1, 5, 8)},
     ),
     "outputs first": (
         "SOIHW",
         kernels(conv1__weight=(8, 2, 5, 5), blocks__conv__weight=(3, 8, 8, 3, 3)),
-        {"conv1": (5, 5, 8, 2), "blocks/conv": (3, 3, 3, 8, 8)},
+        {"conv1": (50, 1, 8), "blocks/conv": (72, 1, 3, 8)},
     ),
     "stacked last": (
         "HWIOS",
         kernels(conv_init=(3, 3, 1, 8), blocks__conv=(3, 3, 8, 8, 4)),
-        {"conv_init": (3, 3, 1, 8), "blocks/conv": (3, 3, 8, 8, 4)},
+        {"conv_init": (9, 1, 8), "blocks/conv": (72, 1, 8, 4)},
     ),
     "as long as layers": (
         "SHWIO",
         kernels(conv=(3, 3, 2, 8), conv__bias=(8,), blocks__conv=(3, 3, 3, 8, 8)),
-        {"conv": (3, 3, 2, 8), "blocks/conv": (3, 3, 3, 8, 8)},
+        {"conv": (18, 1, 8), "blocks/conv": (72, 1, 3, 8)},
     ),
     "1×1 and a shortcut": (
         "SHWIO",
         kernels(conv_proj=(1, 1, 4, 8), down=(3, 3, 4, 8), blocks__conv=(5, 3, 3, 8, 8)),
-        {"conv_proj": (4, 1, 8), "down": (3, 3, 4, 8), "blocks/conv": (3, 3, 5, 8, 8)},
+        {"conv_proj": (4, 1, 8), "down": (36, 1, 8), "blocks/conv": (72, 1, 5, 8)},
     ),
     "scanned shortcut": (
         "SHWIO",
         kernels(conv=(3, 3, 4, 8), blocks__down=(5, 3, 3, 8, 8)),
-        {"conv": (3, 3, 4, 8), "blocks/down": (3, 3, 5, 8, 8)},
+        {"conv": (36, 1, 8), "blocks/down": (72, 1, 5, 8)},
     ),
 }
 
@@ -86,7 +86,7 @@ def test_a_scanned_convolution_of_one_axis_is_stacked_if_its_bias_or_norm_is(bes
     params = kernels(block__conv=(layers, 3, 8, 8), **{scale: (layers, 8)})
     params |= kernels(blocks__conv=(layers, 3, 3, 8, 8))
     spec = fg.collection(params, preset="resnet", layout="SHWIO")
-    assert points(spec)["block/conv"] == (3, 1, layers, 8, 8)
+    assert points(spec)["block/conv"] == (24, 1, layers, 8)
 
 
 SCANNED = kernels(layers__query=(5, 8, 2, 4), layers__up=(5, 8, 16), layers__norm__scale=(5, 8))
