@@ -18,6 +18,7 @@ from fgsgd_jax.experiments.study import (
     bounds,
     classical_problems,
     convergence,
+    convergence_problems,
     copying,
     figures,
     grid,
@@ -394,7 +395,7 @@ def test_ranks_are_compared_within_methods_and_on_single_cases():
 @pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("name", convergence.NETWORKS)
 def test_the_small_networks_are_their_formulas_and_start_on_the_manifold(name):
-    params, spec = convergence.initial(jax.random.key(0), name)
+    params, spec = convergence_problems.initial(jax.random.key(0), name)
     assert [path for path, _ in spec.on_manifolds()] == ["first"]
     assert float(fg.residual(params, spec)["first"]) < 1e-6
     x = np.random.default_rng(0).standard_normal((7, *convergence.NETWORKS[name][0]))
@@ -404,7 +405,44 @@ def test_the_small_networks_are_their_formulas_and_start_on_the_manifold(name):
         "leaky ReLU": lambda z: np.where(z > 0, z, 0.2 * z),
         "convolution": lambda z: np.maximum(z, 0)[:, :, 0],
     }[name](x @ first)
-    np.testing.assert_allclose(convergence.network(name, params, x), hidden @ second, atol=1e-5)
+    np.testing.assert_allclose(
+        convergence_problems.network(name, params, x), hidden @ second, atol=1e-5
+    )
+
+
+def test_a_training_that_grows_has_left_and_one_that_falls_has_not():
+    keys = jax.random.split(jax.random.key(0), 3)
+
+    def course(rate):
+        return convergence_problems.courses("linear", False, "SGD", (2, 15), keys, rate)
+
+    assert not course(0.01).left.any()
+    assert course(100.0).left.all()
+
+
+def test_the_gradient_norm_is_that_of_the_tangent_part_on_all_samples():
+    # At a rate of 0 nothing moves: the norm is that of the start, on a sphere for each column.
+    key = jax.random.key(3)
+    found = convergence_problems.courses("leaky ReLU", False, "SGD", (1, 1), key[None], 0.0)
+    keys = jax.random.split(key, 5)
+    x = np.asarray(jax.random.normal(keys[0], (200, 10)), np.float64)
+    (teacher, _), (start, _) = (convergence_problems.initial(k, "leaky ReLU") for k in keys[1:3])
+    w, u = (np.asarray(start[which], np.float64) for which in ("first", "second"))
+    z = x @ w
+    slopes = np.where(z > 0, 1, 0.2)
+    error = (z * slopes) @ u - convergence_problems.network("leaky ReLU", teacher, x)
+    by_w = x.T @ (error * u.T * slopes) / 200
+    tangent = by_w - w * (w * by_w).sum(0)
+    by_u = (z * slopes).T @ error / 200
+    expected = np.sqrt((tangent**2).sum() + (by_u**2).sum())
+    np.testing.assert_allclose(found.gradients, [[expected]], rtol=1e-5)
+
+
+def test_the_steady_rate_is_below_all_rates_at_which_a_start_left():
+    rows = [{"learning_rate": rate, "left": left} for rate, left in ((1, 0), (3, 0.1), (10, 0))]
+    assert convergence.steady(rows) == 1
+    assert convergence.steady(rows[:1]) == 1
+    assert convergence.steady(rows[1:]) == 0
 
 
 # --- rates ------------------------------------------------------------------------------------
