@@ -410,6 +410,7 @@ def test_the_small_networks_are_their_formulas_and_start_on_the_manifold(name):
     )
 
 
+@pytest.mark.slow
 def test_a_training_that_grows_has_left_and_one_that_falls_has_not():
     keys = jax.random.split(jax.random.key(0), 3)
 
@@ -420,6 +421,7 @@ def test_a_training_that_grows_has_left_and_one_that_falls_has_not():
     assert course(100.0).left.all()
 
 
+@pytest.mark.slow
 def test_the_gradient_norm_is_that_of_the_tangent_part_on_all_samples():
     # At a rate of 0 nothing moves: the norm is that of the start, on a sphere for each column.
     key = jax.random.key(3)
