@@ -70,7 +70,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         run=run,
         score="validation_error",
         results=ERRORS | bounds,
-        shown_as=dict.fromkeys(ERRORS, "percent") | dict.fromkeys(bounds, "mean"),
+        shown_as={**dict.fromkeys(ERRORS, "percent"), **dict.fromkeys(bounds, "mean")},
         seeds=2 if smoke else 10,
         tuning_seeds=1 if smoke else 3,
         draw=lambda rows, path: _draw(result, rows, path),
