@@ -29,12 +29,11 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(arguments: list[str]) -> int:
     from fgsgd_jax import __version__
-    from fgsgd_jax.experiments import bench, compare, path_figures, study, train
+    from fgsgd_jax.experiments import bench, path_figures, study, train
 
     app = cli.new_app(PROGRAM, version=f"fgsgd_jax {__version__}")
     for name, package in {
         "train": train,
-        "compare": compare,
         "study": study,
         "paths": path_figures,
         "bench": bench,

@@ -32,7 +32,11 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
     [
         (
             "trian",
-            "'trian' is not a command; the commands are train, compare, study, paths, bench. Did",
+            "'trian' is not a command; the commands are train, study, paths, bench. Did",
+        ),
+        (
+            "compare --ablate scale",
+            "'compare' is not a command; the commands are train, study, paths, bench. See",
         ),
         (
             "train --optimizer fgsdg",
@@ -69,8 +73,8 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --learning-rate 1e400", "'1e400' was given, a finite number of at least 0"),
         ("train --scale geometri", "a finite number above 0 or one of none, geometric, literal is"),
         (
-            "compare --ablate scale --learning-rates 0 0.1",
-            "--learning-rates: '0' was given, a",
+            "study paper --sgd-decays 0 0.1",
+            "--sgd-decays: '0' was given, a finite number above 0 is needed.",
         ),
         ("train --groups 0", "--groups: '0' was given, a whole number of at least 1"),
         (
@@ -107,24 +111,27 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --channels 8 --channels 9", "--channels was given twice; give it once."),
         ("train --channels", "--channels needs a value."),
         ("train --foo", "'--foo' is not an argument. See python -m fgsgd_jax train --help."),
-        ("compare", "--ablate needs a value, one of coordinates, scale."),
-        ("compare --foo", "'--foo' is not an argument. See"),
-        ("compare --foo 3 --seeds 2", "'--foo' is not an argument. See"),
-        ("compare --epoch 3", "'--epoch' is not an argument. Did you mean '--epochs'?"),
-        ("study", "NAME needs a value, one of bounds, classical, convergence, copying"),
-        ("study --smoke", "NAME needs a value, one of bounds, classical, convergence, copying"),
-        ("study --delays 3", "NAME needs a value, one of bounds, classical, convergence, copying"),
+        ("study", "NAME needs a value, one of bounds, classical, convergence, coordinates"),
+        ("study --smoke", "NAME needs a value, one of bounds, classical, convergence, coordinates"),
+        ("study --delays 3", "NAME needs a value, one of bounds, classical, convergence"),
+        ("study --foo", "'--foo' is not an argument. See"),
+        ("study --foo 3 --seeds 2", "'--foo' is not an argument. See"),
+        ("study --epoch 3", "'--epoch' is not an argument. Did you mean '--epochs'?"),
         ("study --smok", "'--smok' is not an argument. Did you mean '--smoke'?"),
         ("study dept", "Did you mean 'depth'?"),
-        ("compare --ablate scales", "Did you mean 'scale'?"),
-        ("compare --ablate scale --data mnist", "--data mnist needs --data-dir"),
+        ("study scale", "Did you mean 'scales'?"),
+        ("study coordinate", "Did you mean 'coordinates'?"),
+        ("study scales --data mnist", "--data mnist needs --data-dir"),
         ("train --scheme PI --groups 3", "--groups is for --scheme PIO"),
         ("train --resume x --run-dir y", "omit --run-dir"),
         ("train --resume x", "--resume x is not the folder of a run: no config.json."),
         ("train --data cifar10 --data-dir x", "x does not exist; give the folder with cifar10."),
         ("train --batch-size 2000", "--batch-size 2000 is more than the 1500 training images"),
         ("train --train-size 2000", "--train-size 2000 is more than the 1500 training images"),
-        ("compare --ablate scale --test-size 900", "--test-size 900 is more than the 297 test"),
+        (
+            "study scales --train-size 2000",
+            "--train-size 2000 is more than the 1500 training images",
+        ),
     ],
 )
 def test_a_mistake_gets_one_line_and_exit_code_2(capsys, argv, said):

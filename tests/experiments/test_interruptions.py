@@ -89,14 +89,17 @@ def test_ctrl_c_while_files_are_written_leaves_all_of_them_whole(tmp_path, name)
     }  # fmt: skip
 
 
-def test_ctrl_c_while_comparing_keeps_the_trials_that_are_done(tmp_path):
+def test_ctrl_c_in_a_study_keeps_the_trials_that_are_done(tmp_path):
     run = tmp_path / "run"
-    words = "compare --ablate scale --train-size 120 --channels 3 --seeds 2 --epochs 1 --run-dir"
-    words = [*words.split(), run, "--learning-rates", "0.3", "1", "--quiet"]
-    code, output = interrupted(run, words, lambda shown: os.path.exists(run / "trials.csv"))
+    words = [*"study scales --smoke --quiet --train-size 120 --run-dir".split(), run]
+    code, output = interrupted(run, words, lambda shown: os.path.exists(run / "trials.jsonl"))
     assert code == 130
-    assert re.fullmatch(r"Interrupted; \d+ of 28 trials are in .* continues from there\.\n", output)
-    assert len((run / "trials.csv").read_text().splitlines()) > 1
+    line = rf"Interrupted; the trials that are done are in {run}\. .* continues from there\.\n"
+    assert re.fullmatch(line, output)
+    done = (run / "trials.jsonl").read_text()
+    assert main([str(word) for word in words]) == 0
+    assert (run / "trials.jsonl").read_text().startswith(done)
+    assert (run / "table.md").exists()
 
 
 def test_ctrl_c_while_measuring_ends_with_130(tmp_path):

@@ -1,8 +1,12 @@
 """Studies: the grid, its file, the table; and every study at a small size."""
 
+import contextlib
+import dataclasses
 import functools
+import io
 import itertools
 import json
+import shutil
 import statistics
 
 import jax
@@ -13,19 +17,24 @@ from scipy import stats
 
 import fgsgd_jax as fg
 from fgsgd_jax.__main__ import main
+from fgsgd_jax.experiments import data
 from fgsgd_jax.experiments.cli import Interrupted, UsageError
+from fgsgd_jax.experiments.models import CNN
 from fgsgd_jax.experiments.study import (
     bounds,
     classical_problems,
     convergence,
     convergence_problems,
+    coordinates,
     copying,
     figures,
     grid,
     rates,
     report,
     robustness_network,
+    scales,
     table,
+    trials,
 )
 from fgsgd_jax.experiments.study.config import STUDIES
 
@@ -193,6 +202,13 @@ def test_a_folder_of_something_else_is_not_touched(tmp_path):
         report.run(study(error), tmp_path, quiet=True)
 
 
+@pytest.mark.parametrize("text", ["", "{", "[5]", "null"])
+def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path, text):
+    (tmp_path / "study.json").write_text(text)
+    with pytest.raises(UsageError, match=r"study.json is damaged .*; give another --run-dir\.$"):
+        report.run(study(error), tmp_path, quiet=True)
+
+
 @pytest.mark.parametrize("elsewhere", ["a large GPU", ""])
 def test_trials_of_another_device_are_reported_but_not_continued(tmp_path, elsewhere):
     report.run(study(error, device=elsewhere), tmp_path / "run", quiet=True)
@@ -251,17 +267,38 @@ def test_the_table_has_means_deviations_and_a_paired_test(tmp_path):
 # --- the studies ------------------------------------------------------------------------------
 
 
+def words(name, folder):
+    return ["study", name, "--smoke", "--train-size", "300", "--run-dir", str(folder)]
+
+
+@pytest.fixture(scope="module")
+def small(tmp_path_factory):
+    """By the name of a study, the folder of a small run, and what the program printed."""
+
+    @functools.cache
+    def run(name):
+        folder = tmp_path_factory.mktemp(name) / "run"
+        with contextlib.redirect_stdout(io.StringIO()) as out:
+            assert main(words(name, folder)) == 0
+        return folder, out.getvalue()
+
+    return run
+
+
+def rows_in(folder):
+    return [json.loads(line) for line in (folder / "trials.jsonl").read_text().splitlines()]
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("name", STUDIES)
-def test_every_study_runs_at_a_small_size_and_nothing_twice(name, tmp_path, capsys):
-    words = ["study", name, "--smoke", "--train-size", "300", "--run-dir", str(tmp_path / "run")]
-    assert main(words) == 0
-    assert (tmp_path / "run" / "figure.png").stat().st_size > 1000
-    assert (tmp_path / "run" / "table.md").read_text() in capsys.readouterr().out
-    before = (tmp_path / "run" / "trials.jsonl").read_text()
+def test_every_study_runs_at_a_small_size_and_nothing_twice(name, small):
+    folder, out = small(name)
+    assert (folder / "figure.png").stat().st_size > 1000
+    assert (folder / "table.md").read_text() in out
+    before = (folder / "trials.jsonl").read_text()
     assert len(before.splitlines()) > 1
-    assert main(words) == 0
-    assert (tmp_path / "run" / "trials.jsonl").read_text() == before
+    assert main(words(name, folder)) == 0
+    assert (folder / "trials.jsonl").read_text() == before
 
 
 @pytest.mark.slow
@@ -502,6 +539,90 @@ def test_every_delay_is_a_case_and_has_a_folder_of_its_own():
     assert problem.cases == [{"delay": 100}, {"delay": 300}]
     assert problem.default_folder != copying.study((100,), smoke=False).default_folder
     assert "0.173, 0.065" in problem.title  # 10·ln 8 / 120 and / 320
+
+
+# --- coordinates and scales -------------------------------------------------------------------
+
+
+def test_both_halves_of_the_training_images_hold_each_class_in_proportion():
+    images = data.load("digits", train_size=501)
+    parts = trials.halves(images)
+    counts = [np.bincount(part.train_labels, minlength=10) for part in parts]
+    assert np.abs(counts[0] - counts[1]).max() <= 1
+    found = np.concatenate([part.train_images for part in parts])
+    assert sorted(map(bytes, found)) == sorted(map(bytes, images.train_images))
+    assert all(part.test_images is images.test_images for part in parts)
+
+
+def test_only_the_rates_of_scaled_steps_follow_the_scale():
+    rates = {
+        method: [coordinates.learning_rate(method, scale, 3.0) for scale in (10.0, 1.0, 0.1)]
+        for method in coordinates.METHODS
+    }
+    assert rates == {
+        "unit": [3.0, 3.0, 3.0],
+        "scaled": [1.5, 0.15, 0.015],
+        "radius 0.05": [0.15, 0.15, 0.15],
+    }
+
+
+@pytest.mark.slow
+def test_unit_coordinates_do_not_see_the_scale_of_a_normalized_network(small):
+    losses = {}
+    for row in rows_in(small("coordinates")[0]):
+        key = row["method"], row["rate_over_radius"], row["seed"]
+        losses.setdefault(key, {})[row["scale"]] = row["train_loss"]
+    # At a tenth of γ the ε of batch normalization matters.
+    changes = {key: abs(of[10.0] / of[1.0] - 1) for key, of in losses.items() if len(of) == 3}
+    assert {method for method, _, _ in changes} == {"unit", "scaled"}
+    assert all((change < 5e-4) == (key[0] == "unit") for key, change in changes.items()), changes
+
+
+@pytest.mark.slow
+def test_a_continued_study_compiles_once_for_all_rates_seeds_and_scales(
+    small, tmp_path, monkeypatch
+):
+    folder = shutil.copytree(small("coordinates")[0], tmp_path / "run")
+    lines = (folder / "trials.jsonl").read_text()
+    (folder / "trials.jsonl").write_text("".join(lines.splitlines(keepends=True)[:9]))
+    traced, call = [], CNN.__call__
+
+    def counted(self, images, *, training):
+        traced.extend([training] * training)
+        return call(self, images, training=training)
+
+    monkeypatch.setattr(CNN, "__call__", counted)
+    assert main(words("coordinates", folder)) == 0
+    assert (folder / "trials.jsonl").read_text() == lines
+    assert len(traced) == 2  # of "unit" and of "scaled"
+
+
+@pytest.mark.slow
+def test_bounds_of_groups_are_lower_by_the_product_of_the_scales(small):
+    bounds = {}
+    for row in rows_in(small("scales")[0]):
+        of_trial = bounds.setdefault((row["learning_rate"], row["seed"]), {})
+        of_trial[row["method"]] = row["groups_neyshabur_2015"]
+    # One kernel of one input and three output channels: three groups of one slice each.
+    literal = (9 + 3 * 64) ** -0.5  # the feature map has 64 places
+    features = (9 + 9 * 3) ** -0.5  # over λ, which is 1, since the images are normalized
+    for of_trial in (bounds[0.3, 0], bounds[1.0, 0]):
+        unit = of_trial["unit scale"]
+        assert of_trial["literal"] - unit == pytest.approx(3 * np.log(literal), abs=0.01)
+        assert of_trial["λ of kernels"] - unit == pytest.approx(3 * np.log(features), abs=0.01)
+
+
+@pytest.mark.parametrize("module", [coordinates, scales])
+def test_what_diverged_is_said_and_the_figure_is_drawn(module, tmp_path):
+    problem = module.study(data.load("digits", train_size=100), smoke=True)
+
+    def run(trial):
+        bad = trial["seed"] == 1 and trial["method"] in ("scaled", "literal")
+        return dict.fromkeys(problem.results, np.nan if bad else 0.25)
+
+    report.run(dataclasses.replace(problem, run=run), tmp_path / "run", quiet=True)
+    assert "diverged in 1 of 2" in (tmp_path / "run" / "table.md").read_text()
+    assert (tmp_path / "run" / "figure.png").stat().st_size > 1000
 
 
 # --- tables -----------------------------------------------------------------------------------

@@ -23,12 +23,14 @@ STUDIES = (
     "bounds",
     "classical",
     "convergence",
+    "coordinates",
     "copying",
     "depth",
     "language",
     "paper",
     "rates",
     "robustness",
+    "scales",
     "streaming",
 )
 """The studies; each is a module of this package with a function `study`."""

@@ -24,8 +24,8 @@ def run(study: Study, run_dir: Path, *, seconds: float | None = None, quiet: boo
         quiet: Whether to print only the path of the folder.
 
     Raises:
-        UsageError: If the folder holds something else, or trials of another device and some are
-            missing.
+        UsageError: If the folder holds something else or is damaged, or if it holds trials of
+            another device and some are missing.
         Interrupted: If Ctrl-C ended it.
     """
     study = _open_folder(study, run_dir)
@@ -60,7 +60,10 @@ def _open_folder(study: Study, run_dir: Path) -> Study:
     """Creates the folder, or checks that it belongs to the study; the study with its device."""
     path, content = run_dir / STUDY_FILE, {"study": study.name, "data": study.title}
     if path.exists():
-        stored = json.loads(path.read_text())
+        try:
+            stored = dict(json.loads(path.read_text()))
+        except (OSError, ValueError, TypeError) as error:
+            raise UsageError(f"{path} is damaged ({error}); give another --run-dir.") from error
         device = stored.pop("device", "")
         if stored != content:
             raise UsageError(
