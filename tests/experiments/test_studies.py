@@ -209,6 +209,21 @@ def test_a_damaged_folder_is_refused_in_one_sentence(tmp_path, text):
         report.run(study(error), tmp_path, quiet=True)
 
 
+@pytest.mark.parametrize("damage", ["{", '{"seed": 0,', "x"])
+def test_a_damaged_trial_is_named_and_nothing_is_lost(tmp_path, damage):
+    report.run(study(error), tmp_path, quiet=True)
+    trials, table = tmp_path / "trials.jsonl", (tmp_path / "table.md").read_text()
+    lines = trials.read_text().splitlines(keepends=True)
+    damaged = "".join([lines[0], f"{damage}\n", *lines[2:]])
+    trials.write_text(damaged)
+    with pytest.raises(UsageError, match="^Line 2 of .*trials.jsonl is damaged. Remove the line"):
+        report.run(study(error), tmp_path, quiet=True)
+    assert trials.read_text() == damaged
+    trials.write_text("".join([lines[0], *lines[2:]]))
+    report.run(study(error), tmp_path, quiet=True)
+    assert (tmp_path / "table.md").read_text() == table
+
+
 @pytest.mark.parametrize("elsewhere", ["a large GPU", ""])
 def test_trials_of_another_device_are_reported_but_not_continued(tmp_path, elsewhere):
     report.run(study(error, device=elsewhere), tmp_path / "run", quiet=True)

@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 from tqdm import tqdm
 
+from fgsgd_jax.experiments.cli import UsageError
 from fgsgd_jax.experiments.run_folder import Row
 
 Settings = Mapping[str, float]
@@ -221,7 +222,18 @@ class Rows:
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
             path.write_text(whole)
-        self.rows: list[Row] = [json.loads(line) for line in whole.splitlines()]
+        self.rows: list[Row] = [
+            self._row(line, number) for number, line in enumerate(whole.splitlines(), 1)
+        ]
+
+    def _row(self, line: str, number: int) -> Row:
+        try:
+            return json.loads(line)
+        except ValueError:
+            raise UsageError(
+                f"Line {number} of {self.path} is damaged. Remove the line, and the same command "
+                "repeats its trial."
+            ) from None
 
     def has(self, trial: Row) -> bool:
         """Whether the results of a trial are known."""
