@@ -216,7 +216,7 @@ def test_a_damaged_trial_is_named_and_nothing_is_lost(tmp_path, damage):
     lines = trials.read_text().splitlines(keepends=True)
     damaged = "".join([lines[0], f"{damage}\n", *lines[2:]])
     trials.write_text(damaged)
-    with pytest.raises(UsageError, match="^Line 2 of .*trials.jsonl is damaged. Remove the line"):
+    with pytest.raises(UsageError, match=r"^Line 2 of .*trials.jsonl is damaged. Remove the line"):
         report.run(study(error), tmp_path, quiet=True)
     assert trials.read_text() == damaged
     trials.write_text("".join([lines[0], *lines[2:]]))
