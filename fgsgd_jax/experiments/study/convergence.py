@@ -16,6 +16,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax.experiments import plots
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures
@@ -120,37 +121,38 @@ def _draw(rows: list[Row], path: Path) -> None:
     """By rate, the share of starts at a minimum and that left; the gradient norm over the steps."""
     cases = list(dict.fromkeys((row["network"], row["steps on"]) for row in rows))
     colors = figures.colors(row["method"] for row in rows)
-    figure, panels = figures.panels(2, len(cases))
+    figure, panels = figures.panels(2, len(cases), sharey=False)
     for (above, below), case in zip(panels.T, cases, strict=True):
         for method, color in colors.items():
-            of_method = [
-                row
-                for row in rows
-                if (row["network"], row["steps on"], row["method"]) == (*case, method)
-            ]
-            rates = sorted({row["learning_rate"] for row in of_method})
+            key = (*case, method)
+            of_method = [r for r in rows if (r["network"], r["steps on"], r["method"]) == key]
             style: dict[str, Any] = {"color": color, "label": method}
-            for panel, name in ((above, "reached"), (below, "left")):
-                if case[1] == BATCHES and name == "reached":
-                    panel.plot(*_gradients(of_method), **style)
-                    continue
-                means = [
-                    statistics.fmean(r[name] for r in of_method if r["learning_rate"] == rate)
-                    for rate in rates
-                ]
-                panel.plot(rates, means, ".-", **style)
-                panel.set_xscale("log")
+            if case[1] == BATCHES:
+                above.plot(*_gradients(of_method), **style)
+            else:
+                above.plot(*_by_rate(of_method, "reached"), ".-", **style)
+            below.plot(*_by_rate(of_method, "left"), ".-", **style)
         above.set_title(", ".join(case), fontsize=10)
-        below.set_xlabel("learning rate")
+        below.set(xlabel="learning rate", xscale="log", ylim=(-0.05, 1.05))
         if case[1] == BATCHES:
-            above.set_xlabel("steps")
+            above.set(xlabel="steps", ylabel="gradient norm", yscale="log")
+            plots.label_log(above.yaxis)
+        else:
+            above.set(xscale="log", ylim=(-0.05, 1.05))
     panels[0, 0].set_ylabel("share of starts at a global minimum")
     panels[1, 0].set_ylabel("share of starts that left")
     figures.save(figure, path)
 
 
+def _by_rate(rows: Sequence[Row], name: str) -> tuple[list[float], list[float]]:
+    """The rates, and the mean of a result at each of them."""
+    rates = sorted({row["learning_rate"] for row in rows})
+    of_rate = ([row[name] for row in rows if row["learning_rate"] == rate] for rate in rates)
+    return rates, list(map(statistics.fmean, of_rate))
+
+
 def _gradients(rows: Sequence[Row]) -> tuple[list[int], list[float]]:
-    """The steps, and the gradient norm after them with the settings trained from all seeds."""
+    """The steps, and the gradient norm after them at the chosen rate, which has all seeds."""
     last = max(row["seed"] for row in rows)
     rate = next(row["learning_rate"] for row in rows if row["seed"] == last)
     chosen = [row for row in rows if row["learning_rate"] == rate]

@@ -30,10 +30,10 @@ def colors(names: Iterable[str]) -> dict[str, str]:
     return dict(zip(dict.fromkeys(names), itertools.cycle(COLORS), strict=False))
 
 
-def panels(rows: int, columns: int) -> tuple[Figure, Any]:
+def panels(rows: int, columns: int, *, sharey: bool = True) -> tuple[Figure, Any]:
     """A figure with space for a legend, and its panels, an array `(rows, columns)`."""
     figure = Figure(figsize=(4 * columns + 2.2, 3.2 * rows + 0.4), layout="constrained")
-    return figure, figure.subplots(rows, columns, sharey=True, squeeze=False)
+    return figure, figure.subplots(rows, columns, sharey=sharey, squeeze=False)
 
 
 def save(figure: Figure, path: Path) -> None:
