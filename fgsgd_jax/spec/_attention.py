@@ -15,6 +15,8 @@ Shape = tuple[int, ...]
 THREE, TWO = "queries, keys, values in one", "keys, values in one"
 """What a weight is that holds three or two matrices."""
 
+OUTPUTS_MAY_COME_FIRST = "its outputs may come first: give layout='OIHW' if they do, or 'HWIO'"
+
 _OUTPUTS = {"o", "out", "output", "wo"}
 _PLAIN = {"proj", "projection", "to", "w", "c", "in", "attn", "attention", "linear", "dense"}
 _PLAIN |= {"general", "einsum", "layer", "fused", "self", "cross", "mha", "weight", "kernel"}
@@ -85,7 +87,7 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
         return _named(parts)
     swapped = parts == 3 and inputs == 3 * outputs
     if layout is None and (swapped or keys_of(path)[-1] == "weight"):
-        return "its outputs may come first: give layout='OIHW' if they do, or 'HWIO'"
+        return OUTPUTS_MAY_COME_FIRST
     read = {
         shapes[other][letters.index("I")]
         for other in beside

@@ -13,7 +13,7 @@ import jax
 from fgsgd_jax._text import did_you_mean
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
-from fgsgd_jax.spec._attention import THREE, TWO, outputs_first
+from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, THREE, TWO, outputs_first
 from fgsgd_jax.spec._blocks import normalized
 from fgsgd_jax.spec._heads import Leaves, last_convolutions, last_dense, unread_dense
 from fgsgd_jax.spec._kinds import keys_of, kind_of
@@ -138,6 +138,12 @@ def by_preset(
     inner = [(path, jax.ShapeDtypeStruct(shapes[path], leaf.dtype)) for path, leaf in leaves]
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
     weights = {path: weight_of(preset, path, leaf, layout[path], shapes) for path, leaf in leaves}
+    if OUTPUTS_MAY_COME_FIRST in weights.values():  # then those of other matrices may as well
+        weights |= {
+            path: OUTPUTS_MAY_COME_FIRST
+            for path, weight in weights.items()
+            if weight in placements and _is_read_by_default(shapes[path], layout[path])
+        }
     sentence = ""
     if preset == "resnet":
         convolutions = [path for path, weight in weights.items() if weight in placements]
@@ -165,7 +171,7 @@ def by_preset(
     if not any(isinstance(request, Pom) for request in requests):
         raise ValueError(
             f"preset={preset!r} finds none of its weights ({'; '.join(placements)}) among the "
-            f"leaves {listed(shapes)}. {_instead(preset, shapes, layouts)}"
+            f"leaves {listed(shapes)}. {_instead(preset, weights, shapes, layouts)}"
         )
     return requests, sentence
 
@@ -184,7 +190,12 @@ def _on_heads(paths: Sequence[str]) -> str:
     )
 
 
-def _instead(preset: str, shapes: Mapping[str, tuple[int, ...]], layouts: Layouts) -> str:
+def _instead(
+    preset: str,
+    weights: Mapping[str, str],
+    shapes: Mapping[str, tuple[int, ...]],
+    layouts: Layouts,
+) -> str:
     """What to do where a preset finds nothing."""
     if preset == "rnn" and (both := [path for path in shapes if holds_input_and_recurrent(path)]):
         return (
@@ -193,12 +204,19 @@ def _instead(preset: str, shapes: Mapping[str, tuple[int, ...]], layouts: Layout
             "haiku.GRU."
         )
     matrices = [path for path, its in shapes.items() if len(its) > 1]
-    if layouts.of_one is None and any(keys_of(path)[-1] == "weight" for path in matrices):
+    named_weight = any(keys_of(path)[-1] == "weight" for path in matrices)
+    doubtful = OUTPUTS_MAY_COME_FIRST in weights.values()
+    if layouts.of_one is None and (named_weight or doubtful):
         return (
             "If outputs come first, as in Equinox and PyTorch, give layout='OIHW'; else name the "
             "weights in rules, or choose another preset."
         )
     return "Name the weights in rules, or choose another preset."
+
+
+def _is_read_by_default(shape: tuple[int, ...], layout: str | None) -> bool:
+    """Whether a matrix would be cut otherwise if its outputs came first, and no layout says so."""
+    return layout is None and len(shape) == 2 and shape[0] != shape[1]
 
 
 def _request(

@@ -214,11 +214,20 @@ def test_matrices_of_unknown_sizes_in_one_weight_stay_euclidean_and_say_what_to_
 @pytest.mark.parametrize("name", ["attn/qkv", "attn/c_attn", "attn/in_proj"])
 @pytest.mark.parametrize("last", ["kernel", "weight"])
 def test_a_fused_weight_whose_outputs_may_come_first_needs_a_layout(name, last):
-    params = {f"{name}/{last}": leaf(48, 16), **kernels(up=(16, 32), down=(32, 16))}
+    params = {f"{name}/{last}": leaf(48, 16)}
+    params |= kernels(up=(32, 16), down=(16, 32), attn__out=(16, 16), emb__embedding=(99, 16))
     spec = fg.collection(params, preset="transformer")
-    assert "layout='OIHW'" in reason(spec, f"{name}/{last}")
+    assert set(points(spec)) == {"attn/out/kernel"}  # the same either way
+    for path in (f"{name}/{last}", "up/kernel", "down/kernel"):
+        assert "layout='OIHW'" in reason(spec, path)
     spec = fg.collection(params, preset="transformer", layout="OIHW")
     assert points(spec)[f"{name}/{last}"] == (16, 16, 3)
+
+
+def test_where_all_outputs_may_come_first_the_message_names_the_layout():
+    params = kernels(attn__c_attn=(48, 16), mlp__up=(32, 16))
+    with pytest.raises(ValueError, match=r"finds none .* give layout='OIHW'"):
+        fg.collection(params, preset="transformer")
 
 
 @pytest.mark.parametrize("name", ["mamba/in_proj", "attn/q_proj", "attn/in_proj", "attn/qk_out"])
