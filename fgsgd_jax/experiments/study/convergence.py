@@ -62,9 +62,10 @@ def study(images: ImageData | None, *, smoke: bool) -> Study:
         f"noise of {NOISE:g} in the targets. The first layer is on a Stiefel manifold (linear) or "
         f"on spheres, n in a group. Rates are constant, or fall as 1/(1 + t/{RATES_FALL}) (eq. 4). "
         f"Every seed has {STARTS} networks and starts. Reached: the share with a loss below "
-        f"{REACHED:g}. Gradient: log10 of its Riemannian norm on all samples. Left: the share "
-        f"whose loss was once {LEFT} times that of the start, or not finite. Steady: the largest "
-        "rate tried at which, and below which, no start left",
+        f"{REACHED:g}. Gradient: log10 of its Riemannian norm on all samples (with SGD at the "
+        "nearest weights on the manifolds). Left: the share whose loss was once "
+        f"{LEFT} times that of the start, or not finite. Steady: the largest rate tried at which, "
+        f"and below which, no start left. Rates that were not chosen have {STARTS} starts",
         cases=cases,
         methods=methods,
         run=functools.partial(_run, stages=stages),
