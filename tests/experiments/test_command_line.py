@@ -116,6 +116,12 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("study --delays 3", "NAME needs a value, one of bounds, classical, convergence"),
         ("study --foo", "'--foo' is not an argument. See"),
         ("study --foo 3 --seeds 2", "'--foo' is not an argument. See"),
+        (
+            "study scales --epochs 3",
+            "--epochs is an option of the study paper, and scales does not",
+        ),
+        ("study depth --sgd-decays 1", "--sgd-decays is an option of the study paper, and depth"),
+        ("study paper --delays 3", "--delays is an option of the study copying, and paper does"),
         ("study --epoch 3", "'--epoch' is not an argument. Did you mean '--epochs'?"),
         ("study --smok", "'--smok' is not an argument. Did you mean '--smoke'?"),
         ("study dept", "Did you mean 'depth'?"),

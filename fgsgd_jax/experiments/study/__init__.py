@@ -18,8 +18,10 @@ gets trials.jsonl (one line a trial), table.md and a figure. A study that was in
 when the same command is given the same folder; nothing is computed twice.
 """
 
+import dataclasses
 import importlib
 
+from fgsgd_jax.experiments.cli import UsageError
 from fgsgd_jax.experiments.study.config import Arguments, Paper, StudyName
 
 ARGUMENTS, PAPER = Arguments(), Paper()
@@ -33,6 +35,7 @@ def main(
     paper: Paper = PAPER,
 ) -> None:
     """Runs what is missing of a study, and reports on all of it."""
+    _require_used(name, arguments, paper)
     problem = arguments.delays if name == "copying" else arguments.load()
     # Slow imports: delayed so that --help and mistakes get their answer at once.
     module = importlib.import_module(f"fgsgd_jax.experiments.study.{name}")
@@ -44,3 +47,19 @@ def main(
     study = module.study(problem, smoke=arguments.smoke, **settings)
     folder = arguments.run_dir or study.default_folder
     report.run(study, folder, seconds=arguments.seconds, quiet=arguments.quiet)
+
+
+def _require_used(name: str, arguments: Arguments, paper: Paper) -> None:
+    """Raises `UsageError` for an option of another study, which would change nothing."""
+    given = [("copying", "delays")] if arguments.delays != ARGUMENTS.delays else []
+    given += [
+        ("paper", field.name)
+        for field in dataclasses.fields(Paper)
+        if getattr(paper, field.name) != getattr(PAPER, field.name)
+    ]
+    for owner, option in given:
+        if name != owner:
+            raise UsageError(
+                f"--{option.replace('_', '-')} is an option of the study {owner}, and {name} does "
+                "not use it; omit it."
+            )
