@@ -108,10 +108,8 @@ def _run(trial: Row, *, stages: tuple[int, int]) -> Row:
 
 def steady(rows: Sequence[Row]) -> float:
     """The largest rate at which, and below which, no start left; 0 if there is none."""
-    leaving = [row["learning_rate"] for row in rows if row["left"] > 0]
-    kept = [
-        row["learning_rate"] for row in rows if row["learning_rate"] < min(leaving, default=1e9)
-    ]
+    lowest = min((row["learning_rate"] for row in rows if row["left"] > 0), default=float("inf"))
+    kept = [row["learning_rate"] for row in rows if row["learning_rate"] < lowest]
     return max(kept, default=0.0)
 
 
