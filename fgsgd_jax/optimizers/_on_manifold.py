@@ -33,6 +33,7 @@ from fgsgd_jax.transforms import (
     nearest_points,
     previous_weights,
     require_on_manifolds,
+    require_still_on_manifolds,
     require_params,
     require_state,
 )
@@ -169,6 +170,7 @@ def on_manifold(
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step on a manifold starts from the present weights")
         require_state(state, OnManifoldState, spec)
+        require_still_on_manifolds(params, spec, state.spec)
         eta = relative_step(state.count) if callable(relative_step) else relative_step
 
         def gradient_of(path, leaf_spec, gradient, weight):

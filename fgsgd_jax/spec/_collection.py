@@ -106,11 +106,12 @@ class Collection:
 
     @functools.cached_property
     def fingerprint(self) -> int:
-        """A number of 32 bits over all that the drawn groups and manifolds depend on.
+        """A number of 32 bits over all that the drawn groups, the manifolds and γ depend on.
 
         The same in every process and version for the same paths, shapes, cuts, schemes, manifold
-        classes and seed of the leaves on manifolds. Scales and retractions, which may change during
-        training, do not enter. Optimizer states carry it, see `SpecState`.
+        classes, scales and seed of the leaves on manifolds. Retractions and λ, which may change
+        during training, do not enter, nor does the γ of `scale="initial"`, which a spec that is
+        built again measures from other values. Optimizer states carry it, see `SpecState`.
         """
         return fingerprint_of(self.on_manifolds())
 

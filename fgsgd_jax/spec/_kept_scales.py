@@ -58,8 +58,7 @@ def kept_gamma(request: ScaleRequest, leaf_spec: LeafSpec, leaf: Any) -> Gamma:
     divisors = [1.0 if m is None else math.sqrt(m) for m in squares]
     gamma = norms / _of_components(leaf_spec, divisors).array()
     unconstrained = _of_components(leaf_spec, [float(m is None) for m in squares]).array()
-    gamma = np.where(unconstrained == 1, 1.0, gamma)
-    return Numbers.of(gamma) if gamma.ndim else float(gamma)
+    return Numbers.of(np.where(unconstrained == 1, 1.0, gamma), measured=True)
 
 
 def _of_components(leaf_spec: LeafSpec, numbers: list[float]) -> Numbers:

@@ -6,6 +6,8 @@ import json
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+import numpy as np
+
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._scales import Gamma, Numbers
@@ -19,17 +21,30 @@ def json_of(fingerprint: int, leaves: Sequence[Leaf]) -> str:
 
 
 def fingerprint_of(leaves: Iterable[tuple[str, LeafSpec]]) -> int:
-    """32 bits of a digest of what the drawn groups and manifolds of the leaves depend on."""
-    drawn = [[path, *_drawn_from(leaf_spec)] for path, leaf_spec in leaves]
-    digest = hashlib.sha256(json.dumps(drawn).encode()).digest()
+    """32 bits of a digest of what the drawn groups, the manifolds and their radii depend on."""
+    facts = [[path, *_facts(leaf_spec)] for path, leaf_spec in leaves]
+    digest = hashlib.sha256(json.dumps(facts).encode()).digest()
     return int.from_bytes(digest[:4], "big")
 
 
-def _drawn_from(leaf_spec: LeafSpec) -> list:
+def _facts(leaf_spec: LeafSpec) -> list:
     # Settings such as a retraction do not enter: they may change during training.
     classes = [type(manifold).__name__ for manifold in leaf_spec.manifolds]
     cut = _axes(leaf_spec.component)
-    return [leaf_spec.shape, cut, leaf_spec.scheme, leaf_spec.groups, classes, leaf_spec.seed]
+    facts = [leaf_spec.shape, cut, leaf_spec.scheme, leaf_spec.groups, classes, leaf_spec.seed]
+    return facts + _radius(leaf_spec.gamma)
+
+
+def _radius(gamma: Gamma) -> list[str]:
+    """γ as text; nothing for unit scale, or where γ was measured from weights.
+
+    A spec that is built again measures restored weights, which differ from the first by rounding.
+    The root mean square stands for an array, to four digits, which rounding hardly changes.
+    """
+    if gamma is None or (isinstance(gamma, Numbers) and gamma.measured):
+        return []
+    mean_square = np.mean(np.square(gamma.array() if isinstance(gamma, Numbers) else gamma))
+    return [f"{np.sqrt(mean_square):.4g}"]
 
 
 def _axes(component: Component) -> dict[str, Any]:

@@ -29,15 +29,22 @@ from fgsgd_jax.spec._components import Component
 
 @dataclasses.dataclass(frozen=True)
 class Numbers:
-    """A float64 array that can be compared and hashed, for a γ that differs between components."""
+    """A float64 array that can be compared and hashed, for a γ that differs between components.
+
+    Attributes:
+        shape: The shape of the array.
+        content: Its bytes.
+        measured: Whether the numbers were measured from the values of a weight.
+    """
 
     shape: tuple[int, ...]
     content: bytes
+    measured: bool = False
 
     @classmethod
-    def of(cls, array: np.ndarray) -> "Numbers":
+    def of(cls, array: np.ndarray, *, measured: bool = False) -> "Numbers":
         """From an array, which is converted to float64."""
-        return cls(array.shape, array.astype(np.float64).tobytes())
+        return cls(array.shape, array.astype(np.float64).tobytes(), measured)
 
     def array(self) -> np.ndarray:
         """As a NumPy array."""

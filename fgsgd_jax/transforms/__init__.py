@@ -12,6 +12,9 @@ from fgsgd_jax.transforms._feature_std import set_feature_std as set_feature_std
 from fgsgd_jax.transforms._fused import FusedState as FusedState
 from fgsgd_jax.transforms._fused import chain_links as chain_links
 from fgsgd_jax.transforms._fused_adam import chain_adam_links as chain_adam_links
+from fgsgd_jax.transforms._guards import are_known as are_known
+from fgsgd_jax.transforms._guards import require_on_manifolds as require_on_manifolds
+from fgsgd_jax.transforms._guards import require_still_on_manifolds as require_still_on_manifolds
 from fgsgd_jax.transforms._landing import land_updates as land_updates
 from fgsgd_jax.transforms._link import Link as Link
 from fgsgd_jax.transforms._link import SpecState as SpecState
@@ -31,8 +34,6 @@ from fgsgd_jax.transforms._rate import scale_by_learning_rate as scale_by_learni
 from fgsgd_jax.transforms._rdog import DistanceMethod as DistanceMethod
 from fgsgd_jax.transforms._rdog import InitStep as InitStep
 from fgsgd_jax.transforms._rdog import scale_by_rdog as scale_by_rdog
-from fgsgd_jax.transforms._retraction import are_known as are_known
-from fgsgd_jax.transforms._retraction import require_on_manifolds as require_on_manifolds
 from fgsgd_jax.transforms._retraction import retract_updates as retract_updates
 from fgsgd_jax.transforms._step import Group as Group
 from fgsgd_jax.transforms._step import PerGroup as PerGroup

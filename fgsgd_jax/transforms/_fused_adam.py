@@ -22,7 +22,7 @@ from fgsgd_jax.transforms._adam import ScaleByRiemannianAdamState, decayed_norm
 from fgsgd_jax.transforms._component_norms import Moment, norms_of_groups
 from fgsgd_jax.transforms._fused import EXACT_EVERY
 from fgsgd_jax.transforms._link import Link, require_params, require_state
-from fgsgd_jax.transforms._retraction import require_on_manifolds
+from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 
 
 def chain_adam_links(
@@ -58,6 +58,7 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
         require_state(state, ScaleByRiemannianAdamState, spec)
+        require_still_on_manifolds(params, spec, state.spec)
         r = learning_rate(state.count) if callable(learning_rate) else learning_rate
         count = jnp.asarray(optax.safe_increment(state.count))
         scalars = (r, b1, b2, eps, 1 - b1**count, jnp.sqrt(1 - b2**count))

@@ -142,8 +142,8 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
         raise ValueError(
             f"This optimizer state was made for another spec: its fingerprint is {min(others)}, "
             f"and the spec has {spec.fingerprint}. Groups and manifolds were drawn with another "
-            "seed, or for other rules or shapes. Build the spec as it was built for the state, or "
-            "make a new state with init(params)."
+            "seed, or for other rules or shapes, or weights have another scale. Build the spec as "
+            "it was built for the state, or make a new state with init(params)."
         )
 
 

@@ -1,41 +1,18 @@
 """`retract_updates`: the last link of a chain on manifolds."""
 
-import math
-
-import jax
-import jax.numpy as jnp
-import numpy as np
-from jax.core import Tracer
-
-from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import (
     Collection,
     Coordinates,
-    LeafSpec,
     checked_coordinates,
     map_leaves,
     require_collection,
-    require_known_leaves,
-    residual,
-    spec_of_leaf,
 )
-from fgsgd_jax.transforms._link import (
-    Link,
-    SpecState,
-    has_known_values,
-    require_params,
-    require_state,
+from fgsgd_jax.transforms._guards import (
+    require_on_manifolds,
+    require_still_on_manifolds,
+    require_tangent,
 )
-
-# A weight with a residual up to this counts as on its manifold, by the item size of its dtype. The
-# bound admits weights that were averaged or stored in a shorter dtype, and is far below the
-# residual of a weight never projected.
-ON_MANIFOLD = {2: 5e-2, 4: 1e-3, 8: 1e-3}
-
-# A step is not tangent if this share of its length is normal to the manifolds, unless the normal
-# part is so short that it may be the rounding of a large gradient.
-NORMAL_SHARE = 0.05
-ROUNDING = 1000  # times the resolution of float32, or of a shorter dtype, at the weight
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 
 def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> Link:
@@ -57,10 +34,10 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
         A transformation whose `update` needs `params`.
 
     Raises:
-        ValueError: Where values are known, which they are not inside a jitted function: at `init`,
-            if a weight is not on its manifold; at `update`, if a step is not tangent, because the
-            chain lacks `project_to_tangent`, or has a link after it that does not keep tangent
-            vectors tangent, as `optax.scale_by_adam`.
+        ValueError: Where values are known, which they are not inside a jitted function: at `init`
+            and `update`, if a weight is not on its manifold; at `update`, if a step is not tangent,
+            because the chain lacks `project_to_tangent`, or has a link after it that does not keep
+            tangent vectors tangent, as `optax.scale_by_adam`.
 
     Example:
         >>> import jax.numpy as jnp
@@ -87,10 +64,11 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
         del extra_args
         require_params(params, "a retraction starts from the present weights")
         require_state(state, SpecState, spec)
+        require_still_on_manifolds(params, spec, state)
 
         def on_manifold(path, leaf_spec, step, weight):
             manifold_ids, s, s_next = state.leaf(path, leaf_spec, weight)
-            _require_tangent(path, leaf_spec, step, weight, manifold_ids, s)
+            require_tangent(path, leaf_spec, step, weight, manifold_ids, s)
             return leaf_spec.retract(weight, step, manifold_ids, s, s_next, coordinates=coordinates)
 
         def on_euclidean(step, weight):
@@ -100,73 +78,3 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
         return moves, state.after_update()
 
     return Link.of(init_fn, update_fn, spec=spec, coordinates=coordinates)
-
-
-def tolerance(leaf_spec: LeafSpec, dtype) -> float:
-    """The largest residual with which a weight of a dtype counts as on its manifolds.
-
-    Rounding every entry of an orthonormal x by half an eps of itself leaves ‖xᵀx − 1‖ at most
-    eps·√columns, since ‖x‖ = √columns, which for a large bfloat16 matrix is above the fixed bound.
-    """
-    dtype = jnp.dtype(dtype)
-    rounding = float(jnp.finfo(dtype).eps) * math.sqrt(min(leaf_spec.points_shape[:2]))
-    return max(ON_MANIFOLD[min(dtype.itemsize, 8)], 2 * rounding)
-
-
-def _require_tangent(path: str, leaf_spec: LeafSpec, step, weight, manifold_ids, s) -> None:
-    """Raises if the values of a step are known, and it is not tangent beyond rounding.
-
-    Not at a weight that is off its manifold, where there is no tangent space.
-    """
-    known = all(map(has_known_values, (step, weight, manifold_ids, s)))  # None is known as well
-    if not known or leaf_spec.overrides("representer"):  # which is no part of the projection
-        return
-    coordinates: Coordinates = "unit" if s is None else "scaled"
-    with jax.ensure_compile_time_eval():
-        tangent = leaf_spec.to_tangent(weight, step, manifold_ids, s, coordinates=coordinates)
-    step64, tangent64, weight64 = (np.asarray(a, np.float64) for a in (step, tangent, weight))
-    with np.errstate(invalid="ignore"):  # inf − inf
-        normal, v, x = map(np.linalg.norm, (step64 - tangent64, step64, weight64))
-    eps = max(float(jnp.finfo(dtype).eps) for dtype in (step.dtype, weight.dtype, jnp.float32))
-    if not (normal > NORMAL_SHARE * v and normal > ROUNDING * eps * x):  # NaN is no verdict
-        return
-    with jax.ensure_compile_time_eval():
-        off = float(leaf_spec.residual(weight, manifold_ids, s))
-    if off <= tolerance(leaf_spec, weight.dtype):
-        raise ValueError(
-            f"The step of {path!r} is not tangent to its manifolds: {normal / v:.0%} of its length "
-            "is normal to them. Put project_to_tangent(spec) first in the chain, and only links "
-            "that scale or add tangent vectors behind it. For any other optimizer use "
-            "fgsgd_jax.on_manifold(optimizer, spec)."
-        )
-
-
-def are_known(params) -> bool:
-    """Whether the values of all leaves are known."""
-    return all(
-        isinstance(leaf, (jax.Array, np.ndarray)) and not isinstance(leaf, Tracer)
-        for leaf in jax.tree.leaves(params)
-    )
-
-
-def require_on_manifolds(params, spec: Collection, feature_std=None) -> None:
-    """Raises if the values of weights are known, and not on their manifolds."""
-    require_known_leaves(spec, params)
-    placed = {
-        path: (leaf_spec, leaf.dtype)
-        for path, leaf in leaves_with_paths(params)
-        if (leaf_spec := spec_of_leaf(spec, path, leaf)) is not None
-    }
-    if not are_known(params):
-        return
-    with jax.ensure_compile_time_eval():  # known weights may be used in a function being traced
-        measured = residual(params, spec, feature_std=feature_std)
-        distances = {path: float(distance) for path, distance in measured.items()}
-    off = {path: d for path, d in distances.items() if not d <= tolerance(*placed[path])}
-    if off:
-        worst = max(off, key=lambda path: math.inf if math.isnan(off[path]) else off[path])
-        raise ValueError(
-            f"{len(off)} of {len(distances)} weights are not on their manifolds; the furthest is "
-            f"{worst!r}, with a residual of {off[worst]:.2g}. Move them there first: "
-            "params = fgsgd_jax.project(params, spec)."
-        )

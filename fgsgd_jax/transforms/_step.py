@@ -22,6 +22,7 @@ import numpy as np
 import optax
 
 from fgsgd_jax.spec import Collection, Groups, LeafSpec, map_leaves, require_collection
+from fgsgd_jax.transforms._guards import require_tangent_vectors
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._travelled import Travelled
 
@@ -121,7 +122,9 @@ def scale_by_fgsgd(
 
     Raises:
         TypeError: If ρ or c is of another form.
-        ValueError: If a number is not finite, or ρ is negative.
+        ValueError: If a number is not finite, or ρ is negative. At `update`, where values and
+            `params` are known, which they are not inside a jitted function, if a vector is not
+            tangent.
 
     Example:
         >>> import jax.numpy as jnp
@@ -163,6 +166,7 @@ def scale_by_fgsgd(
         require_state(state, ScaleByFgsgdState, spec)
         if needs_weights:
             require_params(params, "the inner product, or the distance, depends on the weights")
+        require_tangent_vectors(updates, params, spec)
         farthest = dict(state.travelled.farthest)
 
         def on_manifold(path, leaf_spec, vector, weight=None):

@@ -204,7 +204,7 @@ def fingerprint(params=None, rule=None, name="w", shape=(3, 3, 4, 8), **options)
     return fg.collection({name: leaf(*shape), "b": leaf(4)}, (name, rule), **options).fingerprint
 
 
-def test_the_fingerprint_depends_on_all_that_a_draw_depends_on():
+def test_the_fingerprint_depends_on_what_draws_and_radii_depend_on():
     different = [
         fingerprint(),
         fingerprint(seed=1),
@@ -215,13 +215,17 @@ def test_the_fingerprint_depends_on_all_that_a_draw_depends_on():
         fingerprint(rule=fg.pom("PIO", MIXED[::-1])),
         fingerprint(rule=fg.pom("PIO", MIXED[:2])),
         fingerprint(rule=fg.pom("PIO", fg.Sphere(), component="filter", groups=1)),
+        fingerprint(scale=0.5),
+        fingerprint(scale=0.25),
+        fingerprint(scale="geometric"),
+        fingerprint(scale="variance"),
+        fingerprint(scale=[1.0, 2.0, 3.0, 4.0, 5.0, 6.0, 7.0, 8.0]),
     ]
     assert len(set(different)) == len(different)
     assert all(0 <= number < 2**32 for number in different)
 
 
 def test_the_fingerprint_does_not_depend_on_what_may_change_during_training():
-    assert fingerprint() == fingerprint(scale=0.5)
     retraction = fg.pom("PIO", (fg.Sphere(), fg.Oblique(), fg.Stiefel(retraction="qr")))
     assert fingerprint() == fingerprint(rule=retraction)
     spelled = fg.Component(rows=(0,), columns=(1,), inputs=(2,), outputs=(3,))

@@ -47,8 +47,10 @@ MAKERS = {
         spec_of(seed=1),
         spec_of(rule=fg.pom("PO", MIXED)),
         spec_of(rule=fg.pom("PIO", MIXED[:2])),
+        spec_of(rule=fg.pom("PIO", MIXED, scale=3.0)),
+        spec_of(rule=fg.pom("PIO", MIXED, scale="variance")),
     ],
-    ids=["seed", "scheme", "manifolds"],
+    ids=["seed", "scheme", "manifolds", "scale", "variance"],
 )
 def test_a_state_of_another_spec_is_refused(name, other):
     state = MAKERS[name](other).init(fg.project(PARAMS, other))
@@ -201,3 +203,53 @@ def test_a_state_with_momentum_is_not_one_without(momenta):
     made, used = (fg.fgsgd(0.1, SPEC, momentum=momentum) for momentum in momenta)
     with pytest.raises(ValueError, match=r"state of an optimizer with(out)? momentum"):
         used.update(GRADIENT, made.init(PARAMS), PARAMS)
+
+
+# --- weights that are not those of the last update -------------------------------------------------
+
+OPTIMIZERS = {name: MAKERS[name] for name in ("fgsgd", "rsgd", "on_manifold")} | {
+    "riemannian_adam": lambda spec: fg.riemannian_adam(0.1, spec),
+    "a moment per entry": lambda spec: fg.riemannian_adam(0.1, spec, moment="entry"),
+    "manifold_muon": lambda spec: fg.manifold_muon(0.1, spec),
+    "rdog": lambda spec: fg.rdog(spec),
+}
+
+
+def test_the_scales_of_initial_weights_may_be_measured_again():
+    tree = {"w": PARAMS["w"] * jnp.arange(1.0, 5.0), "bias": PARAMS["bias"]}
+    rule = ("w", fg.pom("PIO", MIXED, scale="initial"))
+    first, again = (fg.collection(p, rule) for p in (tree, jax.tree.map(lambda a: 2 * a, tree)))
+    assert first != again
+    assert first.fingerprint == again.fingerprint
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_weights_that_something_else_moved_are_refused(name):
+    tx = OPTIMIZERS[name](SPEC)
+    _, state = tx.update(GRADIENT, tx.init(PARAMS), PARAMS)
+    moved = PARAMS | {"w": 0.9 * PARAMS["w"]}
+    with pytest.raises(ValueError, match="'w', with a residual of .*something else moved them"):
+        tx.update(GRADIENT, state, moved)
+    jax.jit(tx.update)(GRADIENT, state, moved)  # where values are unknown
+
+
+@pytest.mark.parametrize("averages", ["schedule_free", "an average of the weights"])
+def test_weights_averaged_between_updates_are_refused(averages):
+    tx, params = fg.rsgd(1.0, SPEC), PARAMS
+    if averages == "schedule_free":
+        tx = optax.contrib.schedule_free(tx, 1.0, b1=0.9)
+    state = tx.init(params)
+    with pytest.raises(ValueError, match="not on their manifolds"):
+        for _ in range(3):
+            updates, state = tx.update(jax.tree.map(lambda g: 10 * g, GRADIENT), state, params)
+            new = optax.apply_updates(params, updates)
+            if averages != "schedule_free":
+                new = jax.tree.map(lambda a, b: (a + b) / 2, params, new)
+            params = new
+
+
+def test_weights_that_are_nan_stay_so():
+    tx = fg.rsgd(0.1, SPEC)
+    state = tx.init(PARAMS)
+    updates, _ = tx.update(GRADIENT, state, PARAMS | {"w": PARAMS["w"].at[0, 0, 0, 0].set(jnp.nan)})
+    assert bool(jnp.isnan(updates["w"][0, 0, 0, 0]))
