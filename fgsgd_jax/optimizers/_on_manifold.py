@@ -33,9 +33,9 @@ from fgsgd_jax.transforms import (
     nearest_points,
     previous_weights,
     require_on_manifolds,
-    require_still_on_manifolds,
     require_params,
     require_state,
+    require_still_on_manifolds,
 )
 
 Tangent = Literal["none", "direction", "gradient"]

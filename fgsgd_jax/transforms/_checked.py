@@ -5,8 +5,8 @@ import optax
 
 from fgsgd_jax.spec import Collection, map_leaves, require_collection, residual
 from fgsgd_jax.transforms._feature_std import get_feature_std
-from fgsgd_jax.transforms._link import require_params
 from fgsgd_jax.transforms._guards import are_known, require_on_manifolds, tolerance
+from fgsgd_jax.transforms._link import require_params
 
 
 def checked(

@@ -10,8 +10,8 @@ import optax
 from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_step, has_kernels
 from fgsgd_jax.spec import Groups, LeafSpec, map_leaves
-from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._step import group_of, is_travelled, normalizer, value_at
 
 # Where removing the rounding of earlier steps costs another pass, it is done once in so many steps:

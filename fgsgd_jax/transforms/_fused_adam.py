@@ -21,8 +21,8 @@ from fgsgd_jax.spec import LeafSpec, map_leaves, per_component
 from fgsgd_jax.transforms._adam import ScaleByRiemannianAdamState, decayed_norm
 from fgsgd_jax.transforms._component_norms import Moment, norms_of_groups
 from fgsgd_jax.transforms._fused import EXACT_EVERY
-from fgsgd_jax.transforms._link import Link, require_params, require_state
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
+from fgsgd_jax.transforms._link import Link, require_params, require_state
 
 
 def chain_adam_links(

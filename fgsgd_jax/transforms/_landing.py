@@ -16,8 +16,8 @@ from fgsgd_jax.spec import (
     require_collection,
     split_by_rows,
 )
-from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._guards import require_on_manifolds
+from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 # The largest ‖xᵀx − 1‖ that a step may reach: from below 1, the attraction leads back.
 FARTHEST = 0.5

@@ -8,8 +8,8 @@ import optax
 
 from fgsgd_jax._trees import leaves_with_paths, map_with_path
 from fgsgd_jax.spec import Collection, project, require_collection
-from fgsgd_jax.transforms._link import copy_for_state, require_params
 from fgsgd_jax.transforms._guards import require_on_manifolds
+from fgsgd_jax.transforms._link import copy_for_state, require_params
 
 
 class MasterState(NamedTuple):

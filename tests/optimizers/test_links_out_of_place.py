@@ -181,14 +181,12 @@ def test_weights_off_their_manifolds_are_not_taken_for_steps_that_are_not_tangen
     params, spec, gradient = problem(name)
     tx = optax.chain(*RIGHT["rsgd"](spec))
     state = tx.init(params)
-    with pytest.raises(ValueError, match="'w', with a residual of .*: something else moved them"):
+    with pytest.raises(ValueError, match=r"'w', with a residual of .*: something else moved them"):
         tx.update(gradient, state, jax.tree.map(lambda leaf: 1.5 * leaf, params))
 
 
 def test_a_normalizer_before_the_projection_is_found_by_its_vectors():
     params, spec, gradient = problem("slices on a sphere")
-    tx = optax.chain(
-        fg.scale_by_fgsgd(spec), fg.project_to_tangent(spec), fg.retract_updates(spec)
-    )
-    with pytest.raises(ValueError, match="step of 'w' is not tangent .* project_to_tangent"):
+    tx = optax.chain(fg.scale_by_fgsgd(spec), fg.project_to_tangent(spec), fg.retract_updates(spec))
+    with pytest.raises(ValueError, match=r"step of 'w' is not tangent .* project_to_tangent"):
         tx.update(gradient, tx.init(params), params)
