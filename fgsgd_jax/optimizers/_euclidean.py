@@ -11,7 +11,7 @@ from jax.core import Tracer
 
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.optimizers._arguments import require_number_or_schedule
-from fgsgd_jax.spec import AS_ASKED, Collection
+from fgsgd_jax.spec import AS_ASKED, Collection, require_gradients
 from fgsgd_jax.transforms import checked_schedule
 
 # The rate of Euclidean leaves over the rate of leaves on manifolds. A step of `fgsgd` turns a
@@ -104,6 +104,7 @@ def _partition(transforms, spec: Collection) -> optax.GradientTransformationExtr
                 "restored without its classes. Give it what init of this optimizer returned, or "
                 "restore into that."
             )
+        require_gradients(spec, updates)
         return parted.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(parted.init, update_fn)

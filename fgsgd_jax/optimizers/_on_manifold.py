@@ -175,6 +175,7 @@ def on_manifold(
 
         def gradient_of(path, leaf_spec, gradient, weight):
             manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)
+            gradient = gradient.astype(jnp.promote_types(gradient.dtype, weight.dtype))
             if tangent == "gradient":
                 return leaf_spec.to_tangent(weight, gradient, manifold_ids, s, coordinates="unit")
             return leaf_spec.to_weight(times(leaf_spec.points(gradient), s), gradient.dtype)

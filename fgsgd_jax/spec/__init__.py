@@ -34,5 +34,6 @@ from fgsgd_jax.spec._schemes import summed_axes as summed_axes
 from fgsgd_jax.spec._sharding import keeps_sharding as keeps_sharding
 from fgsgd_jax.spec._sharding import split_by_rows as split_by_rows
 from fgsgd_jax.spec._walk import map_leaves as map_leaves
+from fgsgd_jax.spec._walk import require_gradients as require_gradients
 from fgsgd_jax.spec._walk import require_known_leaves as require_known_leaves
 from fgsgd_jax.spec._walk import spec_of_leaf as spec_of_leaf

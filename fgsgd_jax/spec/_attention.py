@@ -5,10 +5,13 @@ of its own, so the weight is cut into them where their sizes are certain, and st
 the reason, where they are not.
 """
 
+import re
 from collections.abc import Iterable, Mapping
 
+from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._kinds import keys_of, kind_of, module_and_name, words_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._spelling import axis_called
 
 Shape = tuple[int, ...]
 
@@ -110,6 +113,40 @@ def outputs_first(cut: str) -> str:
     """The cut of a weight (out, in) from that of (in, out), as text."""
     inputs, _, outputs = cut.partition(" ")
     return f"{outputs} {inputs}"
+
+
+def objection_to_heads(
+    path: str, component: Component, shapes: Mapping[str, Shape], *, keeps_variance: bool
+) -> str:
+    """Why a cut cannot count the heads of a weight as it does; "" if it can, or names no heads.
+
+    In the output of an attention layer, heads come before their size, and what they give is added.
+
+    Args:
+        path: The path of the weight.
+        component: Its cut, written as text with an axis called `heads`.
+        shapes: The shapes of all leaves.
+        keeps_variance: Whether the scale is to keep the variance of features.
+    """
+    axis = axis_called("heads", component.name)
+    if axis is None or not is_attention_output(path, shapes):
+        return ""
+    queries = [shapes[other] for other in _beside(path, shapes) if kind_of(other) == "query"]
+    shape, first = shapes[path], len(shapes[path]) - 3
+    if axis != first and any(len(its) > 2 and its[-2:] == shape[-3:-1] for its in queries):
+        return (
+            f"has shape {shape}, with {shape[first]} heads on axis {first} as the output of an "
+            f"attention layer, but its component {component.name!r} names axis {axis} heads. Give "
+            "it a rule of its own, before this one, such as component='heads:rows size:rows "
+            "out:columns'"
+        )
+    if keeps_variance and axis in component.stack:
+        cut = re.sub(r"\bheads(:stack)?", "heads:inputs", component.name)
+        return (
+            "is the output of an attention layer, which adds up what its heads give, so to keep "
+            f"the variance they count as inputs: write component={cut!r}"
+        )
+    return ""
 
 
 def _named(parts: int) -> str:

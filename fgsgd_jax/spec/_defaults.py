@@ -9,7 +9,7 @@ import math
 import jax.numpy as jnp
 
 from fgsgd_jax.geometry import Oblique, Sphere, Stiefel
-from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._kinds import keys_of, kind_of, may_have_outputs_before_inputs
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
@@ -67,6 +67,8 @@ def why_no_convolution(path: str, shape: tuple[int, ...], layout: str | None) ->
         return f"{'attention' if kind == 'query' else kind} by its path"
     if layout is None and keys_of(path)[-1] == "weight":
         return "called 'weight', and no layout is given"
+    if layout is None and may_have_outputs_before_inputs(path):
+        return Reason.TRANSPOSED
     if layout is None and len(shape) == 5:
         return "5 axes: give layout='SHWIO' or 'DHWIO'"
     letters = letters_for(layout or DEFAULT, len(shape))

@@ -1,12 +1,14 @@
-"""A sentence of a spec where nothing keeps the size of features."""
+"""Sentences of a spec where the size of features may not be kept."""
 
 import math
 from collections.abc import Sequence
 
 import numpy as np
 
+from fgsgd_jax._trees import listed
 from fgsgd_jax.spec._blocks import restored
 from fgsgd_jax.spec._kept_scales import kept_gamma
+from fgsgd_jax.spec._kinds import is_transposed
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._scales import Gamma, Numbers, Variance
 
@@ -34,6 +36,30 @@ def growth_sentence(leaves: Sequence[tuple[str, tuple[int, ...], LeafSpec | None
         f"No normalization layer stands beside {len(growing)} of these weights. Without one, "
         f"features become {factor:.0e} times as large through them, one after another; "
         "scale='variance' keeps their size."
+    )
+
+
+def strides_sentence(leaves: Sequence[tuple[str, LeafSpec | None]]) -> str:
+    """Says that strides count where a transposed convolution is to keep the variance; else "".
+
+    With strides, every output reads only some of the entries of the kernel, one in as many as the
+    strides multiply to, and no shape shows the strides.
+
+    Args:
+        leaves: Path and leaf spec of every leaf; None for a Euclidean one.
+    """
+    paths = [
+        path
+        for path, leaf_spec in leaves
+        if leaf_spec and leaf_spec.gamma is not None and is_transposed(path)
+        if _gain(leaf_spec) == 1
+    ]
+    if not paths:
+        return ""
+    return (
+        f"{listed(paths, 3)} keeps the size of features if its strides are 1. With larger strides, "
+        "multiply its gain by the root of their product: scale=('variance', 2 * 2**0.5) for 2×2 "
+        "and ReLU."
     )
 
 

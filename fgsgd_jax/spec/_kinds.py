@@ -71,6 +71,21 @@ def is_normalization(path: str, shape: tuple[int, ...]) -> bool:
     return of_equinox or "normalization" in (kind_of(path), kind_of(layer))
 
 
+def is_transposed(path: str) -> bool:
+    """Whether a leaf belongs to a transposed convolution.
+
+    Example:
+        >>> is_transposed("ConvTranspose_0/kernel"), is_transposed("Conv_0/kernel")
+        (True, False)
+    """
+    return any({"transpose", "transposed", "deconv"} & set(words_of(key)) for key in keys_of(path))
+
+
+def may_have_outputs_before_inputs(path: str) -> bool:
+    """Whether a leaf is called as Haiku calls transposed convolutions, whose layout is HWOI."""
+    return keys_of(path)[-1] == "w" and is_transposed(path)
+
+
 def module_and_name(path: str) -> tuple[tuple[str, ...], str]:
     """The keys of the module that a weight stands in, and what the weight is called there.
 

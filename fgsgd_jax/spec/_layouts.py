@@ -20,7 +20,7 @@ from typing import Literal, get_args
 
 from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._components import Component
-from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._kinds import keys_of, kind_of, may_have_outputs_before_inputs
 from fgsgd_jax.spec._spelling import is_spelled, spelled
 
 ComponentName = Literal["slice", "filter", "matrix", "row"]
@@ -236,6 +236,12 @@ def _letters(shape: tuple[int, ...], layout: str | None, path: str) -> str:
             f"has shape {shape} and is called 'weight', as in Equinox and PyTorch, where outputs "
             "come first; write layout='OIHW' if they do (it covers dense weights), or "
             "layout='HWIO' if they come last"
+        )
+    if may_have_outputs_before_inputs(path):
+        raise ValueError(
+            f"has shape {shape} and is a transposed convolution called 'w', as in Haiku, where "
+            "outputs come before inputs; write layout='HWOI' in its pom if they do, or 'HWIO' if "
+            "they come last"
         )
     if axes in (2, 4) or (axes == 3 and kind_of(path) == "convolution"):
         return letters_for(DEFAULT, axes)  # pyright: ignore[reportReturnType]

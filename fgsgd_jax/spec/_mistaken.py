@@ -1,10 +1,16 @@
 """Given in place of parameters by mistake: what it is, and where the parameters are."""
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 
 from fgsgd_jax._trees import is_nnx_module
+
+# Collections of variables beside the parameters of a Flax Linen module, and classes of variables
+# beside the parameters of a Flax NNX module.
+_LINEN = {"batch_stats", "cache", "intermediates", "losses", "perturbations"}
+_NNX = ("BatchStat", "Cache", "Intermediate", "RngState", "Perturbation")
 
 
 def require_tree_of_arrays(tree: Any) -> None:
@@ -37,10 +43,18 @@ def _advice(tree: Any) -> str:
         return "the parameters of a training state are state.params"
     if _is_a(tree, "GradientTransformation", "optax"):
         return "it is an optimizer; give the parameters that it is to change"
+    if isinstance(tree, Mapping) and "params" in tree and _LINEN & set(tree):
+        return "it has the variables of a Flax module; its parameters are variables['params']"
+    if any(map(_is_no_parameter, jax.tree.leaves(tree, is_leaf=_is_no_parameter))):
+        return "it holds variables that are not trained; take nnx.state(model, nnx.Param)"
     states = jax.tree.leaves(tree, is_leaf=_is_optimizer_state)
     if any(map(_is_optimizer_state, states)):
         return "it holds the state of an optimizer; give the parameters that it was made for"
     return ""
+
+
+def _is_no_parameter(node: Any) -> bool:
+    return any(_is_a(node, name, "flax.nnx") for name in _NNX)
 
 
 def _is_optimizer_state(node: Any) -> bool:

@@ -14,6 +14,7 @@ from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.geometry import NOT_FINITE
 from fgsgd_jax.spec._collection import Collection, require_collection, require_parameters
 from fgsgd_jax.spec._leaf import LeafSpec
+from fgsgd_jax.spec._scales import Numbers
 from fgsgd_jax.spec._walk import map_leaves, require_known_leaves, spec_of_leaf
 
 Tree = TypeVar("Tree")
@@ -57,10 +58,12 @@ def project(
     manifold_ids, stds = spec.manifold_ids(), spec.feature_std(feature_std)
 
     def project_leaf(path, leaf_spec, weight):
+        _require_scale(path, leaf_spec, weight)
         try:
             s = leaf_spec.scale(stds.get(path), weight.dtype)
             projected = leaf_spec.project(weight, manifold_ids.get(path), s)
         except ValueError as error:
+            _require_not_zero(path, weight)
             raise ValueError(f"{path!r}: {error}") from None
         _require_numbers(path, weight, projected)
         return _on_devices_of(weight, projected)
@@ -161,10 +164,32 @@ def _require_numbers(path: str, weight: Any, projected: jax.Array) -> None:
             f"{path!r} has NaN or infinite entries, {len(bad)} of {np.size(weight)}, the first at "
             f"{tuple(bad[0].tolist())}. {NOT_FINITE}"
         )
+    _require_not_zero(path, weight)
     raise ValueError(
         f"{path!r} has components without a nearest point: a component is zero or of deficient "
         "rank. Initialize the weight at random (`fgsgd_jax.initialize`) or leave it Euclidean."
     )
+
+
+def _require_scale(path: str, leaf_spec: LeafSpec, weight: Any) -> None:
+    """Raises if γ is larger than all numbers of the dtype of a weight."""
+    gamma = leaf_spec.gamma
+    largest = np.max(gamma.array()) if isinstance(gamma, Numbers) else gamma or 1.0
+    if largest > float(jnp.finfo(weight.dtype).max):
+        raise ValueError(
+            f"The scale of {path!r}, {largest:.3g}, is too large for its dtype, {weight.dtype}. "
+            "Give a smaller scale, or weights of a longer dtype."
+        )
+
+
+def _require_not_zero(path: str, weight: Any) -> None:
+    """Raises if all entries of a weight are zero."""
+    if not np.any(np.asarray(weight)):
+        raise ValueError(
+            f"{path!r} is zero, so it has no nearest point. Leave it Euclidean (None) if it must "
+            "start at zero, as one of the two factors of LoRA; else initialize it at random "
+            "(`fgsgd_jax.initialize`)."
+        )
 
 
 def _on_devices_of(weight: Any, value: jax.Array) -> jax.Array:

@@ -15,8 +15,9 @@ from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, THREE, TWO, outputs_first
 from fgsgd_jax.spec._blocks import normalized
-from fgsgd_jax.spec._heads import Leaves, last_convolutions, last_dense, unread_dense
+from fgsgd_jax.spec._heads import Leaves, last_dense, unread_dense
 from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._last_convolutions import last_convolutions
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom

@@ -14,6 +14,7 @@ class Reason(enum.StrEnum):
     FEW_AXES = "fewer than two axes"
     EMPTY = "no entries"
     LAST_DENSE = "the last dense layer"
+    TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"
     LAST_CONVOLUTION = "the last layer: no other reads its outputs"
 
 

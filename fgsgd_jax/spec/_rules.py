@@ -19,6 +19,7 @@ from fgsgd_jax.spec._arguments import (
     checked_leaves,
     checked_map_sizes,
 )
+from fgsgd_jax.spec._attention import objection_to_heads
 from fgsgd_jax.spec._collection import Collection
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
@@ -28,7 +29,7 @@ from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._presets import PRESETS, by_preset, checked_preset
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom
-from fgsgd_jax.spec._scales import checked_scale, gamma
+from fgsgd_jax.spec._scales import Variance, checked_scale, gamma
 from fgsgd_jax.spec._schemes import check_scheme, count_groups
 from fgsgd_jax.spec._stacked import own_layouts
 
@@ -100,6 +101,7 @@ def collection(
     leaves = checked_leaves(params)
     paths = [path for path, _ in leaves]
     check_every_rule_decides(rules, paths)
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
     map_sizes = checked_map_sizes(feature_map_sizes, paths)
     ruled = {path: _by_rule(path, leaf, rules, leaves) for path, leaf in leaves}
     layouts = own_layouts(leaves, layout)
@@ -120,14 +122,14 @@ def collection(
             its_layout = layouts.checked(path, tuple(leaf.shape))
             request = dataclasses.replace(request, layout=its_layout)
         request = dataclasses.replace(request, scale=scale)
-        return _leaf_spec(path, leaf, request, map_sizes.get(path), int(seed))
+        return _leaf_spec(path, leaf, request, shapes, map_sizes.get(path), int(seed))
 
     return Collection(
         layers=tuple(
             (path, placed(path, leaf, request))
             for (path, leaf), request in zip(leaves, requests, strict=True)
         ),
-        shapes=tuple(tuple(leaf.shape) for _, leaf in leaves),
+        shapes=tuple(shapes.values()),
         reasons=tuple(request if isinstance(request, str) else "" for request in requests),
         sentence=sentence,
     )
@@ -153,7 +155,14 @@ def _by_rule(path: str, leaf, rules, leaves) -> Pom | str | None:
     return None
 
 
-def _leaf_spec(path: str, leaf, request: Pom, map_size: int | None, seed: int) -> LeafSpec:
+def _leaf_spec(
+    path: str,
+    leaf,
+    request: Pom,
+    shapes: Mapping[str, tuple[int, ...]],
+    map_size: int | None,
+    seed: int,
+) -> LeafSpec:
     """The leaf spec that a request gives for a leaf, or an error that names the path."""
     shape = tuple(leaf.shape)
     unsuitable = without_geometry(leaf.dtype)
@@ -178,6 +187,8 @@ def _leaf_spec(path: str, leaf, request: Pom, map_size: int | None, seed: int) -
         )
         if isinstance(request.component, Component):
             check_scheme(request.scheme, component, shape)
+            keeps_variance = isinstance(request.scale, Variance)
+            _require_heads(path, component, shapes, keeps_variance=keeps_variance)
         groups = count_groups(request.scheme, request.groups, component, shape)
         scale = gamma(request.scale, component, shape, map_size)
     except ValueError as error:
@@ -197,6 +208,13 @@ def _leaf_spec(path: str, leaf, request: Pom, map_size: int | None, seed: int) -
     except ValueError as error:
         raise ValueError(f"{path!r} {error}.") from None
     return dataclasses.replace(leaf_spec, gamma=kept)
+
+
+def _require_heads(path: str, component: Component, shapes, *, keeps_variance: bool) -> None:
+    """Raises if heads are counted along another axis than that of the heads, or are no layers."""
+    objection = objection_to_heads(path, component, shapes, keeps_variance=keeps_variance)
+    if objection:
+        raise ValueError(objection)
 
 
 def _fitting_cut(path: str, shape: tuple[int, ...], request: Pom, manifold: Manifold) -> str:

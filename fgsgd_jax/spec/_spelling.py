@@ -23,7 +23,7 @@ def spelled(text: str) -> Component:
     """The component that a text spells.
 
     Raises:
-        ValueError: If a word has no role, or the parentheses do not match.
+        ValueError: If a word has no role, two axes have one name, or the parentheses do not match.
 
     Example:
         >>> spelled("in:rows heads out:columns").points_shape((64, 8, 16))
@@ -33,6 +33,7 @@ def spelled(text: str) -> Component:
     """
     axes: dict[str, tuple[int, ...]] = dict.fromkeys(ROLES, ())
     split, parts, weight_axis, inside = [], [], 0, False
+    _require_different_names(text)
     for word in re.findall(r"[()]|[^\s()]+", text):
         if word in "()":
             if inside == (word == "(") or (word == ")" and not parts):
@@ -62,6 +63,34 @@ def spelled(text: str) -> Component:
 def is_spelled(text: str) -> bool:
     """Whether a text is meant as axes rather than as the name of a cut."""
     return bool(re.search(r"[\s:()=]", text)) or text in ROLES
+
+
+def axis_called(name: str, text: str) -> int | None:
+    """The axis that a text gives a name, counted after axes are split; None if there is none.
+
+    Example:
+        >>> axis_called("heads", "in:rows heads out:columns")
+        1
+    """
+    names = _names(text) if is_spelled(text) else []
+    return names.index(name) if name in names else None
+
+
+def _names(text: str) -> list[str]:
+    """The names of the axes of a text, or their roles where they have no name."""
+    words = [_WORD.fullmatch(word) for word in re.findall(r"[^\s()]+", text)]
+    return [match["name"] or match["role"] for match in words if match]
+
+
+def _require_different_names(text: str) -> None:
+    """Raises if two axes have one name, of which one is probably a slip."""
+    names = _names(text)
+    twice = [name for name in names if names.count(name) > 1 and name not in ROLES]
+    if twice:
+        raise ValueError(
+            f"component={text!r} names two axes {twice[0]!r}; give every axis a name of its own, "
+            "or its role alone."
+        )
 
 
 def _role_and_size(word: str, text: str) -> tuple[str, int]:

@@ -40,11 +40,15 @@ class Layouts(NamedTuple):
             ValueError: If the leaf may be stacked or one layer.
         """
         if path in self.unclear:
+            output = is_attention_output(path, self.own)
+            axes = "(heads, size, out)" if output else "(in, heads, size)"
+            cut = (
+                "heads:rows size:rows out:columns" if output else "in:rows heads:stack out:columns"
+            )
             raise ValueError(
                 f"{path!r} has shape {shape}, and with layout={self.own[path]!r} it may be stacked "
-                "layers or one layer, such as (in, heads, size): give a rule for it that names its "
-                "axes, such as component='layers in:rows out:columns' or "
-                "'in:rows heads:stack out:columns'."
+                f"layers or one layer, such as {axes}: give a rule for it that names its axes, "
+                f"such as component='layers in:rows out:columns' or {cut!r}."
             )
         return self.own[path]
 

@@ -8,7 +8,7 @@ from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
 from fgsgd_jax._text import aligned, natural_order, texts_and_numbers
-from fgsgd_jax.spec._growth import growth_sentence
+from fgsgd_jax.spec._growth import growth_sentence, strides_sentence
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._scales import Gamma, Numbers
 
@@ -60,9 +60,10 @@ def summary(leaves: Sequence[Leaf]) -> str:
 
 
 def _warnings(leaves: Sequence[Leaf], sentence: str) -> list[str]:
-    """The sentence given, and that on features that grow or vanish, if there are such."""
+    """The sentence given, and those on features that grow or vanish, if there are such."""
     growth = growth_sentence([(leaf.path, leaf.shape, leaf.leaf_spec) for leaf in leaves])
-    return [line for line in (sentence, growth) if line]
+    strides = strides_sentence([(leaf.path, leaf.leaf_spec) for leaf in leaves])
+    return [line for line in (sentence, growth, strides) if line]
 
 
 def _size(leaf: Leaf) -> int:

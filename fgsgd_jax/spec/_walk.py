@@ -3,10 +3,12 @@
 from collections.abc import Callable, Container
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.tree_util import tree_flatten_with_path
 
-from fgsgd_jax._trees import leaves_with_paths, listed, map_with_path
+from fgsgd_jax._trees import joined_path, leaves_with_paths, listed, map_with_path
 from fgsgd_jax.spec._collection import Collection
 from fgsgd_jax.spec._leaf import LeafSpec
 
@@ -31,6 +33,7 @@ def map_leaves(
             in shape, or a leaf does not fit the spec.
     """
     require_known_leaves(spec, tree)
+    require_gradients(spec, tree)
     others = [dict(leaves_with_paths(other)) for other in rest]
 
     def map_leaf(path, leaf):
@@ -76,6 +79,23 @@ def require_known_leaves(spec: Collection, tree: Any) -> None:
             f"The spec has no lea{'f' if len(unknown) == 1 else 'ves'} {listed(unknown)}; it was "
             f"built from the leaves {listed(spec)}. {_advice(spec, unknown)}"
         )
+
+
+def require_gradients(spec: Collection, tree: Any) -> None:
+    """Raises a ValueError if a tree has None in place of a leaf on manifolds."""
+
+    def is_none(node):
+        return node is None
+
+    if not any(map(is_none, jax.tree.leaves(tree, is_leaf=is_none))):
+        return
+    for keys, leaf in tree_flatten_with_path(tree, is_leaf=is_none)[0]:
+        path = joined_path(keys)
+        if leaf is None and path in spec and spec[path] is not None:
+            raise ValueError(
+                f"The gradient of {path!r} is None. Give zeros for a weight on manifolds that is "
+                "to stay, or take it out of the optimizer by optax.masked."
+            )
 
 
 def _advice(known: Container[str], unknown: list[str]) -> str:

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 
 from fgsgd_jax.spec._attention import Shape, fused, is_attention_output
 from fgsgd_jax.spec._defaults import passed_over, without_geometry
-from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._kinds import keys_of, kind_of, may_have_outputs_before_inputs
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._stacked import without_stack
@@ -33,6 +33,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
     why = without_geometry(leaf.dtype) or passed_over(path, shape)
     if why or math.prod(shape) == 0:
         return why or Reason.EMPTY
+    if preset == "resnet" and layout is None and may_have_outputs_before_inputs(path):
+        return Reason.TRANSPOSED
     unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)
     if preset == "resnet" and (kind == "convolution" or unnamed):
         return "convolution"

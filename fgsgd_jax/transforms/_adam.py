@@ -8,7 +8,13 @@ import optax
 
 from fgsgd_jax import linalg
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.spec import Collection, Groups, map_leaves, require_collection
+from fgsgd_jax.spec import (
+    Collection,
+    Groups,
+    map_leaves,
+    require_collection,
+    require_gradients,
+)
 from fgsgd_jax.transforms._component_norms import Moment, divide, moment_shape, sizes
 from fgsgd_jax.transforms._link import (
     Link,
@@ -127,7 +133,8 @@ def scale_by_riemannian_adam(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
-        require_state(state, ScaleByRiemannianAdamState, spec)
+        require_gradients(spec, updates)
+        require_moments(state, spec, moment, amsgrad)
         count = jnp.asarray(optax.safe_increment(state.count))
         old = dict(leaves_with_paths(state.mu))
         mu, nu, nu_max = {}, dict(state.nu), dict(state.nu_max)
@@ -167,6 +174,27 @@ def scale_by_riemannian_adam(
         amsgrad=amsgrad,
         on_euclidean=on_euclidean,
     )
+
+
+def require_moments(state: Any, spec: Collection, moment: Moment, amsgrad: bool) -> None:
+    """Raises unless a state is one of Riemannian Adam, of this spec and with these second moments.
+
+    Raises:
+        TypeError: If the state is of another class.
+        ValueError: If it was made for another spec, or other arguments `moment` or `amsgrad`.
+    """
+    require_state(state, ScaleByRiemannianAdamState, spec)
+    others = [
+        path
+        for path, leaf_spec in spec.on_manifolds()
+        if state.nu[path].shape != moment_shape(leaf_spec, moment)
+    ]
+    if others or bool(state.nu_max) != amsgrad:
+        other = f"moment={moment!r}" if others else f"amsgrad={amsgrad}"
+        raise ValueError(
+            "This state was made by a Riemannian Adam with other arguments than this one, which "
+            f"has {other}. Give it what its own init returned."
+        )
 
 
 def decayed_norm(decay, root: jax.Array, size: jax.Array) -> jax.Array:

@@ -19,6 +19,7 @@ from fgsgd_jax.spec import (
 Moment = Literal["component", "group", "entry"]
 
 
+@functools.cache
 def moment_shape(leaf_spec: LeafSpec, moment: Moment) -> tuple[int, ...]:
     """The shape of an array with one number for each."""
     if moment == "entry":

@@ -17,12 +17,16 @@ from fgsgd_jax.kernels import (
     has_kernels,
     tangent_norms,
 )
-from fgsgd_jax.spec import LeafSpec, map_leaves, per_component
-from fgsgd_jax.transforms._adam import ScaleByRiemannianAdamState, decayed_norm
+from fgsgd_jax.spec import LeafSpec, map_leaves, per_component, require_gradients
+from fgsgd_jax.transforms._adam import (
+    ScaleByRiemannianAdamState,
+    decayed_norm,
+    require_moments,
+)
 from fgsgd_jax.transforms._component_norms import Moment, norms_of_groups
 from fgsgd_jax.transforms._fused import EXACT_EVERY
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
-from fgsgd_jax.transforms._link import Link, require_params, require_state
+from fgsgd_jax.transforms._link import Link, require_params
 
 
 def chain_adam_links(
@@ -45,7 +49,7 @@ def chain_adam_links(
 
 
 def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformationExtraArgs:
-    spec, moment = adam.settings["spec"], adam.settings["moment"]
+    spec, moment, amsgrad = (adam.settings[name] for name in ("spec", "moment", "amsgrad"))
     b1, b2, eps = (adam.settings[name] for name in ("b1", "b2", "eps"))
     on_euclidean, learning_rate = adam.settings["on_euclidean"], rate.settings["learning_rate"]
     settings = Settings(tangent.settings["coordinates"], nesterov=False, normalization="given")
@@ -57,7 +61,8 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
-        require_state(state, ScaleByRiemannianAdamState, spec)
+        require_gradients(spec, updates)
+        require_moments(state, spec, moment, amsgrad)
         require_still_on_manifolds(params, spec, state.spec)
         r = learning_rate(state.count) if callable(learning_rate) else learning_rate
         count = jnp.asarray(optax.safe_increment(state.count))

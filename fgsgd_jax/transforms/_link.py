@@ -130,7 +130,7 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
             "init of this optimizer returned, or restore into that."
         )
     of_spec = state if isinstance(state, SpecState) else state.spec
-    if not isinstance(of_spec.fingerprint, dict):
+    if not isinstance(getattr(of_spec, "fingerprint", None), dict):
         raise ValueError(
             "This optimizer state does not have the fingerprint of its spec as a key: it was saved "
             "by an older version of fgsgd_jax. Make a new one with init(params)."

@@ -4,12 +4,15 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 
 from fgsgd_jax._trees import leaves_with_paths, map_with_path
 from fgsgd_jax.spec import Collection, project, require_collection
-from fgsgd_jax.transforms._guards import require_on_manifolds
-from fgsgd_jax.transforms._link import copy_for_state, require_params
+from fgsgd_jax.transforms._guards import are_known, require_on_manifolds
+from fgsgd_jax.transforms._link import SpecState, copy_for_state, require_params, require_state
+
+CHANGED = 0.02  # of a weight: more than the rounding of bfloat16, 1/256 of every entry at most
 
 
 class MasterState(NamedTuple):
@@ -18,10 +21,12 @@ class MasterState(NamedTuple):
     Attributes:
         master: By path, the weights in the longer dtype, for leaves of a shorter one.
         inner: The state of the wrapped optimizer.
+        spec: The fingerprint of the spec.
     """
 
     master: dict[str, jax.Array]
     inner: Any
+    spec: Any = None  # which older versions did not have
 
 
 def with_master_weights(
@@ -50,7 +55,9 @@ def with_master_weights(
 
     Raises:
         TypeError: If `dtype` is not a floating-point dtype.
-        ValueError: At `init`, if weights are not on their manifolds: `project` them first.
+        ValueError: At `init`, if weights are not on their manifolds: `project` them first. At
+            `update`, where values are known, which they are not inside a jitted function, if the
+            parameters were changed by something else.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -81,15 +88,12 @@ def with_master_weights(
         master = {
             path: copy_for_state(leaf) for path, leaf in leaves_with_paths(longer) if path in short
         }
-        return MasterState(master, inner.init(longer))
+        return MasterState(master, inner.init(longer), SpecState.without_arrays(spec))
 
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step starts from the present weights")
-        if not isinstance(state, MasterState):
-            raise TypeError(
-                f"update needs a state of class MasterState, got {type(state).__name__}: the state "
-                "of an optimizer without master weights. Give it what its own init returned."
-            )
+        require_state(state, MasterState, spec)
+        _require_roundings(params, state.master)
         gradients = jax.tree.map(lambda leaf: _longer(leaf, dtype), updates)
         old = map_with_path(lambda path, leaf: state.master.get(path, leaf), params)
         steps, inner_state = inner.update(gradients, state.inner, old, **extra_args)
@@ -102,9 +106,29 @@ def with_master_weights(
             rounded = master[path].astype(weights[path].dtype)
             return rounded.astype(dtype) - weights[path].astype(dtype)
 
-        return map_with_path(to_rounding, steps), MasterState(master, inner_state)
+        return map_with_path(to_rounding, steps), MasterState(master, inner_state, state.spec)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+
+
+def _require_roundings(params: Any, master: dict[str, jax.Array]) -> None:
+    """Raises if values are known, and parameters are not those that the master weights gave.
+
+    At the first update they may differ by the rounding that `init` removed from master weights.
+    """
+    if not are_known((params, master)):
+        return
+    weights = dict(leaves_with_paths(params))
+    for path, value in master.items():
+        rounded, weight = (
+            np.asarray(a, np.float64) for a in (value.astype(weights[path].dtype), weights[path])
+        )
+        if np.linalg.norm(rounded - weight) > CHANGED * np.linalg.norm(rounded):
+            raise ValueError(
+                f"{path!r} was changed by something else since the last update, but the master "
+                "weights in the state decide, and would undo the change. Make a new state: state = "
+                "tx.init(params)."
+            )
 
 
 def _checked_dtype(dtype: Any) -> jnp.dtype:

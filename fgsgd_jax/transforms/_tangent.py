@@ -29,7 +29,8 @@ def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -
     """Projects gradients on the tangent space of the manifolds (Algorithm 1, line 5).
 
     From the gradient of each component, the part that is normal to its manifold is removed.
-    Euclidean leaves pass unchanged. The first link of a chain: later links may add, scale and clip
+    Euclidean leaves pass unchanged, others in the longer of the dtypes of gradient and weight. The
+    first link of a chain: later links may add, scale and clip
     tangent vectors freely, and `retract_updates` must come last.
 
     Args:
@@ -66,6 +67,8 @@ def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -
 
         def on_manifold(path, leaf_spec, gradient, weight):
             manifold_ids, s, _ = state.leaf(path, leaf_spec, weight)
+            # Later links compute in the dtype of the vector, which float16 may be too short for.
+            gradient = gradient.astype(jnp.promote_types(gradient.dtype, weight.dtype))
             tangent = leaf_spec.to_tangent(
                 weight, gradient, manifold_ids, s, coordinates=coordinates
             )

@@ -255,3 +255,28 @@ def test_an_unknown_moment_is_named():
     _, spec = problem()
     with pytest.raises(ValueError, match="'component', 'group', 'entry'; got 'entries'"):
         fg.riemannian_adam(0.1, spec, moment="entries")
+
+
+ARGUMENTS = {
+    "component": {},
+    "group": {"moment": "group"},
+    "amsgrad": {"amsgrad": True},
+    "group, amsgrad": {"moment": "group", "amsgrad": True},
+}
+
+
+@pytest.mark.parametrize("made", ARGUMENTS)
+@pytest.mark.parametrize("used", ARGUMENTS)
+def test_a_state_of_other_second_moments_is_refused(made, used):
+    params = {"w": jax.random.normal(jax.random.key(0), (3, 3, 2, 4))}
+    spec = fg.collection(params, ("w", fg.pom("PO", fg.Sphere())))
+    params = fg.project(params, spec)
+    state = fg.riemannian_adam(0.1, spec, **ARGUMENTS[made]).init(params)
+    update = jax.jit(fg.riemannian_adam(0.1, spec, **ARGUMENTS[used]).update)
+    if made == used:
+        update(params, state, params)
+        return
+    with pytest.raises(
+        ValueError, match=r"Riemannian Adam with other arguments .*(moment|amsgrad)="
+    ):
+        update(params, state, params)

@@ -87,3 +87,24 @@ def test_gradients_of_whole_numbers_are_still_taken():
     expected, _ = tx.update(floats, tx.init(PARAMS), PARAMS)
     assert np.max(np.abs(expected["conv"])) > 1e-4
     np.testing.assert_array_equal(updates["conv"], expected["conv"])
+
+
+@pytest.mark.parametrize(
+    ("scale", "dtype"), [(1e6, jnp.float16), (1e39, jnp.float32), ("array", jnp.float16)]
+)
+def test_a_scale_beyond_a_dtype_is_refused(scale, dtype):
+    params = {"w": jnp.ones((3, 3, 2, 4), dtype)}
+    scale = jnp.full((2, 4), 3e5) if isinstance(scale, str) else scale
+    spec = fg.collection(params, ("w", fg.pom("PO", fg.Sphere(), scale=scale)))
+    with pytest.raises(ValueError, match=r"scale of 'w', .*, is too large for its dtype, float"):
+        fg.project(params, spec)
+
+
+@pytest.mark.parametrize("manifold", [fg.Sphere(), fg.Oblique(), fg.Stiefel()])
+def test_a_weight_that_starts_at_zero_is_said_to_stay_euclidean(manifold):
+    params = {"lora_b": jnp.zeros((4, 16))}
+    spec = fg.collection(params, ("lora_b", fg.pom("layer", manifold, component="matrix")))
+    with pytest.raises(
+        ValueError, match=r"'lora_b' is zero, .* Leave it Euclidean \(None\) if it must"
+    ):
+        fg.project(params, spec)

@@ -72,6 +72,29 @@ FULLY_CONVOLUTIONAL = {
         None,
         {"conv3/kernel"},
     ),
+    "an image out of an image": (
+        kernels(down__conv=(3, 3, 3, 8), mid__conv=(3, 3, 8, 8), out_conv=(1, 1, 8, 3)),
+        None,
+        {"out_conv/kernel"},
+    ),
+    "super-resolution": (
+        kernels(conv_first=(3, 3, 3, 8), body_0=(3, 3, 8, 8), body_1=(3, 3, 8, 8))
+        | kernels(conv_last=(3, 3, 8, 3)),
+        None,
+        {"conv_last/kernel"},
+    ),
+    "final_conv in Haiku's spelling": (
+        {
+            f"unet/~/{name}/w": leaf(*shape)
+            for name, shape in (
+                ("conv2_d", (3, 3, 1, 8)),
+                ("conv2_d_1", (3, 3, 8, 8)),
+                ("final_conv", (1, 1, 8, 1)),
+            )
+        },
+        None,
+        {"unet/~/final_conv/w"},
+    ),
 }
 
 
@@ -79,7 +102,7 @@ FULLY_CONVOLUTIONAL = {
 def test_a_convolution_that_gives_the_output_of_a_network_stays_euclidean(name):
     params, layout, heads = FULLY_CONVOLUTIONAL[name]
     spec = fg.collection(params, preset="resnet", layout=layout)
-    weights = {path for path in spec if path.endswith(("/kernel", "weight"))}
+    weights = {path for path in spec if path.endswith(("/kernel", "weight", "/w"))}
     weights -= {path for path in weights if "fc" in path or reason(spec, path).startswith("fewer")}
     assert set(points(spec)) == weights - heads
     assert all("the last layer" in reason(spec, path) for path in heads)
@@ -107,6 +130,14 @@ DOUBTFUL = {  # as many classes as channels, and two heads of which numbers name
     "image to image": (
         kernels(conv1=(3, 3, 3, 8), conv2=(3, 3, 8, 8), conv3=(3, 3, 8, 3)),
         "conv3/kernel",
+    ),
+    "a decoder": (
+        kernels(enc__Conv_0=(3, 3, 3, 8), dec__Conv_0=(3, 3, 8, 8), dec__Conv_1=(3, 3, 8, 3)),
+        "dec/Conv_1/kernel",
+    ),
+    "no numbers": (
+        kernels(first_conv=(3, 3, 1, 8), conv=(3, 3, 8, 8), to_image_conv=(3, 3, 8, 1)),
+        "to_image_conv/kernel",
     ),
     "an earlier head": (
         of_linen(leaf(1, 1, 8, 10)) | {"Conv_8/kernel": leaf(1, 1, 8, 4)},
@@ -277,3 +308,112 @@ def test_an_output_without_queries_beside_it_is_a_dense_layer(name):
     params = {f"{name}/kernel": leaf(16, 16)} | kernels(h__q_proj=(16, 16), head=(16, 5))
     spec = fg.collection(params, preset="transformer")
     assert str(spec[f"{name}/kernel"].manifolds[0]) == "Oblique()"
+
+
+# --- transposed convolutions, whose layout and strides no shape shows -----------------------------
+
+
+@pytest.mark.parametrize("name", ["conv2_d_transpose", "conv1_d_transpose", "decoder/~/deconv_1"])
+@pytest.mark.parametrize("request_", ["preset", "by shape", "rule"])
+def test_transposed_convolutions_of_haiku_need_a_layout(name, request_):
+    params = {
+        "conv2_d/w": leaf(3, 3, 4, 16),
+        f"{name}/w": leaf(*(3, 3)[: 2 - ("1" in name)], 8, 16),
+    }
+    rule = ("*transpose*", "*deconv*")["deconv" in name]
+    if request_ == "rule":
+        with pytest.raises(ValueError, match="outputs come before inputs; write layout='HWOI'"):
+            fg.collection(params, (rule, fg.pom("PO", fg.Sphere(), component="filter")))
+    elif request_ == "preset":
+        spec = fg.collection(params, preset="resnet")
+        assert "HWOI" in reason(spec, f"{name}/w")
+        assert spec["conv2_d/w"] is not None
+    else:
+        assert "HWOI" in reason(fg.collection(params), f"{name}/w")
+    given = fg.pom("PO", fg.Sphere(), component="filter", layout="HWOI")
+    rows, _, outputs = fg.collection(params, (rule, given))[f"{name}/w"].points_shape
+    assert (rows, outputs) == (np.prod(params[f"{name}/w"].shape) // 8, 8)
+
+
+@pytest.mark.parametrize("name", ["ConvTranspose_0/kernel", "up/conv_transpose/kernel"])
+@pytest.mark.parametrize("strides", [(1, 1), (2, 2), (1, 4)])
+def test_a_spec_says_how_strides_enter_the_variance_scale(name, strides):
+    params = {name: jnp.zeros((4, 4, 16, 32))}
+    gain = (2 * np.prod(strides)) ** 0.5  # as the sentence says, which has the example of 2×2
+    rule = (name, fg.pom("PO", fg.Sphere(), component="filter", scale=("variance", gain)))
+    spec = fg.collection(params, rule)
+    w = fg.initialize(K, params, spec)[name]
+    x = jax.random.normal(jax.random.key(1), (64, 8, 8, 16))
+    y = jax.lax.conv_transpose(x, w, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+    assert float(jnp.mean(y[:, 3:-3, 3:-3] ** 2)) == pytest.approx(2, rel=0.1)
+    plain = fg.collection(params, (name, fg.pom("PO", fg.Sphere(), scale="variance")))
+    assert f"{name!r} keeps the size of features if its strides are 1" in str(plain)
+    assert "strides" not in str(fg.collection(params, (name, fg.pom("PO", fg.Sphere()))))
+
+
+# --- heads in the output of an attention layer ----------------------------------------------------
+
+HEADS = fg.pom("layer", Stiefel(), component="in:rows heads out:columns")
+
+
+@pytest.mark.parametrize(
+    ("query", "output", "rule"),
+    [
+        ((32, 4, 8), (4, 8, 32), HEADS),
+        ((16, 4, 4), (4, 4, 16), HEADS),
+        ((3, 32, 4, 8), (3, 4, 8, 32), "layers in:rows heads:stack out:columns"),
+        ((32, 4, 8), (4, 8, 32), "in:rows heads:columns out:inputs"),
+    ],
+)
+def test_one_rule_for_queries_and_outputs_does_not_mix_up_their_heads(query, output, rule):
+    rule = fg.pom("kernel", fg.Sphere(), component=rule) if isinstance(rule, str) else rule
+    params = {"attn/query/kernel": leaf(*query), "attn/out/kernel": leaf(*output)}
+    axis = len(output) - 3
+    with pytest.raises(
+        ValueError, match=rf"'attn/out/kernel' .* {output[axis]} heads on axis {axis}"
+    ):
+        fg.collection(params, ("attn/*", rule))
+    own = fg.pom(
+        "layer", Stiefel(), component="layers " * axis + "heads:rows size:rows out:columns"
+    )
+    spec = fg.collection(params, ("attn/out/*", own), ("attn/query/*", rule))
+    assert spec["attn/out/kernel"].points_shape[:2] == (output[-3] * output[-2], output[-1])
+
+
+def test_heads_first_in_queries_and_outputs_are_one_rule():
+    params = {"attn/q_einsum/w": leaf(4, 32, 8), "attn/attn_vec_einsum/w": leaf(4, 8, 32)}
+    rule = fg.pom("layer", Stiefel(), component="heads in:rows out:columns")
+    spec = fg.collection(params, ("attn/*", rule))
+    assert points(spec) == {
+        "attn/q_einsum/w": (32, 8, 4),
+        "attn/attn_vec_einsum/w": (8, 32, 4),
+    }
+
+
+@pytest.mark.parametrize("cut", ["heads in:rows out:columns", "heads:stack size:rows out:columns"])
+@pytest.mark.parametrize("manifold", [Stiefel(), fg.Oblique()])
+def test_heads_of_an_output_keep_the_variance_as_inputs_only(cut, manifold):
+    params = {"attn/query/kernel": leaf(32, 4, 8), "attn/out/kernel": jnp.zeros((4, 8, 32))}
+
+    def spec_of(cut):
+        rule = fg.pom("layer", manifold, component=cut, scale=("variance", 1.0))
+        return fg.collection(params, ("attn/out/kernel", rule), default=None)
+
+    right = cut.replace(":stack", "").replace("heads", "heads:inputs")
+    with pytest.raises(ValueError, match=f"adds up what its heads give.* component='{right}'"):
+        spec_of(cut)
+    spec = spec_of(right)
+    w = fg.initialize(K, {"attn/out/kernel": params["attn/out/kernel"]}, spec)["attn/out/kernel"]
+    z = jax.random.normal(jax.random.key(1), (4096, 4, 8))
+    assert float(jnp.mean(jnp.einsum("bhi,hio->bo", z, w) ** 2)) == pytest.approx(1, rel=0.1)
+
+
+def test_an_axis_has_a_name_of_its_own():
+    for cut in (
+        "in:rows in:rows out:columns",
+        "heads in:rows heads:stack",
+        "a:rows (b:stack a=2:columns)",
+    ):
+        with pytest.raises(ValueError, match=r"names two axes '(in|heads|a)'; give every axis"):
+            fg.pom("layer", Stiefel(), component=cut)
+    fg.pom("PO", fg.Sphere(), component="rows rows inputs outputs")

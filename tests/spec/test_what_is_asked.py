@@ -1,6 +1,7 @@
 """Arguments that are not what they should be are answered with what to write."""
 
 import equinox as eqx
+import flax
 import flax.linen as linen
 import jax
 import jax.numpy as jnp
@@ -29,6 +30,22 @@ NO_PARAMETERS = {
     "NNX": (lambda: nnx.Linear(3, 4, rngs=nnx.Rngs(0)), r"nnx.state\(module, nnx.Param\)"),
     "NNX, statistics": (WithStatistics, r"nnx.state\(module, nnx.Param\)"),
     "linen": (lambda: linen.Dense(3), r"module.init\(key, inputs\)\['params'\]"),
+    "linen variables": (
+        lambda: {"params": W, "batch_stats": {"norm": {"mean": jnp.zeros(4)}}},
+        r"variables\['params'\]",
+    ),
+    "linen variables with a cache": (
+        lambda: flax.core.freeze({"params": W, "cache": {"key": jnp.zeros((1, 4))}}),
+        r"variables\['params'\]",
+    ),
+    "NNX state with statistics": (
+        lambda: nnx.state(WithStatistics()),
+        r"nnx.state\(model, nnx.Param\)",
+    ),
+    "NNX state with dropout": (
+        lambda: nnx.state(nnx.Dropout(0.5, rngs=nnx.Rngs(0))),
+        r"nnx.state\(model, nnx.Param\)",
+    ),
     "training state": (
         lambda: TrainState.create(apply_fn=len, params=W, tx=optax.sgd(1.0)),
         r"state\.params",

@@ -159,3 +159,33 @@ def test_weights_off_their_manifolds_are_refused():
     params, spec, _ = problem(jnp.bfloat16)
     with pytest.raises(ValueError, match="not on their manifolds"):
         fg.fgsgd(0.1, spec, master_dtype=jnp.float32).init(jax.tree.map(lambda x: 2 * x, params))
+
+
+def _bfloat16():
+    params = {"w": jax.random.normal(jax.random.key(0), (16, 8), jnp.bfloat16)}
+    spec = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel())))
+    return fg.project(params, spec), spec
+
+
+@pytest.mark.parametrize("make", [optax.sgd, optax.adam])
+def test_master_weights_of_another_spec_are_refused_whatever_they_wrap(make):
+    params, spec = _bfloat16()
+    other = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel())), seed=1)
+    state = fg.with_master_weights(make(0.1), other).init(params)
+    update = fg.with_master_weights(make(0.1), spec).update
+    for call in (update, jax.jit(update)):
+        with pytest.raises(ValueError, match="another spec"):
+            call(params, state, params)
+
+
+@pytest.mark.parametrize("change", ["another point", "one entry"])
+def test_parameters_that_something_else_changed_are_not_undone_in_silence(change):
+    params, spec = _bfloat16()
+    tx = fg.fgsgd(0.1, spec, master_dtype="float32")
+    updates, state = tx.update(params, tx.init(params), params)
+    params = optax.apply_updates(params, updates)
+    tx.update(params, state, params)
+    w = params["w"]
+    changed = {"w": -w if change == "another point" else w.at[0, 0].add(0.1)}
+    with pytest.raises(ValueError, match="'w' was changed by something else"):
+        tx.update(params, state, changed)

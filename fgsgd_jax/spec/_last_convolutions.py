@@ -1,0 +1,175 @@
+"""The last convolutions of a network without a dense head, as of a U-Net."""
+
+import dataclasses
+from collections import Counter
+from collections.abc import Iterable, Mapping
+
+from fgsgd_jax._text import natural_order, texts_and_numbers
+from fgsgd_jax.spec._blocks import block_of, layer_of, normalizations
+from fgsgd_jax.spec._heads import Leaves, names_a_head
+from fgsgd_jax.spec._kinds import is_normalization, keys_of, kind_of, module_and_name, words_of
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+
+Shape = tuple[int, ...]
+Paths = frozenset[str]
+
+_HEADS = {"head", "classifier", "logits"}
+_LAST = {"out", "outc", "outconv", "output", "final", "last"}
+
+
+def last_convolutions(
+    leaves: Leaves, convolutions: Iterable[str], layout: str | None
+) -> tuple[Paths, Paths]:
+    """The convolutions that give the output of a network without a dense head, and any that may.
+
+    They stand as near to the top of the tree as any layer, or in a module called head, and read
+    another convolution. They give the output if no layer reads them (none has as many inputs as
+    they have outputs) and they are the last of those that differ from them in numbers only; or if
+    they are called so, and the only layer with as many inputs may be the first of the network, as
+    in a U-Net that returns an image. Others may if one of the two holds, or if they are the last in
+    a block that has fewer normalization layers than convolutions.
+
+    Args:
+        leaves: The pairs (path, leaf), without stacked layers.
+        convolutions: The paths of the convolutions.
+        layout: The layout of one layer, or None.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> leaves = [(f"Conv_{i}/kernel", jnp.ones((3, 3, 8, 8))) for i in range(3)]
+        >>> leaves.append(("Conv_3/kernel", jnp.ones((1, 1, 8, 5))))
+        >>> last_convolutions(leaves, [path for path, _ in leaves], None)
+        (frozenset({'Conv_3/kernel'}), frozenset())
+    """
+    network = _Network.of(leaves, convolutions, layout)
+    if names_a_head(leaves) or network.has_dense_head():
+        return frozenset(), frozenset()
+    outer = {path for path in network.outer() if network.reads_a_convolution(path)}
+    unread = {path for path in outer if not network.is_read(path)}
+    circular = {path for path in outer if network.may_be_read_by_the_first_only(path)}
+    heads = (unread & network.last()) | set(filter(_is_called_last, circular))
+    maybe = unread | circular
+    if not heads:
+        maybe |= network.unfollowed()
+    return frozenset(heads), frozenset(maybe - heads)
+
+
+@dataclasses.dataclass(frozen=True)
+class _Network:
+    """The layers of a network: shapes by path, and (input, output) channels where known."""
+
+    shapes: Mapping[str, Shape]
+    convolutions: Mapping[str, tuple[int, int]]
+    dense: Mapping[str, tuple[int, int]]
+
+    @classmethod
+    def of(cls, leaves: Leaves, convolutions: Iterable[str], layout: str | None) -> "_Network":
+        shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
+        dense = [path for path in shapes if _is_dense(path, shapes[path])]
+
+        def channels(paths):
+            return {path: _channels(shapes[path], layout) for path in paths}
+
+        return cls(shapes, channels(convolutions), channels(dense))
+
+    def depth(self, path: str) -> int:
+        """How many blocks a layer stands in."""
+        return len(block_of(layer_of(path)))
+
+    def top(self) -> int:
+        """The least depth of a layer."""
+        return min(map(self.depth, (*self.convolutions, *self.dense)), default=0)
+
+    def outer(self) -> set[str]:
+        """The convolutions as near to the top of the tree as any layer, or in a head."""
+        top = self.top()
+        return {path for path in self.convolutions if self.depth(path) == top or _is_in_head(path)}
+
+    def numbered(self) -> list[list[str]]:
+        """The convolutions, those in one list that differ in the numbers of their paths only."""
+        alike: dict[tuple[str, ...], list[str]] = {}
+        for path in sorted(self.convolutions, key=natural_order):
+            alike.setdefault(tuple(texts_and_numbers(path)[::2]), []).append(path)
+        return list(alike.values())
+
+    def last(self) -> set[str]:
+        """The last of all convolutions that differ in the numbers of their paths only."""
+        return {paths[-1] for paths in self.numbered()}
+
+    def has_dense_head(self) -> bool:
+        """Whether a dense layer is at the top of the tree, or read by no other."""
+        top = self.top()
+        return any(self.depth(path) == top or not self.is_read(path) for path in self.dense)
+
+    def others(self, path: str) -> list[tuple[int, int]]:
+        """The channels of all other convolutions."""
+        return [its for other, its in self.convolutions.items() if other != path]
+
+    def outputs(self, path: str) -> int:
+        """The output channels of a layer."""
+        return (self.convolutions | self.dense)[path][1]  # pyright: ignore[reportOperatorIssue]
+
+    def reads_a_convolution(self, path: str) -> bool:
+        """Whether another convolution has as many outputs as this one has inputs."""
+        return any(self.convolutions[path][0] == its[1] for its in self.others(path))
+
+    def is_read_besides_convolutions(self, path: str) -> bool:
+        """Whether a normalization, attention or (after flattening) dense layer may read it."""
+        outputs = self.outputs(path)
+        norms = {its[-1] for other, its in self.shapes.items() if is_normalization(other, its)}
+        flat = any(its[0] % outputs == 0 for other, its in self.dense.items() if other != path)
+        return outputs in norms | self.attention() or flat
+
+    def is_read(self, path: str) -> bool:
+        """Whether a layer has as many inputs as this one has outputs; convolutions have groups."""
+        outputs = self.outputs(path)
+        return self.is_read_besides_convolutions(path) or any(
+            outputs in (its[0], its[1] if outputs % its[0] == 0 else None)
+            for its in self.others(path)
+        )
+
+    def may_be_read_by_the_first_only(self, path: str) -> bool:
+        """Whether it alone has as many outputs as a convolution, maybe the first, has inputs."""
+        outputs = self.outputs(path)
+        read = any(outputs == its[0] for its in self.others(path))
+        made = any(outputs == its[1] for its in (*self.others(path), *self.dense.values()))
+        return read and not made and not self.is_read_besides_convolutions(path)
+
+    def attention(self) -> set[int]:
+        """The sizes of all axes in attention layers."""
+        return {
+            size
+            for path, its in self.shapes.items()
+            if len(its) > 1 and kind_of(path) in ("query", "attention")
+            for size in its
+        }
+
+    def unfollowed(self) -> set[str]:
+        """The last of several outer convolutions, in blocks with fewer normalization layers."""
+        ends = {paths[-1] for paths in self.numbered() if len(paths) > 1} & self.outer()
+        available = normalizations(self.shapes.items())
+        own = Counter(block_of(layer_of(path)) for path in self.convolutions)
+        blocks = {path: block_of(layer_of(path)) for path in ends}
+        return {
+            path
+            for path, block in blocks.items()
+            if self.outputs(path) not in self.attention() and available[block] < own[block]
+        }
+
+
+def _channels(shape: Shape, layout: str | None) -> tuple[int, int]:
+    """The numbers of input and output channels of a weight; (0, 0) if the layout does not say."""
+    letters = letters_for(layout or DEFAULT, len(shape))
+    return (shape[letters.index("I")], shape[letters.index("O")]) if letters else (0, 0)
+
+
+def _is_dense(path: str, shape: Shape) -> bool:
+    return kind_of(path) in ("dense", "") and len(shape) == 2
+
+
+def _is_in_head(path: str) -> bool:
+    return any(_HEADS & set(words_of(key)) for key in keys_of(path))
+
+
+def _is_called_last(path: str) -> bool:
+    return bool(_LAST & set(words_of(module_and_name(path)[1])))
