@@ -76,14 +76,20 @@ def whole(least: int, below: float = math.inf) -> Parameter:
     """A whole number, at least `least` and less than `below`."""
     needed = f"a whole number of at least {least}"
     end = f" and below {below}" if below < math.inf else ""
-    return read_by(_within(int, lambda number: least <= number < below), needed + end)
+    parse = _within(int, lambda number: least <= number < below)
+    return read_by(parse, needed + end, _with_spaces)
 
 
 def real(least: float, below: float = math.inf) -> Parameter:
     """A finite number, at least `least` and less than `below`."""
     finite, end = ("", f" and below {below:g}") if below < math.inf else ("finite ", "")
     needed = f"a {finite}number of at least {least:g}{end}"
-    return read_by(_within(float, lambda number: least <= number < below), needed)
+    return read_by(_within(float, lambda number: least <= number < below), needed, _with_spaces)
+
+
+def _with_spaces(word: str) -> str | None:
+    """Several numbers as they are separated on the command line, by spaces."""
+    return word.replace(",", " ").strip() if "," in word else None
 
 
 def one_of(names: Iterable[str]) -> Parameter:

@@ -133,7 +133,11 @@ def objection_to_heads(
         return ""
     queries = [shapes[other] for other in _beside(path, shapes) if kind_of(other) == "query"]
     shape, first = shapes[path], len(shapes[path]) - 3
-    if axis != first and any(len(its) > 2 and its[-2:] == shape[-3:-1] for its in queries):
+    if (
+        axis != first
+        and not component.split
+        and any(len(its) > 2 and its[-2:] == shape[-3:-1] for its in queries)
+    ):
         return (
             f"has shape {shape}, with {shape[first]} heads on axis {first} as the output of an "
             f"attention layer, but its component {component.name!r} names axis {axis} heads. Give "
@@ -141,7 +145,7 @@ def objection_to_heads(
             "out:columns'"
         )
     if keeps_variance and axis in component.stack:
-        cut = re.sub(r"\bheads(:stack)?", "heads:inputs", component.name)
+        cut = re.sub(r"\bheads(=\d+)?(:stack)?", r"heads\1:inputs", component.name)
         return (
             "is the output of an attention layer, which adds up what its heads give, so to keep "
             f"the variance they count as inputs: write component={cut!r}"

@@ -13,6 +13,7 @@ class Reason(enum.StrEnum):
     NO_DEFAULT = "default=None"
     FEW_AXES = "fewer than two axes"
     EMPTY = "no entries"
+    LOW_RANK = "a factor of a low-rank update, which may start at zero: give a rule"
     LAST_DENSE = "the last dense layer"
     TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"
     LAST_CONVOLUTION = "the last layer: no other reads its outputs"

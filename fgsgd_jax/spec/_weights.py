@@ -33,6 +33,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
     why = without_geometry(leaf.dtype) or passed_over(path, shape)
     if why or math.prod(shape) == 0:
         return why or Reason.EMPTY
+    if "lora" in path.lower():
+        return Reason.LOW_RANK
     if preset == "resnet" and layout is None and may_have_outputs_before_inputs(path):
         return Reason.TRANSPOSED
     unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)

@@ -66,6 +66,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --epochs", "--epochs needs a value. See"),
         ("train --batch-size -5", "--batch-size: '-5' was given, a whole number of at least 1"),
         ("train --train-size -5", "--train-size: '-5' was given, a whole number of at least 1"),
+        ("train --channels 4,8", "a whole number of at least 1 is needed. Did you mean '4 8'?"),
         ("train --channels 8 0", "--channels: '0' was given, a whole number of at least 1"),
         ("train --seed -1", "--seed: '-1' was given, a whole number of at least 0"),
         ("train --seed 9223372036854775808", "a whole number of at least 0 and below 92233720368"),

@@ -417,3 +417,23 @@ def test_an_axis_has_a_name_of_its_own():
         with pytest.raises(ValueError, match=r"names two axes '(in|heads|a)'; give every axis"):
             fg.pom("layer", Stiefel(), component=cut)
     fg.pom("PO", fg.Sphere(), component="rows rows inputs outputs")
+
+
+def test_heads_that_share_an_axis_are_told_apart_as_inputs():
+    params = {"attn/out/kernel": leaf(32, 64), "attn/query/kernel": leaf(64, 32)}
+    cut = "(heads=4:stack size:rows) out:columns"
+    rule = ("attn/out/*", fg.pom("layer", Stiefel(), component=cut, scale="variance"))
+    with pytest.raises(ValueError, match=r"component='\(heads=4:inputs size:rows\) out:columns'"):
+        fg.collection(params, rule)
+    assert fg.collection(params, ("attn/out/*", fg.pom("layer", Stiefel(), component=cut)))
+
+
+@pytest.mark.parametrize("preset", ["transformer", "mlp"])
+@pytest.mark.parametrize("name", ["q_proj/lora_a", "q_proj/lora/lora_b", "dense/LoRA_0/kernel"])
+def test_factors_of_low_rank_updates_need_a_rule(preset, name):
+    params = {"dense/kernel": leaf(16, 16), "up/kernel": leaf(16, 32), name: leaf(16, 4)}
+    spec = fg.collection(params, preset=preset)
+    assert "low-rank" in reason(spec, name)
+    assert spec["dense/kernel"] is not None
+    ruled = fg.collection(params, (name, fg.pom("layer", Stiefel())), preset=preset)
+    assert ruled[name] is not None
