@@ -12,7 +12,7 @@ from jax.core import Tracer
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.optimizers._arguments import require_number_or_schedule
 from fgsgd_jax.spec import AS_ASKED, Collection, require_gradients
-from fgsgd_jax.transforms import checked_schedule
+from fgsgd_jax.transforms import checked_schedule, wrong_state
 
 # The rate of Euclidean leaves over the rate of leaves on manifolds. A step of `fgsgd` turns a
 # component by at most 0.42 times the rate, whatever the gradient; nothing limits a step of SGD, so
@@ -98,12 +98,7 @@ def _partition(transforms, spec: Collection) -> optax.GradientTransformationExtr
 
     def update_fn(updates, state, params=None, **extra_args):
         if not hasattr(state, "inner_states"):
-            raise TypeError(
-                f"update needs a state of class PartitionState, got {type(state).__name__}: this "
-                "is the state of another optimizer, such as one without euclidean=…, or a tree "
-                "restored without its classes. Give it what init of this optimizer returned, or "
-                "restore into that."
-            )
+            raise TypeError(wrong_state("PartitionState", state, "one without euclidean=…"))
         require_gradients(spec, updates)
         return parted.update(updates, state, params, **extra_args)
 

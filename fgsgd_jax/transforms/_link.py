@@ -124,11 +124,7 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
             function; its key is not.
     """
     if not isinstance(state, kind):
-        raise TypeError(
-            f"update needs a state of class {kind.__name__}, got {type(state).__name__}: this is "
-            "the state of another optimizer, or a tree restored without its classes. Give it what "
-            "init of this optimizer returned, or restore into that."
-        )
+        raise TypeError(wrong_state(kind.__name__, state))
     of_spec = state if isinstance(state, SpecState) else state.spec
     if not isinstance(getattr(of_spec, "fingerprint", None), dict):
         raise ValueError(
@@ -145,6 +141,22 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
             "seed, or for other rules or shapes, or weights have another scale. Build the spec as "
             "it was built for the state, or make a new state with init(params)."
         )
+
+
+def wrong_state(needed: str, given: Any, example: str = "") -> str:
+    """A message for an update that was given a state of another class.
+
+    Args:
+        needed: The name of the class that it needs.
+        given: The state given.
+        example: An optimizer that has such a state, or "".
+    """
+    another = f"another optimizer, such as {example}," if example else "another optimizer,"
+    return (
+        f"update needs a state of class {needed}, got {type(given).__name__}: this is the state of "
+        f"{another} or a tree restored without its classes. Give it what init of this optimizer "
+        "returned, or restore into that."
+    )
 
 
 def known_values(array: Any) -> np.ndarray | None:
