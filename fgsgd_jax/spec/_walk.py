@@ -33,7 +33,6 @@ def map_leaves(
             in shape, or a leaf does not fit the spec.
     """
     require_known_leaves(spec, tree)
-    require_gradients(spec, tree)
     others = [dict(leaves_with_paths(other)) for other in rest]
 
     def map_leaf(path, leaf):
@@ -82,7 +81,10 @@ def require_known_leaves(spec: Collection, tree: Any) -> None:
 
 
 def require_gradients(spec: Collection, tree: Any) -> None:
-    """Raises a ValueError if a tree has None in place of a leaf on manifolds."""
+    """Raises a ValueError if a tree has None in place of a leaf on manifolds.
+
+    For optimizers that keep something of every weight: without it, None leaves a weight as it is.
+    """
 
     def is_none(node):
         return node is None

@@ -16,8 +16,9 @@ def checked(
 
     Weights leave their manifolds when something else moves them between updates: averaging, a
     second optimizer, a transformation after `retract_updates`, a checkpoint of other weights. A
-    step from there is not the step of the algorithm, and need not end on the manifold. The check
-    measures `residual`, one more pass over the weights; the state is that of `tx`.
+    step from there is not the step of the algorithm, and need not end on the manifold. Outside of
+    jitted functions the optimizers of this library check it themselves; this is for the inside. The
+    check measures `residual`, one more pass over the weights; the state is that of `tx`.
 
     Args:
         tx: The optimizer, such as `fgsgd(…)` or a chain of links.

@@ -9,7 +9,7 @@ import optax
 
 from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_step, has_kernels
-from fgsgd_jax.spec import Groups, LeafSpec, map_leaves
+from fgsgd_jax.spec import Groups, LeafSpec, map_leaves, require_gradients
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._step import group_of, is_travelled, normalizer, value_at
@@ -89,6 +89,8 @@ def fused(
         require_params(params, "a step on a manifold starts from the present weights")
         require_state(state, FusedState, spec)
         require_still_on_manifolds(params, spec, state.spec)
+        if momentum is not None:
+            require_gradients(spec, updates)
         if (isinstance(state.trace, tuple) and not state.trace) != (momentum is None):
             given, wanted = ("without", "with") if momentum is not None else ("with", "without")
             raise ValueError(

@@ -6,7 +6,7 @@ import jax
 import optax
 
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.spec import Collection, map_leaves, require_collection
+from fgsgd_jax.spec import Collection, map_leaves, require_collection, require_gradients
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 
@@ -75,6 +75,7 @@ def trace_on_manifold(
         del extra_args
         require_params(params, "momentum is carried to the present weights")
         require_state(state, TraceOnManifoldState, spec)
+        require_gradients(spec, updates)
 
         def on_manifold(path, leaf_spec, trace, weight):
             manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)
