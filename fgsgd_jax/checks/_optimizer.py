@@ -13,6 +13,7 @@ from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 from fgsgd_jax.checks._laws import LawTable, always
 from fgsgd_jax.checks._report import Report
 from fgsgd_jax.spec import Collection, residual
+from fgsgd_jax.transforms import SpecState
 
 LAWS = LawTable()
 
@@ -188,6 +189,15 @@ def _finite_steps(run: _Run) -> bool:
 @_promise("updates have the structure and dtypes of the parameters")
 def _updates_are_like_params(run: _Run) -> bool:
     return _have_same_structure(run.walk.updates, run.params)
+
+
+@_promise("all parts of the state belong to the spec", _no_spec)
+def _state_is_of_spec(run: _Run) -> bool:
+    def is_part(node):
+        return isinstance(node, SpecState)
+
+    parts = filter(is_part, jax.tree.leaves(run.state, is_leaf=is_part))
+    return all(part.fingerprint.keys() == {str(run.spec.fingerprint)} for part in parts)
 
 
 @_promise("the state keeps its structure and dtypes")

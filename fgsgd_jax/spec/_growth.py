@@ -57,9 +57,9 @@ def strides_sentence(leaves: Sequence[tuple[str, LeafSpec | None]]) -> str:
     if not paths:
         return ""
     return (
-        f"{listed(paths, 3)} keeps the size of features if its strides are 1. With larger strides, "
-        "multiply its gain by the root of their product: scale=('variance', 2 * 2**0.5) for 2×2 "
-        "and ReLU."
+        f"The size of features is kept through {listed(paths, 3)} for strides of 1. For larger "
+        "ones, multiply the gain by the root of their product: scale=('variance', 2 * 2**0.5) for "
+        "2×2 and ReLU."
     )
 
 

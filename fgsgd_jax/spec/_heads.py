@@ -4,11 +4,61 @@ from collections.abc import Sequence
 from typing import Any
 
 from fgsgd_jax._text import natural_order
-from fgsgd_jax.spec._blocks import layer_of
+from fgsgd_jax._trees import listed
+from fgsgd_jax.spec._blocks import Block, block_of, layer_of
 from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._stacked import Layouts
 
 Leaves = Sequence[tuple[str, Any]]
+
+
+def dense_heads(
+    preset: str, leaves: Leaves, layouts: Layouts
+) -> tuple[frozenset[str], frozenset[str], str]:
+    """The dense layers that are heads, those that may be, and one that is a head by its path alone.
+
+    In a transformer the last is a head if no layer reads it, and others that none reads may be.
+    Among dense layers all that none reads are, and the last, which its path alone tells to be the
+    last if another layer could read it; this matters where there are several modules.
+
+    Args:
+        preset: The name of the preset.
+        leaves: The pairs (path, leaf), without stacked layers.
+        layouts: The layout of every leaf.
+    """
+    none = frozenset()
+    if preset not in ("mlp", "transformer"):
+        return none, none, ""
+    unread = unread_dense(leaves, layouts.of_one)
+    if preset == "transformer":
+        heads = frozenset({last_unread_dense(leaves, layouts.of_one)} - {""})
+        return heads, unread - heads, ""
+    of_one_layer = [leaf for leaf in leaves if "S" not in (layouts.own[leaf[0]] or "")]
+    last = last_dense(of_one_layer or leaves)
+    modules = {block_of(layer_of(path)) for path, _ in leaves}
+    by_path = last if last not in unread and len(modules) > 1 else ""
+    return unread | ({last} - {""}), none, by_path
+
+
+def on_heads(maybe: Sequence[str], by_path: str) -> str:
+    """A sentence on layers that may be the last of a network; "" if there are none.
+
+    Args:
+        maybe: The paths of layers that are placed and may be a head.
+        by_path: The path of a layer that is Euclidean because it is the last by its path, or "".
+    """
+    if by_path:
+        return (
+            f"{by_path!r} is taken for the last layer, because it is the last by its path: if "
+            "another is, leave that Euclidean by a rule."
+        )
+    if not maybe:
+        return ""
+    return (
+        f"{listed(maybe, 3)} may give the output of the network, which needs its length: if so, "
+        f"leave it Euclidean by a rule, such as ({maybe[0]!r}, None)."
+    )
 
 
 def last_dense(leaves: Leaves) -> str:
@@ -27,7 +77,47 @@ def last_dense(leaves: Leaves) -> str:
     return max(dense, key=natural_order)
 
 
-def unread_dense(leaves: Leaves, layout: str | None) -> str:
+def unread_dense(leaves: Leaves, layout: str | None) -> frozenset[str]:
+    """The paths of dense weights whose output no other layer can read; none if a head is named.
+
+    No layer can read an output if no axis of another layer, embeddings aside, is as long, and no
+    dense layer has half as many inputs, as behind a gate.
+
+    Args:
+        leaves: The pairs (path, leaf).
+        layout: The layout given to `collection`, or None.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> shapes = {"pi/Dense_0": (8, 64), "pi/Dense_1": (64, 4), "q/Dense_0": (64, 1)}
+        >>> leaves = [(f"{path}/kernel", jnp.ones(shape)) for path, shape in shapes.items()]
+        >>> sorted(unread_dense(leaves, None))
+        ['pi/Dense_1/kernel', 'q/Dense_0/kernel']
+    """
+    letters = letters_for(layout or DEFAULT, 2)
+    dense = {
+        path: leaf.shape
+        for path, leaf in leaves
+        if kind_of(path) in ("dense", "") and len(leaf.shape) == 2
+    }
+    if names_a_head(leaves) or len(dense) < 2 or letters is None:
+        return frozenset()
+
+    layers_with: dict[int, set[Block]] = {}
+    for path, leaf in leaves:
+        if kind_of(path) != "embedding":
+            for size in leaf.shape:
+                layers_with.setdefault(size, set()).add(layer_of(path))
+    inputs = {shape[letters.index("I")] for shape in dense.values()}
+    outputs = {path: shape[letters.index("O")] for path, shape in dense.items()}
+    return frozenset(
+        path
+        for path, number in outputs.items()
+        if layers_with[number] == {layer_of(path)} and number / 2 not in inputs
+    )
+
+
+def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
     """The path of the last of several dense weights, if no other layer can read its output.
 
     The last is that in natural order among those with the fewest keys. No layer can read its output

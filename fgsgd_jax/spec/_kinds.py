@@ -15,7 +15,7 @@ Kind = Literal[
 "attention" for the output of an attention layer."""
 
 _BIASES = frozenset({"bias", "b", "biases"})
-_NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var"})
+_NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
 
 # In the order in which they are tried: parts of a key, and whole words of it.
 _NAMES: tuple[tuple[Kind, str, str], ...] = (
@@ -47,11 +47,11 @@ def kind_of(path: str) -> Kind:
         ('convolution', 'query', 'bias')
     """
     *_, last = keys = keys_of(path)
-    if last in _BIASES or last.startswith("bias_"):
+    if last in _BIASES or "bias" in words_of(last):
         return "bias"
     if last in _NORMALIZATIONS:
         return "normalization"
-    for key in reversed(keys):
+    for key in reversed(keys[:-1] if last == "weight_v" else keys):  # v of weight normalization
         lower, words = key.lower(), set(words_of(key))
         for kind, parts, whole in _NAMES:
             if any(part in lower for part in parts.split()) or words & set(whole.split()):

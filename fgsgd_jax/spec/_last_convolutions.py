@@ -1,6 +1,7 @@
-"""The last convolutions of a network without a dense head, as of a U-Net."""
+"""The last convolutions of a network, as of a U-Net, which no dense layer follows."""
 
 import dataclasses
+import functools
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -20,14 +21,14 @@ _LAST = {"out", "outc", "outconv", "output", "final", "last"}
 def last_convolutions(
     leaves: Leaves, convolutions: Iterable[str], layout: str | None
 ) -> tuple[Paths, Paths]:
-    """The convolutions that give the output of a network without a dense head, and any that may.
+    """The convolutions that give the output of a network, and any that may.
 
-    They stand as near to the top of the tree as any layer, or in a module called head, and read
-    another convolution. They give the output if no layer reads them (none has as many inputs as
-    they have outputs) and they are the last of those that differ from them in numbers only; or if
-    they are called so, and the only layer with as many inputs may be the first of the network, as
-    in a U-Net that returns an image. Others may if one of the two holds, or if they are the last in
-    a block that has fewer normalization layers than convolutions.
+    They read another convolution, and no layer reads them (none has as many inputs as they have
+    outputs) or only one that may be the first of the network, as in a U-Net that returns an image.
+    They give the output if they are called so; in a network without a dense head also if they are
+    unread, stand as near to the top of the tree as any layer, or in a module called head, and are
+    the last of those that differ from them in numbers only. All others may. So may the last in a
+    block that has fewer normalization layers than convolutions, if none of these is found.
 
     Args:
         leaves: The pairs (path, leaf), without stacked layers.
@@ -42,13 +43,14 @@ def last_convolutions(
         (frozenset({'Conv_3/kernel'}), frozenset())
     """
     network = _Network.of(leaves, convolutions, layout)
+    inner = {path for path in network.convolutions if network.reads_a_convolution(path)}
+    unread = {path for path in inner if not network.is_read(path)}
+    circular = {path for path in inner if network.may_be_read_by_the_first_only(path)}
+    heads = set(filter(_is_called_last, unread | circular))
     if names_a_head(leaves) or network.has_dense_head():
-        return frozenset(), frozenset()
-    outer = {path for path in network.outer() if network.reads_a_convolution(path)}
-    unread = {path for path in outer if not network.is_read(path)}
-    circular = {path for path in outer if network.may_be_read_by_the_first_only(path)}
-    heads = (unread & network.last()) | set(filter(_is_called_last, circular))
-    maybe = unread | circular
+        return frozenset(heads), frozenset(unread - heads)
+    heads |= unread & network.last() & network.outer()
+    maybe = unread | (circular & network.outer())
     if not heads:
         maybe |= network.unfollowed()
     return frozenset(heads), frozenset(maybe - heads)
@@ -56,34 +58,43 @@ def last_convolutions(
 
 @dataclasses.dataclass(frozen=True)
 class _Network:
-    """The layers of a network: shapes by path, and (input, output) channels where known."""
+    """The layers of a network: shapes by path, and (input, output) channels where known.
+
+    Matrices are dense layers, under that name or another, such as heads.
+    """
 
     shapes: Mapping[str, Shape]
     convolutions: Mapping[str, tuple[int, int]]
     dense: Mapping[str, tuple[int, int]]
+    matrices: Mapping[str, tuple[int, int]]
 
     @classmethod
     def of(cls, leaves: Leaves, convolutions: Iterable[str], layout: str | None) -> "_Network":
         shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
         dense = [path for path in shapes if _is_dense(path, shapes[path])]
+        matrices = [
+            path for path, its in shapes.items() if len(its) == 2 and kind_of(path) != "embedding"
+        ]
 
         def channels(paths):
             return {path: _channels(shapes[path], layout) for path in paths}
 
-        return cls(shapes, channels(convolutions), channels(dense))
+        return cls(shapes, channels(convolutions), channels(dense), channels(matrices))
 
     def depth(self, path: str) -> int:
         """How many blocks a layer stands in."""
         return len(block_of(layer_of(path)))
 
+    @functools.cached_property
     def top(self) -> int:
         """The least depth of a layer."""
         return min(map(self.depth, (*self.convolutions, *self.dense)), default=0)
 
     def outer(self) -> set[str]:
         """The convolutions as near to the top of the tree as any layer, or in a head."""
-        top = self.top()
-        return {path for path in self.convolutions if self.depth(path) == top or _is_in_head(path)}
+        return {
+            path for path in self.convolutions if self.depth(path) == self.top or _is_in_head(path)
+        }
 
     def numbered(self) -> list[list[str]]:
         """The convolutions, those in one list that differ in the numbers of their paths only."""
@@ -98,8 +109,7 @@ class _Network:
 
     def has_dense_head(self) -> bool:
         """Whether a dense layer is at the top of the tree, or read by no other."""
-        top = self.top()
-        return any(self.depth(path) == top or not self.is_read(path) for path in self.dense)
+        return any(self.depth(path) == self.top or not self.is_read(path) for path in self.dense)
 
     def others(self, path: str) -> list[tuple[int, int]]:
         """The channels of all other convolutions."""
@@ -116,9 +126,8 @@ class _Network:
     def is_read_besides_convolutions(self, path: str) -> bool:
         """Whether a normalization, attention or (after flattening) dense layer may read it."""
         outputs = self.outputs(path)
-        norms = {its[-1] for other, its in self.shapes.items() if is_normalization(other, its)}
-        flat = any(its[0] % outputs == 0 for other, its in self.dense.items() if other != path)
-        return outputs in norms | self.attention() or flat
+        flat = any(its[0] % outputs == 0 for other, its in self.matrices.items() if other != path)
+        return outputs in self.norms | self.attention or flat
 
     def is_read(self, path: str) -> bool:
         """Whether a layer has as many inputs as this one has outputs; convolutions have groups."""
@@ -135,6 +144,12 @@ class _Network:
         made = any(outputs == its[1] for its in (*self.others(path), *self.dense.values()))
         return read and not made and not self.is_read_besides_convolutions(path)
 
+    @functools.cached_property
+    def norms(self) -> set[int]:
+        """The sizes of normalization layers."""
+        return {its[-1] for path, its in self.shapes.items() if is_normalization(path, its)}
+
+    @functools.cached_property
     def attention(self) -> set[int]:
         """The sizes of all axes in attention layers."""
         return {
@@ -153,7 +168,7 @@ class _Network:
         return {
             path
             for path, block in blocks.items()
-            if self.outputs(path) not in self.attention() and available[block] < own[block]
+            if self.outputs(path) not in self.attention and available[block] < own[block]
         }
 
 

@@ -25,7 +25,8 @@ def project(
 ) -> Tree:
     """Moves every component to the nearest point of its manifold.
 
-    At unit scale this changes the length of weights: in a network without normalization layers, the
+    Do it before training: it changes weights, those of a pretrained network too. At unit scale it
+    changes their length: in a network without normalization layers, the
     features of every layer grow or vanish, and the loss with them. There give the spec
     `scale="variance"`, which keeps the size of features, or `scale="initial"`, which keeps the
     lengths that the weights have now. `print(spec)` warns of it.

@@ -5,7 +5,7 @@ scale; leaves of other kinds stay Euclidean. What a leaf is follows from its pat
 axes, and that layers are stacked from the layout alone.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -15,7 +15,7 @@ from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, THREE, TWO, outputs_first
 from fgsgd_jax.spec._blocks import normalized
-from fgsgd_jax.spec._heads import Leaves, last_dense, unread_dense
+from fgsgd_jax.spec._heads import Leaves, dense_heads, on_heads
 from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._last_convolutions import last_convolutions
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
@@ -145,18 +145,15 @@ def by_preset(
             for path, weight in weights.items()
             if weight in placements and _is_read_by_default(shapes[path], layout[path])
         }
-    sentence = ""
     if preset == "resnet":
         convolutions = [path for path, weight in weights.items() if weight in placements]
         heads, maybe = last_convolutions(inner, convolutions, layouts.of_one)
-        weights |= dict.fromkeys(heads, Reason.LAST_CONVOLUTION)
-        sentence = _on_heads([path for path, _ in leaves if path in maybe and not ruled[path]])
-    elif preset in ("mlp", "transformer"):
-        of_one_layer = [leaf for leaf in inner if "S" not in (layout[leaf[0]] or "")]
-        mlp = preset == "mlp"
-        last = last_dense(of_one_layer) if mlp else unread_dense(inner, layouts.of_one)
-        if weights.get(last) in ("hidden dense", "dense"):
-            weights[last] = Reason.LAST_DENSE
+        why, guessed = Reason.LAST_CONVOLUTION, ""
+    else:
+        why, (heads, maybe, guessed) = Reason.LAST_DENSE, dense_heads(preset, inner, layouts)
+    weights |= {path: why for path in heads if weights[path] in placements}
+    doubtful = [path for path in weights if path in maybe and weights[path] in placements]
+    sentence = on_heads([path for path in doubtful if not ruled[path]], guessed)
     # Convolutions that are not placed use up a normalization as well.
     followed = [path for path in weights if weights[path] in placements or _convolves(path)]
     kept = normalized(list(shapes.items()), followed)
@@ -181,16 +178,6 @@ def _convolves(path: str) -> bool:
     return kind_of(path) == "convolution"
 
 
-def _on_heads(paths: Sequence[str]) -> str:
-    """A sentence on convolutions that may be the last layer of a network."""
-    if not paths:
-        return ""
-    return (
-        f"{listed(paths, 3)} may give the output of the network, which needs its length: if so, "
-        f"leave it Euclidean by a rule, such as ({paths[0]!r}, None)."
-    )
-
-
 def _instead(
     preset: str,
     weights: Mapping[str, str],
@@ -203,6 +190,12 @@ def _instead(
             f"{listed(both)} holds the input and the recurrent matrices in one weight, and a "
             "weight is on manifolds as a whole: take a cell that keeps them apart, such as "
             "haiku.GRU."
+        )
+    stacked = [path for path, its in shapes.items() if len(its) == 3 and kind_of(path) == "dense"]
+    if stacked and layouts.of_one is None:
+        return (
+            f"Those of three axes, such as {stacked[0]!r}, need layout='SIO' if layers are "
+            "stacked; else name the weights in rules."
         )
     matrices = [path for path, its in shapes.items() if len(its) > 1]
     named_weight = any(keys_of(path)[-1] == "weight" for path in matrices)

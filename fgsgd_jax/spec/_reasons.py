@@ -13,6 +13,8 @@ class Reason(enum.StrEnum):
     NO_DEFAULT = "default=None"
     FEW_AXES = "fewer than two axes"
     EMPTY = "no entries"
+    ONE_LONG_AXIS = "a vector by its shape"
+    GATES_OR_HEADS = "3 axes, which may count gates or heads: name them in a rule"
     LOW_RANK = "a factor of a low-rank update, which may start at zero: give a rule"
     LAST_DENSE = "the last dense layer"
     TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"

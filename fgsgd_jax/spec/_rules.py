@@ -63,10 +63,11 @@ def collection(
             axes and dense weights as well. A leaf that is one layer by path and number of axes,
             such as a stem, is read without S. By default HWIO, where paths and shapes leave no
             doubt.
-        scale: γ of the scale s = γ/λ, for poms without a `scale` of their own: None for weights at
-            unit scale, "geometric" for γ = (fan-in + fan-out)^−½, "variance" to keep the variance
-            of features through a layer and a ReLU, ("variance", gain) for other activations,
-            "initial" for the norms that the components of `params` have now, a number, or an array.
+        scale: γ of the scale s = γ/λ, for poms without a `scale` of their own and in place of the
+            scales of a preset: None for weights at unit scale, "geometric" for γ = (fan-in +
+            fan-out)^−½, "variance" to keep the variance of features through a layer and a ReLU,
+            ("variance", gain) for other activations, "initial" for the norms that the components of
+            `params` have now, a number, or an array. None leaves a preset its scales.
             λ is 1 until it is set by `set_feature_std`.
         feature_map_sizes: By path, the size H·W of a layer's output feature map, as
             `fgsgd_jax.nnx.feature_map_sizes` returns it. With it the fan-out in "geometric" is that
@@ -113,6 +114,11 @@ def collection(
         ]
     else:
         requests, sentence = by_preset(preset, leaves, layouts, ruled)
+        if default_scale is not None:
+            requests = [
+                request if isinstance(request, str) or ruled[path] else _rescaled(request)
+                for (path, _), request in zip(leaves, requests, strict=True)
+            ]
 
     def placed(path: str, leaf, request: Pom | str) -> LeafSpec | None:
         if isinstance(request, str):
@@ -133,6 +139,11 @@ def collection(
         reasons=tuple(request if isinstance(request, str) else "" for request in requests),
         sentence=sentence,
     )
+
+
+def _rescaled(request: Pom) -> Pom:
+    """A request of a preset without its own scale, for that given to `collection`."""
+    return dataclasses.replace(request, scale=None)
 
 
 def _by_rule(path: str, leaf, rules, leaves) -> Pom | str | None:

@@ -11,6 +11,8 @@ from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._stacked import without_stack
 
+GATES = 2  # of a gated layer (gates, in, out), whose first axis nothing else has so short
+
 # The last keys of the recurrent matrices of Flax (linen and NNX), Haiku and Equinox.
 _RECURRENT = re.compile(
     r"(^|.*/)(h[ifgorzn]?|dense_h|weight_hh|w_h|hidden_to_hidden|vanilla_rnn\w*/linear_1)(/[^/]*)?"
@@ -35,6 +37,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return why or Reason.EMPTY
     if "lora" in path.lower():
         return Reason.LOW_RANK
+    if sum(size > 1 for size in shape) < 2:
+        return Reason.ONE_LONG_AXIS
     if preset == "resnet" and layout is None and may_have_outputs_before_inputs(path):
         return Reason.TRANSPOSED
     unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)
@@ -71,7 +75,12 @@ def _of_a_transformer(
         return "query, key, value, heads first" if einsum else "query, key, value"
     if is_attention_output(path, shapes):
         return "attention output"
-    return "dense" if kind in ("attention", "dense") else ""
+    if kind not in ("attention", "dense"):
+        return ""
+    if len(shape) == 3 and shape[0] != GATES and "gating" not in path:
+        return Reason.GATES_OR_HEADS
+    embeds = len(shape) > 3 and any("embed" in key for key in keys_of(path))
+    return "embedding by its path" if embeds else "dense"
 
 
 def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> bool:

@@ -163,3 +163,21 @@ def test_the_optimizer_check_finds_a_link_after_the_retraction():
         optax.chain(fg.rsgd(0.1, spec), optax.scale(0.5)), params, spec
     )
     assert "steps stay on the manifolds" in {law.name for law in report.failures}
+
+
+def test_the_optimizer_check_finds_two_specs_in_one_chain():
+    import jax
+    import optax
+
+    params = {"conv": jax.random.normal(jax.random.key(0), (3, 3, 4, 6))}
+    request = ("conv", fg.pom("PIO", fg.Sphere(), groups=2))
+    spec, other = (fg.collection(params, request, seed=seed) for seed in (0, 1))
+    params = fg.project(params, spec)
+    for used in (spec, other):
+        links = fg.project_to_tangent(spec), fg.scale_by_fgsgd(used), fg.retract_updates(spec)
+        tx = optax.chain(*links[:2], optax.scale(-0.1), links[2])
+        report = fg.checks.check_optimizer(tx, params, spec, steps=2)
+        failed = "all parts of the state belong to the spec" in {
+            law.name for law in report.failures
+        }
+        assert failed == (used is other)

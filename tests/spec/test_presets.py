@@ -87,9 +87,9 @@ FULLY_CONVOLUTIONAL = {
         {
             f"unet/~/{name}/w": leaf(*shape)
             for name, shape in (
-                ("conv2_d", (3, 3, 1, 8)),
+                ("conv2_d", (3, 3, 3, 8)),
                 ("conv2_d_1", (3, 3, 8, 8)),
-                ("final_conv", (1, 1, 8, 1)),
+                ("final_conv", (1, 1, 8, 3)),
             )
         },
         None,
@@ -123,6 +123,42 @@ def test_every_convolution_before_a_dense_head_is_placed(name):
     spec = fg.collection(params, preset="resnet")
     assert set(points(spec)) == {path for path in params if "onv" in path}
     assert "may give the output" not in str(spec)
+
+
+BESIDE_DENSE_LAYERS = {  # which are no heads, or heads of something else
+    "a U-Net with a time embedding": (
+        kernels(down__conv=(3, 3, 3, 8), final_conv=(1, 1, 8, 3), time_mlp=(16, 32)),
+        "final_conv/kernel",
+        True,
+    ),
+    "a decoder": (
+        kernels(enc__Conv_0=(3, 3, 3, 8), dec__fc=(4, 32), dec__Conv_0=(3, 3, 8, 8))
+        | kernels(dec__conv_out=(3, 3, 8, 3)),
+        "dec/conv_out/kernel",
+        True,
+    ),
+    "a generator": (
+        kernels(gen__fc=(16, 128), gen__Conv_0=(4, 4, 8, 8), gen__Conv_1=(4, 4, 8, 3)),
+        "gen/Conv_1/kernel",
+        False,
+    ),
+    "beside a named head": (
+        kernels(Conv_0=(3, 3, 4, 8), depth_conv=(1, 1, 8, 3), mask_head=(8, 5)),
+        "depth_conv/kernel",
+        False,
+    ),
+}
+
+
+@pytest.mark.parametrize("name", BESIDE_DENSE_LAYERS)
+def test_the_output_of_a_network_with_dense_layers_is_found_by_its_name_or_named(name):
+    params, path, found = BESIDE_DENSE_LAYERS[name]
+    spec = fg.collection(params, preset="resnet")
+    others = {other for other in params if "onv" in other} - {path}
+    assert others <= set(points(spec))
+    if found:
+        assert "the last layer" in reason(spec, path)
+    assert (f"'{path}' may give the output" in str(spec)) != found
 
 
 DOUBTFUL = {  # as many classes as channels, and two heads of which numbers name one the last
@@ -347,7 +383,7 @@ def test_a_spec_says_how_strides_enter_the_variance_scale(name, strides):
     y = jax.lax.conv_transpose(x, w, strides, "VALID", dimension_numbers=("NHWC", "HWIO", "NHWC"))
     assert float(jnp.mean(y[:, 3:-3, 3:-3] ** 2)) == pytest.approx(2, rel=0.1)
     plain = fg.collection(params, (name, fg.pom("PO", fg.Sphere(), scale="variance")))
-    assert f"{name!r} keeps the size of features if its strides are 1" in str(plain)
+    assert f"The size of features is kept through {name!r} for strides of 1" in str(plain)
     assert "strides" not in str(fg.collection(params, (name, fg.pom("PO", fg.Sphere()))))
 
 
@@ -437,3 +473,112 @@ def test_factors_of_low_rank_updates_need_a_rule(preset, name):
     assert spec["dense/kernel"] is not None
     ruled = fg.collection(params, (name, fg.pom("layer", Stiefel())), preset=preset)
     assert ruled[name] is not None
+
+
+# --- heads of dense networks ----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outputs", [(4, 2), (6, 3)])
+@pytest.mark.parametrize("names", [("pi", "q"), ("actor", "critic")])
+def test_all_outputs_that_nothing_reads_stay_euclidean(names, outputs):
+    params = {}
+    for name, size in zip(names, outputs, strict=True):
+        params |= kernels(**{f"{name}__Dense_0": (8, 64), f"{name}__Dense_1": (64, size)})
+    spec = fg.collection(params, preset="mlp")
+    assert set(points(spec)) == {f"{name}/Dense_0/kernel" for name in names}
+    assert "taken for the last layer" not in str(spec)
+
+
+def test_a_head_by_its_path_alone_is_named_where_there_are_several_modules():
+    coder = kernels(enc__Dense_0=(32, 64), enc__Dense_1=(64, 4))
+    coder |= kernels(dec__Dense_0=(4, 64), dec__Dense_1=(64, 32))
+    assert "'enc/Dense_1/kernel' is taken for the last layer" in str(
+        fg.collection(coder, preset="mlp")
+    )
+    one = kernels(Dense_0=(8, 8), Dense_1=(8, 8))
+    assert "taken for the last layer" not in str(fg.collection(one, preset="mlp"))
+
+
+@pytest.mark.parametrize("sizes", [(8, 16, 3), (5, 7, 4)])
+def test_the_last_of_stacked_networks_is_a_head(sizes):
+    inputs, width, outputs = sizes
+    params = kernels(ens__Dense_0=(5, inputs, width), ens__Dense_1=(5, width, outputs))
+    spec = fg.collection(params, preset="mlp", layout="SIO")
+    assert points(spec) == {"ens/Dense_0/kernel": (inputs, width, 5)}
+    with pytest.raises(
+        ValueError, match=r"three axes, such as 'ens/Dense_0/kernel', need layout='SIO'"
+    ):
+        fg.collection(params, preset="mlp")
+
+
+def test_an_output_of_a_transformer_that_is_not_the_last_is_named():
+    params = kernels(x_embedder__proj=(16, 64), blk__attn__qkv=(64, 192), blk__mlp__fc1=(64, 256))
+    params |= kernels(blk__mlp__fc2=(256, 64), final_layer__linear=(64, 10))
+    spec = fg.collection(params, preset="transformer")
+    assert "'final_layer/linear/kernel' may give the output" in str(spec)
+    gated = kernels(mlp__wi=(64, 512), mlp__wo=(256, 64), attn__qkv=(64, 192))
+    assert "may give the output" not in str(fg.collection(gated, preset="transformer"))
+
+
+# --- weights that are none of a preset ------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [("wi", (16, 2, 64)), ("DenseGeneral_0", (16, 4, 16)), ("DenseGeneral_1", (4, 16, 16))],
+)
+def test_a_dense_weight_of_three_axes_is_cut_only_if_its_first_counts_gates(name, shape):
+    params = kernels(**{f"mlp__{name}": shape, "mlp__wo": (64, 16)})
+    spec = fg.collection(params, preset="transformer")
+    assert "gates or heads" in reason(spec, f"mlp/{name}/kernel")
+    gates_first = {"mlp/gating_einsum": leaf(3, 16, 64), "mlp/up/kernel": leaf(2, 16, 64)}
+    assert points(fg.collection(gates_first, preset="transformer")) == {
+        "mlp/gating_einsum": (16, 64, 3),
+        "mlp/up/kernel": (16, 64, 2),
+    }
+
+
+@pytest.mark.parametrize("preset", ["transformer", "resnet"])
+@pytest.mark.parametrize(
+    ("path", "shape", "why"),
+    [
+        ("attn/relative_position_bias_table", (169, 4), "bias by its path"),
+        ("attn/rel_pos_bias", (7, 7, 4, 4), "bias by its path"),
+        ("block/layer_scale", (1, 1, 1, 8), "a vector by its shape"),
+        ("conv/weight_g", (8, 1, 1, 1), ""),
+        ("patch_embed/proj/kernel", (4, 4, 3, 8), "embedding by its path"),
+    ],
+)
+def test_tables_of_biases_gains_and_patch_embeddings_stay_euclidean(preset, path, shape, why):
+    params = kernels(conv_0=(3, 3, 3, 8), mlp__up=(8, 32)) | {path: leaf(*shape)}
+    if preset == "resnet" and "patch" in path:
+        return  # a convolution
+    spec = fg.collection(params, preset=preset)
+    assert spec[path] is None
+    assert why in reason(spec, path)
+
+
+def test_v_of_weight_normalization_is_a_convolution():
+    params = {f"conv{i}/weight_v": leaf(8, 8, 3, 3) for i in range(3)}
+    params |= {f"conv{i}/weight_g": leaf(8, 1, 1, 1) for i in range(3)}
+    spec = fg.collection(params, preset="resnet", layout="OIHW")
+    assert set(points(spec)) == {f"conv{i}/weight_v" for i in range(3)}
+
+
+@pytest.mark.parametrize("scale", [3.0, "geometric", ("variance", 5 / 3)])
+@pytest.mark.parametrize("preset", ["resnet", "mlp", "transformer"])
+def test_a_scale_beside_a_preset_replaces_those_of_the_preset(preset, scale):
+    name, shape = ("conv0", (3, 3, 8, 8)) if preset == "resnet" else ("mlp__up", (8, 8))
+    params = kernels(**{name: shape, "mlp__up2": (8, 8)}) | kernels(**{"head": (8, 3)})
+    path = name.replace("__", "/") + "/kernel"
+    spec = fg.collection(params, preset=preset, scale=scale)
+    own = fg.collection(params, preset=preset)[path]
+    rule = fg.pom(own.scheme, own.manifolds, component=own.component, scale=scale)
+    assert spec[path] == fg.collection(params, (path, rule), default=None)[path] != own
+    ruled = fg.collection(
+        params,
+        (path, fg.pom("layer", fg.Sphere(), component="matrix", scale=2.0)),
+        preset=preset,
+        scale=scale,
+    )
+    assert ruled[path].gamma == 2.0
