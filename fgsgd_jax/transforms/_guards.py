@@ -102,7 +102,7 @@ def require_still_on_manifolds(params: Any, spec: Collection, state: SpecState) 
 
     NaN passes: an update keeps it, as the sign of a gradient that was not finite.
     """
-    if not are_known(state.feature_std):
+    if not are_known((params, state.feature_std)):
         return
     distances = _distances(params, spec, state.feature_std)
     off = {
