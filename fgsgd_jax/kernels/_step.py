@@ -11,6 +11,7 @@ import jax
 from jax import lax
 
 from fgsgd_jax import _xla_cpu, linalg
+from fgsgd_jax.kernels._blocks import blocks, fits_blocks
 from fgsgd_jax.kernels._choice import kernel_for
 from fgsgd_jax.kernels._gpu import two_passes
 from fgsgd_jax.kernels._kernel import Kernel
@@ -30,6 +31,9 @@ from fgsgd_jax.spec import (
 # `GPUS = ()` every platform computes by passes over arrays.
 GPUS = ("cuda", "rocm")
 LARGEST_IN_REGISTERS = 25
+
+# Whether GPUs step on Stiefel manifolds and mixtures by Pallas kernels.
+PALLAS = False
 
 
 def tangent_norms(
@@ -99,9 +103,12 @@ def fused_step(
     )  # fmt: skip
     if not bounded:  # squares may overflow, and the length of a step is measured on the way
         return passes(step, after)
-    return _on_platform(
-        leaf_spec, kernel, lambda: two_passes(step, after), lambda: passes(step, after)
-    )
+    on_gpu = lambda: two_passes(step, after)
+    if PALLAS and not isinstance(kernel, RescalingKernel) and fits_blocks(step):
+        return lax.platform_dependent(
+            default=lambda: passes(step, after), **dict.fromkeys(GPUS, lambda: blocks(step, after))
+        )
+    return _on_platform(leaf_spec, kernel, on_gpu, lambda: passes(step, after))
 
 
 def _on_platform(leaf_spec: LeafSpec, kernel: Kernel, on_gpu: Callable, elsewhere: Callable) -> Any:
