@@ -3,10 +3,15 @@
 Everything here equals textbook code elsewhere up to rounding, and exists for speed alone. To follow
 the algorithm, read `transforms` and `geometry` instead.
 
-A step has two forms, and a program takes one of them when it is lowered: passes over arrays
-(`_passes.py`), and for spheres and oblique manifolds on GPUs two passes over entries (`_gpu.py`).
-To have passes over arrays everywhere, set `fgsgd_jax.kernels._step.GPUS = ()` before the first
-update is traced.
+A step has three forms, and a program takes one of them when it is lowered: passes over arrays
+(`_passes.py`), for spheres and oblique manifolds on GPUs two passes over entries (`_gpu.py`), and
+for small points of all manifolds but the sphere, and their mixtures, Pallas kernels for GPUs
+(`_blocks.py`). To have passes over arrays everywhere, set `fgsgd_jax.kernels._step.GPUS = ()`
+before the first update is traced.
+
+Pallas kernels are off, because they have not run on a GPU yet: they are compiled for one and
+interpreted on the CPU. To have them, set `fgsgd_jax.kernels.PALLAS = True` before an optimizer is
+made.
 """
 
 from fgsgd_jax.kernels._choice import has_kernels as has_kernels
@@ -17,3 +22,6 @@ from fgsgd_jax.kernels._shared import Result as Result
 from fgsgd_jax.kernels._shared import Settings as Settings
 from fgsgd_jax.kernels._step import fused_step as fused_step
 from fgsgd_jax.kernels._step import tangent_norms as tangent_norms
+
+# Whether optimizers step by Pallas kernels in programs for GPUs.
+PALLAS = False

@@ -11,26 +11,19 @@ them through Triton.
 
 import dataclasses
 import functools
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
-import jax.numpy as jnp
-import numpy as np
 
-from fgsgd_jax import _xla_cpu
+from fgsgd_jax import _xla_cpu, linalg
 from fgsgd_jax.kernels._choice import kernel_for
+from fgsgd_jax.kernels._pallas import OneKernel
 from fgsgd_jax.kernels._passes import passes
-from fgsgd_jax.kernels._scalars import NotScalar, Scalars
-from fgsgd_jax.kernels._shared import Result, Step
-from fgsgd_jax.spec import Component
-
-# The points of a block, a thread for each.
-BLOCK = 128
-
-# Whether JAX interprets the kernels, which tests of them on a CPU need.
-INTERPRET = False
+from fgsgd_jax.kernels._scalars import NotScalar
+from fgsgd_jax.kernels._shared import Numbers, Result, Step
+from fgsgd_jax.kernels._sphere import SphereKernel
+from fgsgd_jax.spec import Component, group_sums, per_component
 
 
 class _Points(NamedTuple):
@@ -41,27 +34,29 @@ class _Points(NamedTuple):
     trace: jax.Array | None
 
 
-class _Numbers(NamedTuple):
-    """Numbers of every component, `(*lanes)`, or of all."""
+class _PerComponent(NamedTuple):
+    """Numbers of every component, which broadcast against `(*lanes)`.
+
+    `sums` are the sums of ⟨v, v⟩ over groups, once they are known.
+    """
 
     manifold_ids: jax.Array | None
     divisors: jax.Array | None
     scales: tuple[jax.Array | None, jax.Array | None]
-    decay: jax.Array
-    share: jax.Array | None
-    t: jax.Array | None = None
+    numbers: Numbers
+    sums: jax.Array | None = None
 
 
 def fits_blocks(step: Step) -> bool:
-    """Whether the kernels can compute a step, and without a transposition before them."""
+    """Whether kernels can compute a step that is divided, without a transposition before them."""
     cut = step.leaf_spec.component
     in_order = cut.axes == (*range(len(cut.axes)),)
-    if not (in_order and step.weight.size and _xla_cpu.on_single_device()):
+    # XLA itself writes the update of a sphere in the place of the weight, which is faster.
+    on_sphere = isinstance(step.kernel, SphereKernel)
+    if on_sphere or not (in_order and step.weight.size and _xla_cpu.on_single_device()):
         return False
-    points, numbers = _points(step), _numbers(step)
     try:
-        _translated(step, _measured, points, numbers)
-        _translated(step, _moved, points, numbers._replace(t=numbers.decay))
+        _kernel(step, _at_once, _points(step), _per_component(step))
     except NotScalar:
         return False
     return True
@@ -72,7 +67,7 @@ def blocks(step: Step, after: jax.Array | None) -> Result:
 
     @jax.custom_jvp
     def computed(*arrays):
-        return _in_two_kernels(_with_arrays(step, arrays))
+        return _updated(_with_arrays(step, arrays))
 
     @computed.defjvp
     def _(primals, tangents):
@@ -97,18 +92,20 @@ def _with_arrays(step: Step, arrays: tuple) -> Step:
     )  # fmt: skip
 
 
-def _in_two_kernels(step: Step) -> tuple[jax.Array, jax.Array | None]:
+def _updated(step: Step) -> tuple[jax.Array, jax.Array | None]:
     """The update and the new momentum."""
-    points, numbers, leaf_spec = _points(step), _numbers(step), step.leaf_spec
-    squares, length, momentum = _run(step, _measured, points, numbers, in_place=points.trace is not None)
-    points = points._replace(trace=momentum)
-    if momentum is not None and not step.settings.nesterov:
-        points = points._replace(gradient=None)
-    t = step.length(squares, lambda: length)
-    (update,) = _run(step, _moved, points, numbers._replace(t=t))
-    if momentum is not None:
-        momentum = leaf_spec.to_weight(momentum, momentum.dtype)
-    return leaf_spec.to_weight(update, update.dtype), momentum
+    points, numbers = _points(step), _per_component(step)
+    with_momentum = step.trace is not None
+    if step.settings.normalization != "group":
+        update, momentum = _kernel(step, _at_once, points, numbers)(in_place=with_momentum)
+    else:
+        squares, momentum = _kernel(step, _measured, points, numbers)(in_place=with_momentum)
+        sums = per_component(group_sums(step.leaf_spec, squares, step.groups), step.groups)
+        gradient = None if with_momentum and not step.settings.nesterov else points.gradient
+        points = _Points(points.weight, gradient, momentum)
+        (update,) = _kernel(step, _moved, points, numbers._replace(sums=sums))()
+    to_weight = step.leaf_spec.component.from_points
+    return jax.tree.map(lambda array: to_weight(array, step.leaf_spec.shape), (update, momentum))
 
 
 def _points(step: Step) -> _Points:
@@ -116,47 +113,72 @@ def _points(step: Step) -> _Points:
     return _Points(*jax.tree.map(step.leaf_spec.component.to_points, arrays))
 
 
-def _numbers(step: Step) -> _Numbers:
-    ids, numbers = _ids(step), step.numbers
-    return _Numbers(ids, step.divisors, step.scales, numbers.decay, numbers.share)
+def _per_component(step: Step) -> _PerComponent:
+    return _PerComponent(_ids(step), step.divisors, step.scales, step.numbers)
 
 
 def _ids(step: Step) -> jax.Array | None:
     return getattr(step.kernel, "manifold_ids", None)
 
 
-# --- what a kernel computes for one component ------------------------------------------------------
+def _kernel(step: Step, function: Callable, points: _Points, numbers: _PerComponent) -> OneKernel:
+    """A function of a step and of sums, for every component."""
+    size = step.leaf_spec.points_shape[:2]
+    one = dataclasses.replace(step.leaf_spec, shape=size, component=Component((0,), (1,)))
+
+    @functools.wraps(function)
+    def of_one(points: _Points, numbers: _PerComponent):
+        arrays: Any = points  # without a gradient where it is not read
+        ids, divisors, scales, scalars, sums = numbers
+        own = Step(
+            one, kernel_for(one, ids, bounded=True), *arrays, None, scales, scalars, None, divisors,
+            step.settings,
+        )  # fmt: skip
+        return function(own, sums)
+
+    return OneKernel(of_one, points, numbers)
 
 
-def _measured(step: Step, t: None) -> tuple:
-    """⟨v, v⟩ and, if it is needed, ‖v‖ of the tangent vector v, and the new momentum."""
-    momentum, kernel = None, step.kernel
-    v, normal = _projected(step, step.g_with_momentum())
-    if step.trace is not None:
-        momentum = kernel.vector(v)
-        if step.settings.nesterov:
-            v, normal = _projected(step, step.g() + step.numbers.decay * momentum)
-        momentum = momentum.astype(step.trace.dtype)
-    v, normal = _divided(step, (v, normal))
-    length = kernel.length(v, normal) if step.settings.normalization == "component" else None
-    return kernel.squares(step.x(), v, normal), length, momentum
+# What a kernel computes for one component.
 
 
-def _moved(step: Step, t: jax.Array) -> tuple:
+def _at_once(step: Step, sums: None) -> tuple:
+    """The update and the new momentum of a component that shares its step with no other."""
+    v, normal, momentum = _tangent(step)
+    g = step.kernel.length(v, normal) if step.settings.normalization == "component" else None
+    return _update(step, v, normal, g), momentum
+
+
+def _measured(step: Step, sums: None) -> tuple:
+    """⟨v, v⟩ of the tangent vector v, and the new momentum."""
+    v, normal, momentum = _tangent(step)
+    return step.kernel.squares(step.x(), v, normal), momentum
+
+
+def _moved(step: Step, sums: jax.Array) -> tuple:
     """The update, where the trace is the new momentum."""
-    vector, kernel = step.trace, step.kernel
-    if vector is None:
-        vector = step.g()
+    if step.trace is None:
+        v, normal, _ = _tangent(step)
+    elif step.settings.nesterov:
+        v, normal = _divided(step, _ahead(step, step.leaf_spec.points(step.trace)))
     else:
-        vector = step.leaf_spec.points(vector)
+        v, normal = _divided(step, _projected(step, step.leaf_spec.points(step.trace)))
+    return (_update(step, v, normal, linalg.safe_sqrt(sums)),)
+
+
+def _tangent(step: Step) -> tuple:
+    """The tangent vector, its normal numbers, and the new momentum."""
+    projected, momentum = _projected(step, step.g_with_momentum()), None
+    if step.trace is not None:
+        momentum = step.kernel.vector(projected[0])
         if step.settings.nesterov:
-            vector = step.g() + step.numbers.decay * vector
-    v, normal = _divided(step, _projected(step, vector))
-    squares = kernel.squares(step.x(), v, normal)
-    at_rest = (t * t * squares == 0) | (t == 0)  # False for NaN
-    aimed = kernel.aim(step.x(), v, t, normal, squares, at_rest, exact=True)
-    moved = kernel.move(step.x(), v, t, aimed, exact=True)
-    return (step.result(moved, None, None).update,)
+            projected = _ahead(step, momentum)
+        momentum = momentum.astype(step.trace.dtype)
+    return *_divided(step, projected), momentum
+
+
+def _ahead(step: Step, momentum: jax.Array) -> tuple:
+    return _projected(step, step.g() + step.numbers.decay * momentum)
 
 
 def _projected(step: Step, vector: jax.Array) -> tuple:
@@ -170,88 +192,9 @@ def _divided(step: Step, numbers: tuple) -> tuple:
     return jax.tree.map(lambda number: number / step.divisors, numbers)
 
 
-# --- how it runs -----------------------------------------------------------------------------------
-
-
-def _translated(step: Step, function: Callable, points: _Points, numbers: _Numbers) -> Scalars:
-    """A function of a step, for one component of it."""
-    size = step.leaf_spec.points_shape[:2]
-    one = dataclasses.replace(step.leaf_spec, shape=size, component=Component((0,), (1,)))
-
-    def of_one(points: _Points, numbers: _Numbers):
-        own = dataclasses.replace(
-            step, leaf_spec=one, kernel=kernel_for(one, numbers.manifold_ids, bounded=True),
-            weight=points.weight, gradient=points.gradient, trace=points.trace, groups=None,
-            scales=numbers.scales, divisors=numbers.divisors, exact=None,
-            numbers=step.numbers._replace(decay=numbers.decay, share=numbers.share),
-        )  # fmt: skip
-        return function(own, numbers.t)
-
-    def like(shape):
-        return lambda array: jax.ShapeDtypeStruct(shape, jnp.asarray(array).dtype)
-
-    return Scalars(of_one, jax.tree.map(like(size), points), jax.tree.map(like(()), numbers))
-
-
-def _run(
-    step: Step, function: Callable, points: _Points, numbers: _Numbers, *, in_place: bool = False
-) -> Any:
-    """The results of a function of every component.
-
-    Args:
-        step: The step.
-        function: The function.
-        points: Its arguments of the shape of points.
-        numbers: Its other arguments.
-        in_place: Whether the last result overwrites the last of the points.
-    """
-    # Imported here, as it takes a second that few programs need.
-    from jax.experimental import pallas
-    from jax.experimental.pallas import triton
-
-    lanes = step.leaf_spec.points_shape[2:]
-    count, translated = math.prod(lanes), _translated(step, function, points, numbers)
-    arrays = [array.reshape(-1, count) for array in jax.tree.leaves(points)]
-    arrays += [_row(array, lanes) for array in jax.tree.leaves(numbers)]
-    results = translated.outputs
-
-    def kernel(*refs):
-        lane = pallas.program_id(0) * BLOCK + jnp.arange(BLOCK)
-        present = lane < count
-        read, written = refs[: len(arrays)], refs[len(arrays) :]
-
-        def rows_of(ref):  # an index that is a number of Python's cannot be interpreted
-            return [ref.at[np.int_(i)] for i in range(ref.shape[0])]
-
-        def entries(ref):
-            return [triton.load(row, mask=present) for row in rows_of(ref)]
-
-        loaded = [entries(ref) if ref.shape[1] > 1 else [ref[0]] for ref in read]
-        for ref, result in zip(written, translated(BLOCK, *loaded), strict=True):
-            for row, entry in zip(rows_of(ref), result, strict=True):
-                triton.store(row, entry, mask=present)
-
-    def block_of(rows, columns):
-        if columns == 1 < count:  # a number of all components
-            return pallas.BlockSpec((1, 1), lambda i: (0, 0))
-        return pallas.BlockSpec((rows, BLOCK), lambda i: (0, i))
-
-    shapes = [(math.prod(result.shape), count) for result in results]
-    computed = pallas.pallas_call(
-        kernel,
-        [jax.ShapeDtypeStruct(s, r.dtype) for s, r in zip(shapes, results, strict=True)],
-        grid=(pallas.cdiv(count, BLOCK),),
-        in_specs=[block_of(*array.shape) for array in arrays],
-        out_specs=[block_of(*shape) for shape in shapes],
-        input_output_aliases={len(jax.tree.leaves(points)) - 1: len(results) - 1} if in_place else {},
-        compiler_params=triton.CompilerParams(num_warps=BLOCK // 32),
-        interpret=INTERPRET,
-        name=function.__name__.strip("_"),
-    )(*arrays)
-    shaped = zip(computed, results, strict=True)
-    return translated.tree.unflatten([array.reshape(r.shape + lanes) for array, r in shaped])
-
-
-def _row(number: Any, lanes: tuple[int, ...]) -> jax.Array:
-    number = jnp.asarray(number)
-    return (number if number.size == 1 else jnp.broadcast_to(number, lanes)).reshape(1, -1)
+def _update(step: Step, v: Any, normal: Any, g: jax.Array | None) -> jax.Array:
+    kernel, x, t = step.kernel, step.x(), step.by_radius(step.by_normalizer(g))
+    squares = kernel.squares(x, v, normal)
+    at_rest = (t * t * squares == 0) | (t == 0)  # False for NaN
+    aimed = kernel.aim(x, v, t, normal, squares, at_rest, exact=True)
+    return step.result(kernel.move(x, v, t, aimed, exact=True), None, None).update
