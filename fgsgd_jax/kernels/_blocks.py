@@ -51,9 +51,9 @@ def fits_blocks(step: Step) -> bool:
     """Whether kernels can compute a step that is divided, without a transposition before them."""
     cut = step.leaf_spec.component
     in_order = cut.axes == (*range(len(cut.axes)),)
-    # XLA itself writes the update of a sphere in the place of the weight, which is faster.
+    # XLA makes a single kernel of a step on a sphere and of adding the update to the weight.
     on_sphere = isinstance(step.kernel, SphereKernel)
-    if on_sphere or not (in_order and step.weight.size and _xla_cpu.on_single_device()):
+    if on_sphere or not in_order or not _xla_cpu.on_single_device():
         return False
     try:
         _kernel(step, _at_once, _points(step), _per_component(step))

@@ -18,7 +18,7 @@ from fgsgd_jax import _jaxpr
 
 # Operations entry by entry that Pallas compiles for GPUs.
 ENTRYWISE = {
-    "abs", "add", "and", "clamp", "convert_element_type", "copy", "cos", "div", "eq", "exp", "ge",
+    "abs", "add", "and", "clamp", "convert_element_type", "cos", "div", "eq", "exp", "ge",
     "gt", "integer_pow", "is_finite", "le", "log", "lt", "max", "min", "mul", "ne", "neg", "not",
     "or", "pow", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "sub",
 }  # fmt: skip
@@ -40,6 +40,7 @@ def _slice(x, *, start_indices, limit_indices, strides):
 # What only moves entries, as functions on NumPy's arrays of objects.
 MOVES: dict[str, Callable] = {
     "broadcast_in_dim": _broadcast_in_dim,
+    "copy": lambda x: x,
     "concatenate": lambda *parts, dimension: np.concatenate(parts, dimension),
     "reshape": lambda x, *, new_sizes, **_: x.reshape(new_sizes),
     "rev": lambda x, *, dimensions: np.flip(x, dimensions),
