@@ -1,12 +1,16 @@
-"""The step for GPUs in two Pallas kernels, each of which computes whole points in registers.
+"""The step for GPUs by two kernels of Pallas, each of which computes whole points in registers.
 
 The first kernel reads the weight and the gradient, and the momentum, in whose place it writes the
-new one, and measures the tangent vector of every component; from that XLA computes the length of
-the step. The second reads them again and writes the update. However much the entries of a point
-depend on each other, nothing else of the size of a weight is read or written.
+new one, and measures the tangent vector of every component; XLA adds the squares of each group. The
+second reads the weight again, and the gradient or the new momentum, and writes the update. However
+much the entries of a point depend on each other, nothing else of the size of a weight is read or
+written. A step that no group shares needs one kernel only.
 
-Both kernels run the textbook functions in `Kernel`, translated by `_scalars.py`; Pallas compiles
-them through Triton.
+The kernels run the functions of `Kernel`, translated by `_scalars.py` and compiled through Triton.
+
+XLA cannot fuse an operation into them, so that adding the update to the weight reads both again and
+takes a kernel of its own. A step on spheres has that addition in its second pass (`_gpu.py`), moves
+fewer bytes there, and is left as it is.
 """
 
 import dataclasses
@@ -51,9 +55,7 @@ def fits_blocks(step: Step) -> bool:
     """Whether kernels can compute a step that is divided, without a transposition before them."""
     cut = step.leaf_spec.component
     in_order = cut.axes == (*range(len(cut.axes)),)
-    # XLA makes a single kernel of a step on a sphere and of adding the update to the weight.
-    on_sphere = isinstance(step.kernel, SphereKernel)
-    if on_sphere or not in_order or not _xla_cpu.on_single_device():
+    if isinstance(step.kernel, SphereKernel) or not in_order or not _xla_cpu.on_single_device():
         return False
     try:
         _kernel(step, _at_once, _points(step), _per_component(step))

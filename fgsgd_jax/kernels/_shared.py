@@ -32,7 +32,7 @@ class Settings(NamedTuple):
             given numbers, or by none.
         normalizer: τ, called as `normalizer(g, rho, curvature)` with norms g; None where it is not
             needed.
-        pallas: Whether programs for GPUs take the step by Pallas kernels where there are some.
+        pallas: Whether programs for GPUs take the step by kernels of Pallas, where it has them.
     """
 
     coordinates: Coordinates

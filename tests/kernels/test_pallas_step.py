@@ -1,4 +1,4 @@
-"""The step by Pallas kernels is the chain of the links too; here JAX interprets the kernels."""
+"""The step by kernels of Pallas is the chain of the links too; here JAX interprets the kernels."""
 
 import re
 
@@ -20,6 +20,10 @@ pytestmark = pytest.mark.usefixtures("quickly_compiled")
 # A component for every thread of a block, and some for a second block.
 SECOND_BLOCK = (3, 3, 13, 11)
 TRITON = "__gpu$xla.gpu.triton"
+
+lowers_without_a_gpu = pytest.mark.skipif(
+    jax.__version_info__ >= (0, 11), reason="since JAX 0.11, Pallas lowers only for a GPU it finds"
+)
 
 
 @pytest.fixture
@@ -170,6 +174,7 @@ def test_they_are_off_unless_they_are_asked_for(monkeypatch):
     assert launches((3, 3, 4, 6), fg.pom("PO", fg.Stiefel()))
 
 
+@lowers_without_a_gpu
 @pytest.mark.parametrize("platform", ["cuda", "rocm"])
 def test_a_program_exported_for_a_gpu_holds_both_kernels(platform, monkeypatch):
     monkeypatch.setattr(kernels, "PALLAS", True)
@@ -218,6 +223,7 @@ def every_operation(points, numbers):
     return (sum(map(jnp.sum, terms)) + jnp.max(x) + jnp.min(x),)
 
 
+@lowers_without_a_gpu
 def test_every_operation_that_is_taken_can_be_lowered_for_gpus():
     shape = jax.ShapeDtypeStruct((2, 2, 7), jnp.float32), jax.ShapeDtypeStruct((7,), jnp.float32)
     used = str(jax.make_jaxpr(every_operation)((jnp.ones((2, 2)),), (1.0,)))

@@ -103,7 +103,7 @@ def _small_components(dtype) -> Iterator[Case]:
 
 
 def _by_pallas(case: Case) -> Case:
-    """The same update with the step by Pallas kernels, which are for GPUs."""
+    """The same update with the step by kernels of Pallas, which are for GPUs."""
 
     def optimizer(params):
         before, kernels.PALLAS = kernels.PALLAS, True

@@ -9,7 +9,7 @@ below the table says whether two runs from the same weights gave the same bits.
 The first table compares updates of small weights with those of the plain links in float64 on the
 CPU: the error is ‖update − reference‖ / ‖reference‖.
 
-With --pallas all programs take steps by Pallas kernels (`fgsgd_jax/kernels/_blocks.py`), which are
+With --pallas programs take steps by kernels of Pallas (`fgsgd_jax/kernels/_blocks.py`), which are
 off otherwise. To see which form is faster, measure both on the same device:
 
     python -m tests.benchmarks.device --out results --only checks "3×3 kernels, float32"
