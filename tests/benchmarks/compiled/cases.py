@@ -18,10 +18,13 @@ from .devices import DEVICES
 
 PIO_GROUPS = 64
 MIXTURE = ("sphere", "oblique", "stiefel")
-WITH_PALLAS = tuple(
-    f"{update}, {manifolds}"
-    for update in ("fgsgd PO", "fgsgd PIO", "riemannian_adam PO")
-    for manifolds in ("oblique", "stiefel", "+".join(MIXTURE))
+# The beginnings of the labels of updates that are also compiled with kernels of Pallas.
+WITH_PALLAS = (
+    *(f"fgsgd {scheme}, {name}" for scheme in ("PO", "PIO") for name in MIXTURE[1:]),
+    *(
+        f"{update}, {'+'.join(MIXTURE)}"
+        for update in ("fgsgd PO", "fgsgd PIO", "riemannian_adam PO")
+    ),
 )
 MATRICES = {f"matrix{i}": (1024, 256) for i in range(4)}
 DENSE = [(784, 512), (512, 512), (512, 10)]
@@ -112,7 +115,7 @@ def _by_pallas(case: Case) -> Case:
         finally:
             kernels.PALLAS = before
 
-    label = f"{case.label}, by Pallas"
+    label = case.label.replace("fgsgd", "Pallas").replace("riemannian_adam", "Pallas, adam")
     return dataclasses.replace(case, label=label, optimizer=optimizer, devices=("h100",))
 
 
