@@ -131,12 +131,12 @@ def _kernel(step: Step, function: Callable, points: _Points, numbers: _PerCompon
     @functools.wraps(function)
     def of_one(points: _Points, numbers: _PerComponent):
         arrays: Any = points  # without a gradient where it is not read
-        ids, divisors, scales, scalars, sums = numbers
         own = Step(
-            one, kernel_for(one, ids, bounded=True), *arrays, None, scales, scalars, None, divisors,
-            step.settings,
+            one, kernel_for(one, numbers.manifold_ids, bounded=True), arrays.weight,
+            arrays.gradient, arrays.trace, None, numbers.scales, numbers.numbers, None,
+            numbers.divisors, step.settings,
         )  # fmt: skip
-        return function(own, sums)
+        return function(own, numbers.sums)
 
     return OneKernel(of_one, points, numbers)
 
