@@ -3,10 +3,16 @@
 Everything here equals textbook code elsewhere up to rounding, and exists for speed alone. To follow
 the algorithm, read `transforms` and `geometry` instead.
 
-A step has two forms, and a program takes one of them when it is lowered: passes over arrays
-(`_passes.py`), and for spheres and oblique manifolds on GPUs two passes over entries (`_gpu.py`).
-To have passes over arrays everywhere, set `fgsgd_jax.kernels._step.GPUS = ()` before the first
-update is traced.
+A step has three forms, and a program takes one of them when it is lowered: passes over arrays
+(`_passes.py`), for spheres and oblique manifolds on GPUs two passes over entries (`_gpu.py`), and,
+if they are asked for, kernels of Pallas for GPUs (`_blocks.py`). To have passes over arrays
+everywhere, set `fgsgd_jax.kernels._step.GPUS = ()` before the first update is traced.
+
+Kernels of Pallas are off: they were compiled for an H100 and interpreted on a CPU, but have not run
+on a GPU yet. To have them, set `fgsgd_jax.kernels.PALLAS = True` before an optimizer is made. They
+serve single devices and small points, of all manifolds but a sphere alone. `jax.export` then needs
+`DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")`, exports for one platform at a time, and
+since JAX 0.11 does so only where it finds a GPU.
 """
 
 from fgsgd_jax.kernels._choice import has_kernels as has_kernels
@@ -17,3 +23,6 @@ from fgsgd_jax.kernels._shared import Result as Result
 from fgsgd_jax.kernels._shared import Settings as Settings
 from fgsgd_jax.kernels._step import fused_step as fused_step
 from fgsgd_jax.kernels._step import tangent_norms as tangent_norms
+
+# Whether optimizers that are made from now on step by kernels of Pallas in programs for GPUs.
+PALLAS = False

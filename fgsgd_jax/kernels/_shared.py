@@ -32,12 +32,14 @@ class Settings(NamedTuple):
             given numbers, or by none.
         normalizer: τ, called as `normalizer(g, rho, curvature)` with norms g; None where it is not
             needed.
+        pallas: Whether programs for GPUs take the step by kernels of Pallas, where it has them.
     """
 
     coordinates: Coordinates
     nesterov: bool
     normalization: Normalization
     normalizer: Callable | None = None
+    pallas: bool = False
 
 
 class Numbers(NamedTuple):
@@ -127,22 +129,26 @@ class Step:
             squares: ⟨v, v⟩ of every component.
             lengths: ‖v‖ of every component, as a function.
         """
-        rate, _, rho, curvature, _ = self.numbers
-        radius, _ = step_radius(self.settings.coordinates, self.scales[0])
         if self.settings.normalization is None:
-            rate = rate if radius is None else rate / radius
-            length = lengths()
+            rate, length = self.by_radius(self.numbers.rate), lengths()
             return jnp.where(jnp.isnan(length), length, self.kernel.shortened(-rate, length))
-        # Divided by τ, no step is longer than the rate.
-        rate = jnp.minimum(rate, linalg.SQUARABLE_STEP[squares.dtype.itemsize])
-        tau: Any = self.settings.normalizer
-        if self.settings.normalization == "given":
-            t = -rate
-        elif self.settings.normalization == "component":
-            t = -rate / tau(lengths(), rho, curvature)
-        else:
+        if self.settings.normalization == "group":
             g = group_norms(self.leaf_spec, squares, self.groups)
-            t = per_component(-rate / tau(g, rho, curvature), self.groups)
+            return self.by_radius(per_component(self.by_normalizer(g), self.groups))
+        g = lengths() if self.settings.normalization == "component" else None
+        return self.by_radius(self.by_normalizer(g))
+
+    def by_normalizer(self, g: jax.Array | None) -> jax.Array:
+        """Minus the rate, divided by τ of norms g, or None where given numbers divide the step."""
+        rate, _, rho, curvature, _ = self.numbers
+        # Divided by τ, no step is longer than the rate.
+        rate = jnp.minimum(rate, linalg.SQUARABLE_STEP[rate.dtype.itemsize])
+        tau: Any = self.settings.normalizer
+        return -rate if g is None else -rate / tau(g, rho, curvature)
+
+    def by_radius(self, t: jax.Array) -> jax.Array:
+        """t, divided by the radius on which the step is taken."""
+        radius, _ = step_radius(self.settings.coordinates, self.scales[0])
         return t if radius is None else t / radius
 
     def result(self, moved: jax.Array, momentum: jax.Array | None, token) -> Result:

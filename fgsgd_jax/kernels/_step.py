@@ -1,7 +1,7 @@
 """`fused_step`: a whole step of one weight, Algorithm 1, in as few passes over memory as possible.
 
 It equals the chain of the links up to rounding; `tests/kernels` hold it to that. `_passes.py` has
-the form that every platform can run, `_gpu.py` one for GPUs.
+the form that every platform can run, `_gpu.py` and `_blocks.py` have those for GPUs.
 """
 
 from collections.abc import Callable
@@ -11,9 +11,9 @@ import jax
 from jax import lax
 
 from fgsgd_jax import _xla_cpu, linalg
+from fgsgd_jax.kernels._blocks import blocks, fits_blocks
 from fgsgd_jax.kernels._choice import kernel_for
 from fgsgd_jax.kernels._gpu import two_passes
-from fgsgd_jax.kernels._kernel import Kernel
 from fgsgd_jax.kernels._passes import passes
 from fgsgd_jax.kernels._shared import Drawn, Numbers, Result, Settings, Step
 from fgsgd_jax.kernels._sphere import RescalingKernel
@@ -54,8 +54,7 @@ def tangent_norms(
 
     return _on_platform(
         leaf_spec,
-        kernel,
-        lambda: norms(linalg.Entries.of),
+        (lambda: norms(linalg.Entries.of)) if isinstance(kernel, RescalingKernel) else None,
         lambda: _xla_cpu.materialize(norms, weight, after=after),
     )
 
@@ -99,15 +98,21 @@ def fused_step(
     )  # fmt: skip
     if not bounded:  # squares may overflow, and the length of a step is measured on the way
         return passes(step, after)
+    on_gpu = two_passes if isinstance(kernel, RescalingKernel) else None
+    if settings.pallas and _is_small(leaf_spec) and fits_blocks(step):
+        on_gpu = blocks
     return _on_platform(
-        leaf_spec, kernel, lambda: two_passes(step, after), lambda: passes(step, after)
+        leaf_spec, on_gpu and (lambda: on_gpu(step, after)), lambda: passes(step, after)
     )
 
 
-def _on_platform(leaf_spec: LeafSpec, kernel: Kernel, on_gpu: Callable, elsewhere: Callable) -> Any:
-    """What a program lowered for a GPU does with spheres and columns of few entries, or others."""
+def _is_small(leaf_spec: LeafSpec) -> bool:
     rows, columns = leaf_spec.points_shape[:2]
-    large = rows * columns > LARGEST_IN_REGISTERS
-    if large or not isinstance(kernel, RescalingKernel) or _xla_cpu.in_shard_map():
+    return rows * columns <= LARGEST_IN_REGISTERS
+
+
+def _on_platform(leaf_spec: LeafSpec, on_gpu: Callable | None, elsewhere: Callable) -> Any:
+    """What a program lowered for a GPU does with small points, or what every other one does."""
+    if on_gpu is None or not _is_small(leaf_spec) or _xla_cpu.in_shard_map():
         return elsewhere()
     return lax.platform_dependent(default=elsewhere, **dict.fromkeys(GPUS, on_gpu))

@@ -19,6 +19,7 @@ from fgsgd_jax.spec._groups import Groups as Groups
 from fgsgd_jax.spec._groups import drawn_groups as drawn_groups
 from fgsgd_jax.spec._groups import group_members as group_members
 from fgsgd_jax.spec._groups import group_norms as group_norms
+from fgsgd_jax.spec._groups import group_sums as group_sums
 from fgsgd_jax.spec._groups import per_component as per_component
 from fgsgd_jax.spec._kept_scales import squared_norm as squared_norm
 from fgsgd_jax.spec._leaf import times as times

@@ -58,14 +58,18 @@ def group_norms(leaf_spec, squares: jax.Array, groups: Groups | None) -> jax.Arr
     Returns:
         `(groups,)` for drawn groups, else an array that broadcasts against the components.
     """
+    return linalg.safe_sqrt(group_sums(leaf_spec, squares, groups))
+
+
+def group_sums(leaf_spec, squares: jax.Array, groups: Groups | None) -> jax.Array:
+    """The sum over every group, before the square root."""
     if groups is None:
         axes = summed_axes(leaf_spec.scheme, leaf_spec.component)
-        return linalg.safe_sqrt(jnp.sum(squares, axis=axes, keepdims=True))
+        return jnp.sum(squares, axis=axes, keepdims=True)
     # Without the barrier XLA computes the squares again, at random places, to look them up.
     squares = lax.optimization_barrier(squares)
     elsewhere = _sums_by_scatter if jax.device_count() > 1 else _sums_by_lookup
-    sums = lax.platform_dependent(squares, groups, tpu=_sums_by_comparison, default=elsewhere)
-    return linalg.safe_sqrt(sums)
+    return lax.platform_dependent(squares, groups, tpu=_sums_by_comparison, default=elsewhere)
 
 
 def _sums_by_lookup(squares: jax.Array, groups: Groups) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax import _xla_cpu, linalg
+from fgsgd_jax import _xla_cpu, kernels, linalg
 from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_step, has_kernels
 from fgsgd_jax.spec import Groups, LeafSpec, map_leaves, require_gradients
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
@@ -73,7 +73,7 @@ def fused(
     if normalize is not None:
         normalization = "component" if normalize.settings["per_component"] else "group"
         rho, curvature = normalize.settings["rho"], normalize.settings["curvature"]
-    settings = Settings(coordinates, nesterov, normalization, normalizer)
+    settings = Settings(coordinates, nesterov, normalization, normalizer, kernels.PALLAS)
 
     def init_fn(params):
         require_on_manifolds(params, spec)

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax import _xla_cpu, linalg
+from fgsgd_jax import _xla_cpu, kernels, linalg
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.kernels import (
     Drawn,
@@ -52,7 +52,10 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
     spec, moment, amsgrad = (adam.settings[name] for name in ("spec", "moment", "amsgrad"))
     b1, b2, eps = (adam.settings[name] for name in ("b1", "b2", "eps"))
     on_euclidean, learning_rate = adam.settings["on_euclidean"], rate.settings["learning_rate"]
-    settings = Settings(tangent.settings["coordinates"], nesterov=False, normalization="given")
+    settings = Settings(
+        tangent.settings["coordinates"], nesterov=False, normalization="given",
+        pallas=kernels.PALLAS,
+    )  # fmt: skip
 
     def init_fn(params):
         require_on_manifolds(params, spec)

@@ -9,12 +9,23 @@ import jax.numpy as jnp
 import optax
 
 import fgsgd_jax as fg
+from fgsgd_jax import kernels
 from fgsgd_jax.experiments.bench import networks
 from fgsgd_jax.experiments.bench.config import MOMENTUM, RATE
 from fgsgd_jax.experiments.bench.weights import manifolds_named, update_of
 
+from .devices import DEVICES
+
 PIO_GROUPS = 64
 MIXTURE = ("sphere", "oblique", "stiefel")
+# The beginnings of the labels of updates that are also compiled with kernels of Pallas.
+WITH_PALLAS = (
+    *(f"fgsgd {scheme}, {name}" for scheme in ("PO", "PIO") for name in MIXTURE[1:]),
+    *(
+        f"{update}, {'+'.join(MIXTURE)}"
+        for update in ("fgsgd PO", "fgsgd PIO", "riemannian_adam PO")
+    ),
+)
 MATRICES = {f"matrix{i}": (1024, 256) for i in range(4)}
 DENSE = [(784, 512), (512, 512), (512, 10)]
 
@@ -31,6 +42,7 @@ class Case:
         limit: The bytes per weight that an update cannot do without, or None: every array of the
             size of the weights read and written once, the weight and the gradient read twice where
             the norm of a group has to be known before the step.
+        devices: The devices that it is compiled for.
     """
 
     block: str
@@ -38,6 +50,7 @@ class Case:
     optimizer: Callable[[Any], optax.GradientTransformation]
     params: Any
     limit: float | None = None
+    devices: tuple[str, ...] = tuple(DEVICES)
 
     @property
     def name(self) -> str:
@@ -68,7 +81,10 @@ class Case:
 def cases() -> Iterator[Case]:
     """All updates, in the order of the table."""
     for dtype in (jnp.float32, jnp.bfloat16):
-        yield from _small_components(dtype)
+        for case in _small_components(dtype):
+            yield case
+            if case.label.startswith(WITH_PALLAS):
+                yield _by_pallas(case)
     yield from _matrices()
     yield from _path_sgd()
 
@@ -87,6 +103,20 @@ def _small_components(dtype) -> Iterator[Case]:
             limit = size * (5 if momentum is None else 8) + 2 * drawn / 9
             yield Case(block, label, _fgsgd(scheme, names, momentum), params, limit)
         yield Case(block, f"riemannian_adam PO, {'+'.join(names)}", _adam(names), params)
+
+
+def _by_pallas(case: Case) -> Case:
+    """The same update with the step by kernels of Pallas, which are for GPUs."""
+
+    def optimizer(params):
+        before, kernels.PALLAS = kernels.PALLAS, True
+        try:
+            return case.optimizer(params)
+        finally:
+            kernels.PALLAS = before
+
+    label = case.label.replace("fgsgd", "Pallas").replace("riemannian_adam", "Pallas, adam")
+    return dataclasses.replace(case, label=label, optimizer=optimizer, devices=("h100",))
 
 
 def _matrices() -> Iterator[Case]:

@@ -22,13 +22,17 @@ def main(device: str, *patterns: str) -> None:
     """Compiles the cases whose name contains all patterns."""
     topology = DEVICES[device].topology()
     sharding = NamedSharding(Mesh(np.array(topology.devices[:1]), ("x",)), PartitionSpec())
-    for case in chosen(patterns):
+    for case in chosen(patterns, device):
         print(json.dumps(counted(case, device, sharding)), flush=True)
 
 
-def chosen(patterns: Sequence[str]) -> list[Case]:
-    """The cases whose name contains all patterns."""
-    return [case for case in cases() if all(pattern in case.name for pattern in patterns)]
+def chosen(patterns: Sequence[str], device: str) -> list[Case]:
+    """The cases of a device whose name contains all patterns."""
+    return [
+        case
+        for case in cases()
+        if device in case.devices and all(pattern in case.name for pattern in patterns)
+    ]
 
 
 def counted(case: Case, device: str, sharding: NamedSharding) -> dict[str, Any]:

@@ -20,6 +20,7 @@ os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")
 
 from cyclopts import Parameter
 
+from fgsgd_jax import kernels
 from fgsgd_jax.experiments import cli
 from fgsgd_jax.experiments.bench import environment, sections
 
@@ -44,6 +45,7 @@ def _measure(
     only: tuple[str, ...] = (),
     width: float = 1.0,
     smoke: bool = False,
+    pallas: bool = False,
     again: bool = False,
     name: str = "results",
     into: Path | None = None,
@@ -59,6 +61,7 @@ def _measure(
             more names.
         width: Multiply numbers of channels and the sides of matrices.
         smoke: Measure two updates of small weights, to see that the program runs.
+        pallas: Step by the kernels of Pallas of `fgsgd_jax.kernels`, where there are some.
         again: Measure nothing; make table and figure again from the rows in the folder.
         name: The name of the files: <name>.jsonl with the rows, <name>.md and <name>.png.
         into: Write the table into this Markdown file instead, below the link to the figure.
@@ -66,6 +69,7 @@ def _measure(
     """
     command = shlex.join([*PROGRAM.split(), *words])
     interrupted = False
+    kernels.PALLAS = pallas
     if not again:
         wanted = _wanted(only, [block.name for block in cases.blocks(width)])
         out.mkdir(parents=True, exist_ok=True)
