@@ -68,7 +68,7 @@ def _warn_if_all_is_euclidean(spec: Collection) -> None:
         path, reason = next(iter(why.items()))
         warnings.warn(
             f"No leaf of this spec is on a manifold, so all {len(spec)} are trained as Euclidean "
-            f"leaves, {path!r} because of: {reason}. Name weights in rules, as in "
+            f"leaves; the reason for {path!r} is: {reason}. Name weights in rules, as in "
             f"collection(params, ({path!r}, pom(…))), or give a preset, as in preset='mlp'.",
             stacklevel=4,
         )

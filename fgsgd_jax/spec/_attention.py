@@ -86,16 +86,16 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
     beside = list(_beside(path, shapes))
     has_query = any(kind_of(other) == "query" for other in beside)
     parts = known or (2 if has_query else 3)  # GPT-2 calls keys and values c_attn beside q_attn
-    if outputs == parts * inputs:
-        return _named(parts)
-    swapped = parts == 3 and inputs == 3 * outputs
-    if layout is None and (swapped or keys_of(path)[-1] == "weight"):
-        return OUTPUTS_MAY_COME_FIRST
     read = {
         shapes[other][letters.index("I")]
         for other in beside
         if len(shapes[other]) == 2 and is_attention_output(other, shapes)
     }
+    if outputs == parts * inputs and read <= {inputs}:
+        return _named(parts)
+    swapped = parts == 3 and inputs == 3 * outputs
+    if layout is None and (swapped or keys_of(path)[-1] == "weight"):
+        return OUTPUTS_MAY_COME_FIRST
     if read == {outputs / parts} or (known == 2 and outputs % 2 == 0):
         return _named(parts)
     if not known and outputs == inputs:

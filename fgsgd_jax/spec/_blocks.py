@@ -5,10 +5,11 @@ scale of none matters? `restored`: does any follow at all, so that the sizes of 
 multiply from block to block?
 """
 
+import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from fgsgd_jax.spec._kinds import is_normalization, keys_of
+from fgsgd_jax.spec._kinds import is_normalization, keys_of, kind_of
 
 Block = tuple[str, ...]
 
@@ -32,10 +33,27 @@ def block_of(keys: Block) -> Block:
 def normalizations(leaves: Iterable[tuple[str, tuple[int, ...]]]) -> Counter[Block]:
     """The number of normalization layers in each block.
 
+    A `scale` or `gamma` counts if its layer is called a normalization, or holds nothing else, as a
+    weight with a factor of its own or a block does, and is no single number.
+
     Args:
         leaves: Path, and shape without stacked layers, of all leaves.
     """
-    layers = {layer_of(path) for path, shape in leaves if is_normalization(path, shape)}
+    shapes = dict(leaves)
+    holding = {
+        layer_of(path)[:length]
+        for path, shape in shapes.items()
+        if len(shape) > 1
+        for length in range(path.count("/") + 1)
+    }
+
+    def counts(path: str, shape: tuple[int, ...]) -> bool:
+        """Whether it is a normalization; `scale` in a layer of weights, or a number, is none."""
+        named = kind_of("/".join(layer_of(path))) == "normalization"
+        is_gain = math.prod(shape) == 1 or layer_of(path) in holding or "layer_scale" in path
+        return is_normalization(path, shape) and (named or not is_gain)
+
+    layers = {layer_of(path) for path, shape in shapes.items() if counts(path, shape)}
     return Counter(map(block_of, layers))
 
 

@@ -33,9 +33,8 @@ def growth_sentence(leaves: Sequence[tuple[str, tuple[int, ...], LeafSpec | None
     if len(growing) < 2 or 0.1 <= factor <= 10:
         return ""
     return (
-        f"No normalization layer stands beside {len(growing)} of these weights. Without one, "
-        f"features become {factor:.0e} times as large through them, one after another; "
-        "scale='variance' keeps their size."
+        f"No normalization layer stands beside {len(growing)} of these weights. Without one, they "
+        f"together make features {factor:.0e} times as large; scale='variance' keeps their size."
     )
 
 

@@ -1,5 +1,6 @@
 """The head of a network whose path does not say so: the last layer, which no other reads."""
 
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
@@ -103,17 +104,23 @@ def unread_dense(leaves: Leaves, layout: str | None) -> frozenset[str]:
     if names_a_head(leaves) or len(dense) < 2 or letters is None:
         return frozenset()
 
+    matrices = Counter(layer_of(path) for path in dense)
+
+    def layer(path: str) -> Block:
+        """The layer of a leaf, or itself where weights have no layers of their own."""
+        return layer_of(path) if matrices[layer_of(path)] < 2 else (path,)
+
     layers_with: dict[int, set[Block]] = {}
     for path, leaf in leaves:
         if kind_of(path) != "embedding":
             for size in leaf.shape:
-                layers_with.setdefault(size, set()).add(layer_of(path))
+                layers_with.setdefault(size, set()).add(layer(path))
     inputs = {shape[letters.index("I")] for shape in dense.values()}
     outputs = {path: shape[letters.index("O")] for path, shape in dense.items()}
     return frozenset(
         path
         for path, number in outputs.items()
-        if layers_with[number] == {layer_of(path)} and number / 2 not in inputs
+        if layers_with[number] == {layer(path)} and number / 2 not in inputs
     )
 
 

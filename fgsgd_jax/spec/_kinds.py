@@ -51,6 +51,11 @@ def kind_of(path: str) -> Kind:
         return "bias"
     if last in _NORMALIZATIONS:
         return "normalization"
+    around = "/".join(keys).lower()
+    if "router" in around or "expert" in around:  # all layers inside of them
+        return "router" if "router" in around else "expert"
+    if len(keys) > 2 and "embed" in keys[-3].lower() and _is_leaf_name(last):
+        return "embedding"  # a layer inside of an embedding
     for key in reversed(keys[:-1] if last == "weight_v" else keys):  # v of weight normalization
         lower, words = key.lower(), set(words_of(key))
         for kind, parts, whole in _NAMES:

@@ -14,6 +14,8 @@ from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 Shape = tuple[int, ...]
 Paths = frozenset[str]
 
+IMAGE_CHANNELS = 4  # at most; layers inside of a network have more
+
 _HEADS = {"head", "classifier", "logits"}
 _LAST = {"out", "outc", "outconv", "output", "final", "last"}
 
@@ -48,7 +50,8 @@ def last_convolutions(
     circular = {path for path in inner if network.may_be_read_by_the_first_only(path)}
     heads = set(filter(_is_called_last, unread | circular))
     if names_a_head(leaves) or network.has_dense_head():
-        return frozenset(heads), frozenset(unread - heads)
+        images = {path for path in circular if network.outputs(path) <= IMAGE_CHANNELS}
+        return frozenset(heads), frozenset((unread | (images & network.last())) - heads)
     heads |= unread & network.last() & network.outer()
     maybe = unread | (circular & network.outer())
     if not heads:

@@ -184,7 +184,8 @@ def resolve_component(
         )
     if component == "row" and layout is None and len(shape) == 2:
         layout = "IO"
-    if len(shape) == 2 and component in (None, "filter") and kind_of(path) == "embedding":
+    own = "/".join(keys_of(path)[-2:])  # not a layer inside of an embedding
+    if len(shape) == 2 and component in (None, "filter") and kind_of(own) == "embedding":
         raise ValueError(
             f"has shape {shape} and is an embedding by its path, so the vectors to constrain are "
             "its rows: write component='row'. For its columns, vectors over the whole vocabulary, "

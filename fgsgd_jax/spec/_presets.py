@@ -194,8 +194,8 @@ def _instead(
     stacked = [path for path, its in shapes.items() if len(its) == 3 and kind_of(path) == "dense"]
     if stacked and layouts.of_one is None:
         return (
-            f"Those of three axes, such as {stacked[0]!r}, need layout='SIO' if layers are "
-            "stacked; else name the weights in rules."
+            f"Weights of three axes, such as {stacked[0]!r}, need layout='SIO' if layers are "
+            "stacked; otherwise name them in rules."
         )
     matrices = [path for path, its in shapes.items() if len(its) > 1]
     named_weight = any(keys_of(path)[-1] == "weight" for path in matrices)

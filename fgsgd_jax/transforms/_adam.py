@@ -24,6 +24,7 @@ from fgsgd_jax.transforms._link import (
     working_dtypes,
 )
 from fgsgd_jax.transforms._momentum import previous_weights
+from fgsgd_jax.transforms._numbers import require_decay, require_small_constant
 
 
 class ScaleByRiemannianAdamState(NamedTuple):
@@ -85,6 +86,10 @@ def scale_by_riemannian_adam(
         A transformation whose `update` needs `params`. It takes tangent vectors, so it comes after
         `project_to_tangent`.
 
+    Raises:
+        TypeError: If a constant is no number.
+        ValueError: If `moment` is unknown, a decay is not from 0 to below 1, or `eps` is negative.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import fgsgd_jax as fg
@@ -105,6 +110,9 @@ def scale_by_riemannian_adam(
         raise ValueError(
             f"`moment` is one of {', '.join(map(repr, get_args(Moment)))}; got {moment!r}."
         )
+    for name, decay in (("b1", b1), ("b2", b2)):
+        require_decay(name, decay)
+    require_small_constant("eps", eps)
     adam = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
     on_euclidean = optax.masked(adam(b1, b2, eps), spec.euclidean_mask)
 

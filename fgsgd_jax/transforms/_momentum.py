@@ -8,6 +8,7 @@ import optax
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, map_leaves, require_collection, require_gradients
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._numbers import require_decay
 
 
 class TraceOnManifoldState(NamedTuple):
@@ -65,6 +66,7 @@ def trace_on_manifold(
         2008, section 8.1.3.
     """
     require_collection(spec)
+    require_decay("decay", decay)
 
     def init_fn(params):
         state = SpecState.of(spec, params)

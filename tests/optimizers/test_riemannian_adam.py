@@ -280,3 +280,32 @@ def test_a_state_of_other_second_moments_is_refused(made, used):
         ValueError, match=r"Riemannian Adam with other arguments .*(moment|amsgrad)="
     ):
         update(params, state, params)
+
+
+@pytest.mark.parametrize(
+    ("constants", "message"),
+    [
+        ({"b1": 1.0}, "b1 must be at least 0 and below 1"),
+        ({"b2": 1.5}, "b2 must be at least 0 and below 1"),
+        ({"b2": -0.1}, "b2 must be at least 0 and below 1"),
+        ({"b1": float("nan")}, "b1 must be at least 0 and below 1"),
+        ({"eps": -1e-8}, "eps must be a finite number of at least 0"),
+        ({"b1": True}, "b1 must be a number"),
+        ({"eps": "1e-8"}, "eps must be a number"),
+    ],
+)
+def test_constants_that_make_no_sense_are_refused(constants, message):
+    spec = fg.collection({"w": jnp.ones((4, 2))}, ("w", fg.pom("layer", fg.Sphere())))
+    for make in (
+        lambda: fg.riemannian_adam(0.1, spec, **constants),
+        lambda: fg.scale_by_riemannian_adam(spec, **constants),
+    ):
+        with pytest.raises((ValueError, TypeError), match=message):
+            make()
+
+
+@pytest.mark.parametrize("decay", [1.0, 1.5, -0.1, True, "0.9"])
+def test_a_decay_of_momentum_that_makes_no_sense_is_refused_by_the_link(decay):
+    spec = fg.collection({"w": jnp.ones((4, 2))}, ("w", fg.pom("layer", fg.Sphere())))
+    with pytest.raises((ValueError, TypeError), match="decay must be"):
+        fg.trace_on_manifold(spec, decay)

@@ -188,7 +188,7 @@ PLAIN = {
 
 def said_growth(spec):
     """By how much features grow, as the spec says; None if it says nothing."""
-    said = re.search(r"features become (\S+) times as large .* scale='variance'", str(spec))
+    said = re.search(r"make features (\S+) times as large; scale='variance'", str(spec))
     return said and float(said[1])
 
 
@@ -289,5 +289,5 @@ def test_a_spec_says_nothing_where_features_keep_their_size():
         fg.collection({"layer_0": params["layer_0"]}, rule),  # one layer cannot do much
         fg.collection(square, ("*", fg.pom("layer", fg.Stiefel()))),
     ):
-        assert "features become" not in str(quiet) + quiet._repr_html_()
-    assert "features become" in fg.collection(params, rule)._repr_html_()
+        assert "make features" not in str(quiet) + quiet._repr_html_()
+    assert "make features" in fg.collection(params, rule)._repr_html_()

@@ -512,7 +512,7 @@ def test_the_last_of_stacked_networks_is_a_head(sizes):
 
 
 def test_an_output_of_a_transformer_that_is_not_the_last_is_named():
-    params = kernels(x_embedder__proj=(16, 64), blk__attn__qkv=(64, 192), blk__mlp__fc1=(64, 256))
+    params = kernels(x_input__proj=(16, 64), blk__attn__qkv=(64, 192), blk__mlp__fc1=(64, 256))
     params |= kernels(blk__mlp__fc2=(256, 64), final_layer__linear=(64, 10))
     spec = fg.collection(params, preset="transformer")
     assert "'final_layer/linear/kernel' may give the output" in str(spec)
@@ -582,3 +582,92 @@ def test_a_scale_beside_a_preset_replaces_those_of_the_preset(preset, scale):
         scale=scale,
     )
     assert ruled[path].gamma == 2.0
+
+
+# --- what a name or a shape may not be taken for --------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("fused", "shape", "output", "width"),
+    [
+        ("qkv", (64, 192), "o_proj", 128),
+        ("c_attn", (64, 192), "c_proj", 128),
+        ("in_proj", (64, 192), "out_proj", 96),
+        ("qkv", (32, 96), "proj", 64),
+    ],
+)
+def test_the_output_of_attention_says_that_three_matrices_are_not_of_one_size(
+    fused, shape, output, width
+):
+    attention = {f"attn__{fused}": shape, f"attn__{output}": (width, shape[0])}
+    spec = fg.collection(kernels(**attention, mlp__up=(64, 256)), preset="transformer")
+    assert "their sizes unknown" in reason(spec, f"attn/{fused}/kernel")
+    attention[f"attn__{output}"] = (shape[0], shape[0])
+    equal = fg.collection(kernels(**attention), preset="transformer")
+    assert points(equal)[f"attn/{fused}/kernel"] == (shape[0], shape[0], 3)
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "router/Dense_0",
+        "moe/router/linear",
+        "experts/up",
+        "moe/experts/0/up_proj",
+        "expert_1/mlp/up",
+        "embed/proj",
+        "embed/Dense_0",
+        "patch_embedding/linear",
+    ],
+)
+@pytest.mark.parametrize("request_", ["preset", "default"])
+def test_layers_inside_of_routers_experts_and_embeddings_stay_euclidean(path, request_):
+    params = kernels(mlp__up=(16, 64), mlp__down=(64, 16)) | {f"{path}/kernel": leaf(64, 8)}
+    if request_ == "preset":
+        spec = fg.collection(params, preset="transformer")
+        assert spec[f"{path}/kernel"] is None
+    elif "expert" not in path:
+        spec = fg.collection(params, default=fg.pom("layer", Stiefel()))
+        assert spec[f"{path}/kernel"] is None
+    assert fg.collection(params, (f"{path}/*", fg.pom("layer", Stiefel())))[f"{path}/kernel"]
+
+
+GAINS = {
+    "numbers": lambda i: {f"Scale_{i}/scale": leaf()},
+    "of a block": lambda i: {f"Block_{i}/gamma": leaf(64)},
+    "of a layer": lambda i: {f"layer_scale_{i}/gamma": leaf(64)},
+    "of a weight": lambda i: {f"Block_{i}/Dense_0/scale": leaf(64)},
+}
+
+
+@pytest.mark.parametrize("name", GAINS)
+def test_what_is_no_normalization_does_not_set_the_scale_to_one(name):
+    params = {}
+    for i in range(4):
+        block = f"Block_{i}/Dense_0" if name != "numbers" else f"Dense_{i}"
+        params |= {f"{block}/kernel": leaf(64, 64)} | GAINS[name](i)
+    spec = fg.collection(params | {"head/kernel": leaf(64, 3)}, preset="mlp")
+    assert all(leaf_spec.gamma == pytest.approx(2**0.5) for _, leaf_spec in spec.on_manifolds())
+    norms_beside = {f"Dense_{i}/kernel": leaf(64, 64) for i in range(4)}
+    norms_beside |= {f"Scale_{i}/scale": leaf(64) for i in range(4)}
+    normed = fg.collection(norms_beside | {"head/kernel": leaf(64, 3)}, preset="mlp")
+    assert all(leaf_spec.gamma is None for _, leaf_spec in normed.on_manifolds())
+
+
+@pytest.mark.parametrize("last", ["dec__Conv_1", "dec__ConvTranspose_1"])
+def test_an_image_out_of_a_variational_autoencoder_is_named(last):
+    first = last.replace("_1", "_0")
+    coder = kernels(enc__Conv_0=(3, 3, 3, 8), enc__Dense_0=(512, 20), dec__Dense_0=(10, 512))
+    coder |= kernels(**{first: (3, 3, 8, 8), last: (3, 3, 8, 3)})
+    path = f"{last.replace('__', '/')}/kernel"
+    assert f"'{path}' may give the output" in str(fg.collection(coder, preset="resnet"))
+
+
+@pytest.mark.parametrize("prefix", ["", "mlp/"])
+def test_weights_of_a_flat_dictionary_are_layers_each(prefix):
+    sizes = [10, 64, 48, 32, 5]
+    params = {f"{prefix}W{i}": leaf(*sizes[i - 1 : i + 1]) for i in range(1, 5)}
+    spec = fg.collection(params, preset="mlp")
+    assert set(points(spec)) == {f"{prefix}W{i}" for i in (1, 2, 3)}
+    biases = {f"{prefix}b{i}": leaf(sizes[i]) for i in range(1, 5)}
+    assert points(fg.collection(params | biases, preset="mlp")) == points(spec)

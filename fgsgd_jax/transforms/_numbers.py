@@ -1,0 +1,33 @@
+"""Checks of the numbers that links take."""
+
+from typing import Any
+
+import jax
+import numpy as np
+
+
+def require_decay(name: str, number: Any) -> None:
+    """Raises unless a number is at least 0 and below 1; JAX arrays may have any value.
+
+    Raises:
+        TypeError: If it is no number.
+        ValueError: If it is outside of its range.
+    """
+    _require_number(name, number)
+    if not isinstance(number, jax.Array) and not 0 <= number < 1:
+        raise ValueError(
+            f"{name} must be at least 0 and below 1, or past steps never decay; got {number!r}."
+        )
+
+
+def require_small_constant(name: str, number: Any) -> None:
+    """Raises unless a number is finite and at least 0; JAX arrays may have any value."""
+    _require_number(name, number)
+    if not isinstance(number, jax.Array) and not 0 <= number < float("inf"):
+        raise ValueError(f"{name} must be a finite number of at least 0, got {number!r}.")
+
+
+def _require_number(name: str, number: Any) -> None:
+    scalar = isinstance(number, (np.ndarray, jax.Array)) and number.ndim == 0
+    if isinstance(number, bool) or not (scalar or isinstance(number, (int, float, np.number))):
+        raise TypeError(f"{name} must be a number, got {number!r}.")
