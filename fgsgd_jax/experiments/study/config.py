@@ -26,6 +26,7 @@ STUDIES = (
     "coordinates",
     "copying",
     "depth",
+    "depth-convolutional",
     "language",
     "paper",
     "rates",
@@ -33,7 +34,7 @@ STUDIES = (
     "scales",
     "streaming",
 )
-"""The studies; each is a module of this package with a function `study`."""
+"""The studies; each is a module of this package (`_` for `-`) with a function `study`."""
 
 StudyName = Annotated[Literal[STUDIES], one_of(STUDIES)]  # pyright: ignore
 
