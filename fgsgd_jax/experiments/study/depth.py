@@ -40,6 +40,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         layers=(10, 30, 100),
         rates=RATES,
         epochs=epochs,
+        tuning_seeds=2,
         description=f"layers of {WIDTH} tanh units without normalization, {epochs} epochs, all "
         "from orthogonal kernels",
         smoke=smoke,

@@ -55,6 +55,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         layers=(10, 30, 100),
         rates=RATES,
         epochs=epochs,
+        tuning_seeds=1,
         description=f"averaged to {rows}×{columns} pixels; a 3×3 convolution of stride 2, then "
         f"layers of 3×3 convolutions of {CHANNELS} channels on {SIZE}×{SIZE} places with tanh, "
         f"without normalization, {epochs} epochs, all from delta-orthogonal kernels",

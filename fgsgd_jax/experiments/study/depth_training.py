@@ -60,6 +60,7 @@ def study(
     layers: Sequence[int],
     rates: Mapping[str, Sequence[float]],
     epochs: int,
+    tuning_seeds: int,
     description: str,
     smoke: bool,
 ) -> Study:
@@ -78,7 +79,7 @@ def study(
         score="validation_error",
         results={"test_error": "test error", "train_loss": "training loss", "gain": "gain"},
         seeds=2 if smoke else 5,
-        tuning_seeds=1 if smoke else 2,
+        tuning_seeds=1 if smoke else tuning_seeds,
         draw=lambda rows, path: _draw(result, rows, path),
     )
     return result
