@@ -53,7 +53,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         small,
         name="depth-convolutional",
         layers=(10, 30, 100),
-        rates=RATES,
+        rates={method: RATES[method] for method in (NETWORK.poms if smoke else RATES)},
         epochs=epochs,
         tuning_seeds=1,
         description=f"averaged to {rows}×{columns} pixels; a 3×3 convolution of stride 2, then "

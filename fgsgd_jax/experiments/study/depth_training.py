@@ -172,8 +172,8 @@ def _draw(study: Study, rows: list[Row], path: Path) -> None:
     figure, (over_rate, over_depth) = figures.panels(2, max(2, len(depths)), sharey=False)
     for panel, case in zip(over_rate, study.cases, strict=False):
         for method, color in colors.items():
-            curve = _curve(study.rows_of(rows, case, method))
-            panel.plot(list(curve), list(curve.values()), ".-", color=color)
+            errors = curve(study.rows_of(rows, case, method))
+            panel.plot(list(errors), list(errors.values()), ".-", color=color)
         panel.set(xscale="log", xlabel="learning rate", ylim=(0, 1))
         panel.set_title(f"{case['layers']} layers", fontsize=10)
     over_rate[0].set_ylabel("validation error")
@@ -192,7 +192,7 @@ def _draw(study: Study, rows: list[Row], path: Path) -> None:
     figures.save(figure, path)
 
 
-def _curve(rows: list[Row]) -> Mapping[float, float]:
+def curve(rows: list[Row]) -> Mapping[float, float]:
     """By learning rate, the lowest mean error among the values of the second hyperparameter."""
     errors: dict[tuple[Any, ...], list[float]] = {}
     for row in rows:
