@@ -45,10 +45,11 @@ def weight_normalized(tx: optax.GradientTransformation) -> optax.GradientTransfo
         )
         return separate, tx.init(separate)
 
-    def update(gradient, state, params):
+    def update(updates, state, params=None):
         separate, inner = state
         _, pullback = jax.vjp(_joined, separate)
-        updates, inner = tx.update(*pullback(gradient), inner, separate)
+        (gradient,) = pullback(updates)
+        updates, inner = tx.update(gradient, inner, separate)
         separate = optax.apply_updates(separate, updates)
         return optax.tree.sub(_joined(separate), params), (separate, inner)
 
