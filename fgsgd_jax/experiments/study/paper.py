@@ -6,7 +6,8 @@ Stiefel manifolds in groups PI, PO or PIO; all other weights are Euclidean. The 
 momentum, whose rate and weight decay are tuned. Seeds and settings are trained together on one
 device. Further methods change one thing in SGD or in the method on spheres, to find out what makes
 the difference between them, or stand for what is done in the place of constraints: weight
-normalization, and a penalty on kernels that are not orthogonal.
+normalization, and a penalty on kernels that are not orthogonal. The deeper networks of the paper,
+ResNet-32 and -44 (`--depth 32`, `--depth 44`), need nothing else, only more time on a GPU.
 
 References:
     Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, section 4. He, Zhang,
