@@ -89,6 +89,6 @@ def _p_value(baseline: Sequence[Row], chosen: Sequence[Row], name: str) -> str:
     if len(ours) < 2 or None in ours + theirs:
         return "–"
     differences = np.subtract(ours, theirs)
-    if np.ptp(differences) <= 1e-12 * np.abs(differences).max():  # no spread to compare with
+    if np.ptp(differences) <= 1e-12 * np.abs(ours).max():  # no spread to compare with
         return "–"
     return f"{ttest_rel(ours, theirs).pvalue:.1g}"
