@@ -172,7 +172,10 @@ def _draw(study: Study, rows: list[Row], path: Path) -> None:
     figure, (over_rate, over_depth) = figures.panels(2, max(2, len(depths)), sharey=False)
     for panel, case in zip(over_rate, study.cases, strict=False):
         for method, color in colors.items():
-            errors = curve(study.rows_of(rows, case, method))
+            tuning = [
+                r for r in study.rows_of(rows, case, method) if r["seed"] < study.tuning_seeds
+            ]
+            errors = curve(tuning)
             panel.plot(list(errors), list(errors.values()), ".-", color=color)
         panel.set(xscale="log", xlabel="learning rate", ylim=(0, 1))
         panel.set_title(f"{case['layers']} layers", fontsize=10)
