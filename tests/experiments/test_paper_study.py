@@ -236,6 +236,16 @@ def test_the_grid_is_as_large_for_every_method(digits):
     assert problem.tried == 6
 
 
+@pytest.mark.parametrize(
+    ("given", "words"),
+    [({"depth": 32}, "ResNet-32"), ({"epochs": 3}, "; 3 epochs (1 to"), ({"note": "A"}, "(A):")],
+)
+def test_a_small_run_keeps_what_is_given_and_makes_the_rest_small(digits, given, words):
+    title = paper.study(digits, smoke=True, settings=Paper(**given)).title
+    assert words in title
+    assert "width 0.25" in title
+
+
 RESULTS = {"test_error": 0.125, "validation_error": 0.25, "seconds": 2.0}
 
 

@@ -27,6 +27,8 @@ from fgsgd_jax.experiments.study import (
     convergence_problems,
     coordinates,
     copying,
+    depth_convolutional,
+    depth_training,
     figures,
     grid,
     rates,
@@ -525,6 +527,45 @@ def test_beyond_is_the_distance_from_the_best_rate_to_the_last_that_trains():
     assert rates.beyond(rows_of({0.1: 0.9, 1.0: 0.8, 10.0: 0.9})) == 0  # none trains
 
 
+# --- depth ------------------------------------------------------------------------------------
+
+
+def test_the_matrix_of_a_convolution_on_few_places_is_the_convolution():
+    rng = np.random.default_rng(0)
+    x, kernel = rng.standard_normal((5, 4, 4, 3)), rng.standard_normal((3, 3, 3, 2))
+    windows = np.lib.stride_tricks.sliding_window_view(
+        np.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0))), (3, 3), (1, 2)
+    )
+    expected = np.einsum("nrcihw,hwio->nrco", windows, kernel)
+    found = depth_convolutional.convolved_small(jnp.float32(x).reshape(5, 16, 3), kernel)
+    np.testing.assert_allclose(found, expected.reshape(5, 16, 2), atol=1e-5)
+
+
+@pytest.mark.parametrize("method", depth_convolutional.NETWORK.poms)
+def test_the_start_of_all_convolutional_networks_is_delta_orthogonal(method):
+    @jax.jit
+    def starts(key):
+        params = depth_convolutional.initial(key, (7, 7, 1), 3, 10)
+        spec = depth_convolutional.NETWORK.spec(method, params, 1.0)
+        return params["hidden"]["kernel"], fg.project(params, spec)["hidden"]["kernel"]
+
+    free, constrained = starts(jax.random.key(0))
+    middle = np.asarray(free[:, 1, 1])
+    np.testing.assert_allclose(middle.mT @ middle, np.tile(np.eye(8), (3, 1, 1)), atol=1e-5)
+    np.testing.assert_allclose(np.sum(np.square(free)), np.sum(middle**2), rtol=1e-6)
+    np.testing.assert_allclose(constrained, free, atol=1e-5)
+
+
+def test_the_curve_over_rates_has_the_better_second_hyperparameter_at_every_rate():
+    errors = {(0.1, 1.0): 0.5, (0.1, 1.05): 0.4, (1.0, 1.0): 0.2, (1.0, 1.05): 0.3}
+    rows = [
+        {"learning_rate": rate, "scale": scale, "seed": seed, "validation_error": error + seed}
+        for (rate, scale), error in errors.items()
+        for seed in (-0.1, 0.1)
+    ]
+    assert depth_training.curve(rows) == pytest.approx({0.1: 0.4, 1.0: 0.2})
+
+
 # --- copying ----------------------------------------------------------------------------------
 
 
@@ -656,6 +697,16 @@ def test_a_method_with_nothing_to_tune_stands_beside_tuned_ones(tmp_path):
     assert lines[2] == "| size | method | settings | error | rows | p of error |"
     assert lines[4] == "| 1 | exact | – | 3.17 ± 3.1 | 3 |  |"
     assert lines[5].startswith("| 1 | a | rate 0.1 | 1.1 ± 1 | 5 |")
+
+
+@pytest.mark.parametrize("difference", [0.0, 0.1, 1e-5])
+def test_a_difference_that_is_the_same_for_all_seeds_has_no_probability(tmp_path, difference):
+    def run(trial):
+        return {"error": 0.3 + 0.07 * trial["seed"] + difference * (trial["method"] == "b")}
+
+    problem = study(run, cases=[{"size": 1}], methods={"a": [{}], "b": [{}]})
+    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    assert table.markdown(problem, rows).rstrip().endswith("| – |")
 
 
 def test_a_result_that_a_method_does_not_have_is_a_dash(tmp_path):

@@ -4,12 +4,12 @@ The studies are **bounds** (do generalization bounds rank networks by their gene
 **classical** (optima that factorizations know: Procrustes, principal and independent components),
 **convergence** (the share of random starts that reach a global minimum), **coordinates** (does the
 best learning rate depend on the scale of the kernels?), **copying** (a recurrent matrix that has to
-keep symbols over a delay), **depth** (plain networks of up to 100 layers without normalization),
-**language** (a small transformer on characters), **paper** (a residual network on CIFAR-10, many
-runs at once on one device), **rates** (the range of learning rates in which methods train well),
-**robustness** (certified accuracy of networks with a small Lipschitz constant), **scales** (does
-re-scaling kernels lower the error, as it lowers bounds?) and **streaming** (principal components of
-a stream, with and without averages on the manifold).
+keep symbols over a delay), **depth** and **depth-convolutional** (plain networks of up to 100
+layers without normalization), **language** (a small transformer on characters), **paper** (a
+residual network on CIFAR-10, many runs at once on one device), **rates** (the range of learning
+rates in which methods train well), **robustness** (certified accuracy of networks with a small
+Lipschitz constant), **scales** (does re-scaling kernels lower the error, as it lowers bounds?) and
+**streaming** (principal components of a stream, with and without averages on the manifold).
 
 Every method is trained with all of its settings (learning rates, decays, …) from a few seeds; the
 setting with the best mean validation score is then trained from the remaining seeds, and its test
@@ -38,7 +38,7 @@ def main(
     _require_used(name, arguments, paper)
     problem = arguments.delays if name == "copying" else arguments.load()
     # Slow imports: delayed so that --help and mistakes get their answer at once.
-    module = importlib.import_module(f"fgsgd_jax.experiments.study.{name}")
+    module = importlib.import_module(f"fgsgd_jax.experiments.study.{name.replace('-', '_')}")
     report = importlib.import_module("fgsgd_jax.experiments.study.report")
     settings = {"settings": paper} if name == "paper" else {}
     if name == "paper" and paper.probe:

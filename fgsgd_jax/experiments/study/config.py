@@ -26,6 +26,7 @@ STUDIES = (
     "coordinates",
     "copying",
     "depth",
+    "depth-convolutional",
     "language",
     "paper",
     "rates",
@@ -33,7 +34,7 @@ STUDIES = (
     "scales",
     "streaming",
 )
-"""The studies; each is a module of this package with a function `study`."""
+"""The studies; each is a module of this package (`_` for `-`) with a function `study`."""
 
 StudyName = Annotated[Literal[STUDIES], one_of(STUDIES)]  # pyright: ignore
 
@@ -76,6 +77,8 @@ METHODS = (
     "sphere-no-momentum",
     "sphere-no-tau",
     "sphere-variance",
+    "SGD-weight-normalized",
+    "SGD-soft-orthogonal",
 )
 """The methods of the study `paper`; `paper_methods` says what each is."""
 
@@ -103,12 +106,12 @@ class Paper:
 
     methods: Annotated[tuple[Annotated[str, one_of(METHODS)], ...], PAPER] = METHODS[:6]
     """the methods, the first of which the others are compared with; three are sphere, oblique and
-    Stiefel, in groups (PI, PO, PIO) or each slice with a normalizer of its own; the last seven
-    change one thing in sphere-PO or SGD"""
+    Stiefel, in groups (PI, PO, PIO) or each slice with a normalizer of its own; the next seven
+    change one thing in sphere-PO or SGD; the last two have no constraints but what replaces them"""
 
     sgd_decays: Annotated[tuple[Positive, ...], PAPER] = (1e-4, 5e-4)
     """the weight decays that SGD is tried with, at three rates each; all other methods have as many
-    settings as three rates and two decays"""
+    settings as three rates and two decays or penalties"""
 
     epochs: Annotated[Count, PAPER] = 30
     """epochs of the final runs"""

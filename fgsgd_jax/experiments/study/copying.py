@@ -213,6 +213,7 @@ def _draw(rows: list[Row], path: Path) -> None:
             panel.plot(list(curve), means, color=color, label=method)
         panel.axhline(without_memory(delay), color="0.4", linewidth=1)
         panel.set_yscale("log")
+        panel.set_ylim(top=min(10, panel.get_ylim()[1]))  # what explodes leaves the panel
         panel.set_xlabel("steps")
         panel.set_title(f"delay {delay}", fontsize=10)
     panels[0].set_ylabel(f"mean loss of {WINDOW} steps")

@@ -5,7 +5,9 @@ The slices of the 3×3 kernels are on spheres, on Stiefel manifolds, or on spher
 Stiefel manifolds in groups PI, PO or PIO; all other weights are Euclidean. The baseline is SGD with
 momentum, whose rate and weight decay are tuned. Seeds and settings are trained together on one
 device. Further methods change one thing in SGD or in the method on spheres, to find out what makes
-the difference between them.
+the difference between them, or stand for what is done in the place of constraints: weight
+normalization, and a penalty on kernels that are not orthogonal. The deeper networks of the paper,
+ResNet-32 and -44 (`--depth 32`, `--depth 44`), need nothing else, only more time on a GPU.
 
 References:
     Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, section 4. He, Zhang,
@@ -30,7 +32,7 @@ from fgsgd_jax.experiments.study.paper_methods import EUCLIDEAN_DECAY, METHODS, 
 from fgsgd_jax.experiments.study.paper_probe import probe as probe
 from fgsgd_jax.experiments.study.paper_training import Training
 
-SGD_RATES = (0.03, 0.1, 0.3)
+SGD_RATES, PENALTIES = (0.03, 0.1, 0.3), (1e-3, 1e-2)
 SMOKE = Paper(
     depth=8,
     width=0.25,
@@ -46,9 +48,11 @@ SMOKE = Paper(
 
 
 def study(images: ImageData, *, smoke: bool, settings: Paper) -> Study:
-    """The study on these images; `smoke` makes it small enough for a test."""
+    """The study on these images; `smoke` makes it small enough for a test, except what is given."""
     if smoke:
-        settings = SMOKE
+        defaults, given = dataclasses.asdict(Paper()), dataclasses.asdict(settings)
+        given = {name: value for name, value in given.items() if value != defaults[name]}
+        settings = dataclasses.replace(SMOKE, **given)
     problem = _Problem(images, settings)
     result = Study(
         name="paper-" + images.name,
@@ -78,11 +82,13 @@ def study(images: ImageData, *, smoke: bool, settings: Paper) -> Study:
 
 
 def _grid(method: str, decays: Sequence[float], *, smoke: bool) -> list[dict[str, float]]:
-    """Three rates and some decays, usually two, for SGD; six rates on manifolds."""
-    if METHODS[method].scheme is None:
-        grid = [{"learning_rate": rate, "decay": d} for rate in SGD_RATES for d in decays]
-    else:
+    """Three rates and some decays or penalties, usually two, for SGD; six rates on manifolds."""
+    name = METHODS[method].second
+    if METHODS[method].scheme:
         grid = [{"learning_rate": rate} for rate in METHODS[method].rates]
+    else:
+        values = PENALTIES if name == "penalty" else decays
+        grid = [{"learning_rate": rate, name: value} for rate in SGD_RATES for value in values]
     return grid[1:3] if smoke else grid
 
 
@@ -126,7 +132,7 @@ class _Problem:
             trials[0]["method"],
             seeds=[trial["seed"] for trial in filled],
             rates=[trial["learning_rate"] for trial in filled],
-            decays=[trial.get("decay", 0.0) for trial in filled],
+            decays=[trial.get(METHODS[trial["method"]].second, 0.0) for trial in filled],
             epochs=trials[0]["epochs"],
         )
         return [{name: values[i] for name, values in results.items()} for i in range(len(trials))]
@@ -155,7 +161,7 @@ def _draw(study: Study, rows: list[Row], path: Path) -> None:
     tuning.set_xscale("log")
     plots.label_log(tuning.xaxis)
     tuning.set(xlabel="learning rate", ylabel="validation error, %")
-    tuning.set_title(f"{study.tuning['epochs']} epochs, the better decay of SGD", fontsize=10)
+    tuning.set_title(f"{study.tuning['epochs']} epochs, the better decay or penalty", fontsize=10)
     final.set(xlabel="test error, %", yticks=range(len(colors)), yticklabels=list(colors))
     final.set_title(f"{study.final['epochs']} epochs, chosen settings", fontsize=10)
     final.invert_yaxis()

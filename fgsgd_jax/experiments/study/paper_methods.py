@@ -2,13 +2,14 @@
 
 import dataclasses
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, Literal
 
 import jax
 import optax
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.arguments import Scheme
+from fgsgd_jax.experiments.study.paper_rivals import soft_orthogonal, weight_normalized
 
 SPHERE = fg.Sphere()
 THREE = (SPHERE, fg.Oblique(), fg.Stiefel())
@@ -28,6 +29,8 @@ class Method:
         euclidean_rate: The learning rate of the Euclidean leaves beside kernels on manifolds.
         rates: The learning rates to choose from, of the kernels on manifolds.
         unit_start: Whether Euclidean kernels start from slices of norm 1.
+        rival: What Euclidean kernels get besides SGD: lengths and directions of filters that are
+            trained apart, or a penalty on kernels that are not orthogonal, in place of their decay.
     """
 
     scheme: Scheme | None = None
@@ -39,6 +42,12 @@ class Method:
     euclidean_rate: float = 0.1
     rates: tuple[float, ...] = (0.3, 1.0, 3.0, 10.0, 30.0, 100.0)
     unit_start: bool = False
+    rival: Literal["weight normalization", "soft orthogonality"] | None = None
+
+    @property
+    def second(self) -> str:
+        """What is tuned of Euclidean kernels besides the rate."""
+        return "penalty" if self.rival == "soft orthogonality" else "decay"
 
     def spec(self, params: Any) -> fg.Collection | None:
         """The kernels on manifolds, one draw for all seeds; None if there are none."""
@@ -76,6 +85,9 @@ METHODS: Mapping[str, Method] = {
     "sphere-no-momentum": Method("PO", momentum=None),
     "sphere-no-tau": Method("PO", normalized=False),
     "sphere-variance": Method("PO", scale="variance"),
+    # What is done in the place of constraints.
+    "SGD-weight-normalized": Method(rival="weight normalization"),
+    "SGD-soft-orthogonal": Method(rival="soft orthogonality"),
 }
 
 MOMENTUM = 0.9  # of the Euclidean leaves
@@ -92,7 +104,8 @@ def optimizer(
         params: The parameters of one run.
         schedule: What all learning rates are multiplied by.
         rate: The learning rate of the kernels, with `"SGD"` of all leaves.
-        decay: The weight decay; kernels on manifolds have none.
+        decay: The weight decay, or what a penalty is multiplied by; kernels on manifolds have
+            neither.
     """
 
     def scheduled(rate):
@@ -101,6 +114,10 @@ def optimizer(
     def sgd(rate, decay):
         return optax.chain(optax.add_decayed_weights(decay), optax.sgd(scheduled(rate), MOMENTUM))
 
+    if method.rival == "weight normalization":
+        return weight_normalized(sgd(rate, decay))
+    if method.rival == "soft orthogonality":
+        return optax.chain(soft_orthogonal(decay, EUCLIDEAN_DECAY), sgd(rate, 0.0))
     spec = method.spec(params)
     if spec is None:
         return sgd(rate, decay)

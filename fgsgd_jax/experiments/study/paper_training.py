@@ -56,7 +56,7 @@ class Training:
             method: One of `METHODS`.
             seeds: The seeds `(runs,)`: of the initial weights and the order of the images.
             rates: The learning rates `(runs,)`.
-            decays: The weight decays `(runs,)`, of SGD only.
+            decays: The weight decays or penalties `(runs,)`, of SGD only.
             epochs: How often all images are used.
 
         Returns:

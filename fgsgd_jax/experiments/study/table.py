@@ -4,6 +4,7 @@ import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 from scipy.stats import ttest_rel
 
 from fgsgd_jax.experiments.run_folder import Row
@@ -85,6 +86,9 @@ def _summary(values: Sequence[float | None], shown_as: str | None) -> str:
 
 def _p_value(baseline: Sequence[Row], chosen: Sequence[Row], name: str) -> str:
     ours, theirs = ([row[name] for row in rows] for rows in (chosen, baseline))
-    if len(ours) < 2 or None in ours + theirs or ours == theirs:
+    if len(ours) < 2 or None in ours + theirs:
+        return "–"
+    differences = np.subtract(ours, theirs)
+    if np.ptp(differences) <= 1e-12 * np.abs(ours).max():  # no spread to compare with
         return "–"
     return f"{ttest_rel(ours, theirs).pvalue:.1g}"

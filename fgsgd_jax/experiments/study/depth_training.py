@@ -1,0 +1,207 @@
+"""What the studies of depth share: the methods and their settings, training, and the figure."""
+
+import dataclasses
+import functools
+import itertools
+import statistics
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+
+import fgsgd_jax as fg
+from fgsgd_jax.experiments.data import ImageData
+from fgsgd_jax.experiments.run_folder import Row
+from fgsgd_jax.experiments.study import figures
+from fgsgd_jax.experiments.study.grid import Study
+from fgsgd_jax.experiments.study.training import fit, to_zero
+
+BATCH = 50
+SECOND = {
+    "SGD": ("momentum", (0, 0.9)),
+    "SGD, clipped": ("clip", (0.1, 1.0)),
+    "AdamW": ("decay", (0, 0.1)),
+}
+"""By method, its second hyperparameter; on manifolds it is the scale."""
+
+
+@dataclasses.dataclass(frozen=True)
+class Network:
+    """A network of hidden layers of one shape, which are stacked along the first axis.
+
+    Attributes:
+        initial: `(key, shape of an image, layers, classes) -> params`, with the hidden layers at
+            `"hidden"`.
+        outputs: `(params, images) -> outputs, units`, the outputs `(number, classes)` and the
+            hidden units `(layers, number, …)`.
+        poms: By method, what asks for manifolds of the hidden kernels at a scale.
+    """
+
+    initial: Callable[[jax.Array, tuple[int, ...], int, int], Any]
+    outputs: Callable[[Any, jax.Array], tuple[jax.Array, jax.Array]]
+    poms: Mapping[str, Callable[..., Any]]
+
+    def spec(self, method: str, params: Any, scale: float) -> fg.Collection:
+        """The hidden kernels on the manifolds of a method."""
+        return fg.collection(
+            params, ("hidden/kernel", self.poms[method](scale=scale)), default=None
+        )
+
+
+def study(
+    network: Network,
+    images: ImageData,
+    *,
+    name: str,
+    layers: Sequence[int],
+    rates: Mapping[str, Sequence[float]],
+    epochs: int,
+    tuning_seeds: int,
+    description: str,
+    smoke: bool,
+) -> Study:
+    """The study of these networks; `smoke` makes it small enough for a test."""
+    problem = _Problem(network, images, epochs=1 if smoke else epochs)
+    result = Study(
+        name=f"{name}-{images.name}",
+        title=f"{images.name}: {len(problem.train[1])} training, {len(problem.validation[1])} "
+        f"validation and {len(problem.test[1])} test images; {description}. Gain: the deviation "
+        "of the last hidden units over that of the first, after training",
+        cases=[{"layers": number} for number in ((3,) if smoke else layers)],
+        methods={
+            method: _settings(method, of_method, smoke=smoke) for method, of_method in rates.items()
+        },
+        run=problem.run,
+        score="validation_error",
+        results={"test_error": "test error", "train_loss": "training loss", "gain": "gain"},
+        seeds=2 if smoke else 5,
+        tuning_seeds=1 if smoke else tuning_seeds,
+        draw=lambda rows, path: _draw(result, rows, path),
+    )
+    return result
+
+
+def _settings(method: str, rates: Sequence[float], *, smoke: bool) -> list[dict[str, float]]:
+    """Six rates and two values of a second hyperparameter."""
+    name, values = SECOND.get(method, ("scale", (1.0, 1.05)))
+    pairs = itertools.product(rates[:1] if smoke else rates, values[:1] if smoke else values)
+    return [{"learning_rate": rate, name: value} for rate, value in pairs]
+
+
+# --- training ---------------------------------------------------------------------------------
+
+
+class _Problem:
+    """The images, and the training of one trial."""
+
+    def __init__(self, network: Network, images: ImageData, epochs: int):
+        mean, deviation = images.statistics()
+
+        def scaled(pixels):
+            return (jnp.asarray(pixels, jnp.float32) - mean) / deviation
+
+        held_out = len(images.train_labels) // 5
+        inputs, labels = scaled(images.train_images), jnp.asarray(images.train_labels)
+        self.train = inputs[:-held_out], labels[:-held_out]
+        self.validation = inputs[-held_out:], labels[-held_out:]
+        self.test = scaled(images.test_images), jnp.asarray(images.test_labels)
+        self.network, self.classes, self.epochs = network, images.classes, epochs
+
+    def run(self, trial: Row) -> Row:
+        """Trains one network and measures it."""
+        given = {"momentum": 0.9, "decay": 0.0, "clip": 1.0, "scale": 1.0} | trial
+        numbers = [given[name] for name in ("learning_rate", "momentum", "decay", "clip")]
+        key = jax.random.key(trial["seed"])
+        return self._trained(trial["method"], trial["layers"], given["scale"], key, *numbers)
+
+    @functools.partial(jax.jit, static_argnums=(0, 1, 2, 3))
+    def _trained(
+        self, method: str, layers: int, scale: float, key, rate, momentum, decay, clip
+    ) -> dict[str, jax.Array]:
+        network, keys = self.network, jax.random.split(key)
+        params = network.initial(keys[0], self.train[0].shape[1:], layers, self.classes)
+        steps = self.epochs * (len(self.train[1]) // BATCH)
+        schedule = to_zero(rate, steps)
+        if method in network.poms:
+            spec = network.spec(method, params, scale)
+            params = fg.project(params, spec)
+            tx = fg.fgsgd(schedule, spec, momentum=momentum, euclidean="sgd")
+        else:
+            tx = _free(method, schedule, momentum, decay, clip)
+
+        def loss(params, x, labels):
+            logits, _ = network.outputs(params, x)
+            return optax.softmax_cross_entropy_with_integer_labels(logits, labels).mean()
+
+        params, _ = fit(
+            loss, tx, params, *self.train, keys[1], epochs=self.epochs, batch_size=BATCH
+        )
+
+        def error(x, labels):
+            return jnp.mean(network.outputs(params, x)[0].argmax(-1) != labels)
+
+        units = network.outputs(params, self.validation[0])[1]
+        deviations = units.reshape(*units.shape[:2], -1).std(1).mean(-1)
+        return {
+            "validation_error": error(*self.validation),
+            "test_error": error(*self.test),
+            "train_loss": loss(params, *self.train),
+            "gain": deviations[-1] / deviations[0],
+        }
+
+
+def _free(method, rate, momentum, decay, clip) -> optax.GradientTransformation:
+    if method == "AdamW":
+        return optax.adamw(rate, weight_decay=decay)
+    if method == "SGD, clipped":
+        return optax.chain(optax.clip_by_global_norm(clip), optax.sgd(rate, momentum))
+    return optax.sgd(rate, momentum)
+
+
+# --- the figure -------------------------------------------------------------------------------
+
+
+def _draw(study: Study, rows: list[Row], path: Path) -> None:
+    """Validation error over the learning rate for each depth; test error and gain over depth."""
+    study = study.finished(rows)
+    depths, colors = [case["layers"] for case in study.cases], figures.colors(study.methods)
+    figure, (over_rate, over_depth) = figures.panels(2, max(2, len(depths)), sharey=False)
+    for panel, case in zip(over_rate, study.cases, strict=False):
+        for method, color in colors.items():
+            tuning = [
+                r for r in study.rows_of(rows, case, method) if r["seed"] < study.tuning_seeds
+            ]
+            errors = curve(tuning)
+            panel.plot(list(errors), list(errors.values()), ".-", color=color)
+        panel.set(xscale="log", xlabel="learning rate", ylim=(0, 1))
+        panel.set_title(f"{case['layers']} layers", fontsize=10)
+    over_rate[0].set_ylabel("validation error")
+    for panel, result in zip(over_depth, ("test_error", "gain"), strict=False):
+        for method, color in colors.items():
+            chosen = [study.chosen(rows, case, method) for case in study.cases]
+            values = np.array([[row[result] for row in of_case] for of_case in chosen], float)
+            panel.errorbar(
+                depths, values.mean(1), values.std(1, ddof=1), fmt=".-", color=color, label=method
+            )
+        panel.set(xscale="log", xlabel="layers", ylabel=study.results[result], ylim=(0, None))
+        panel.set_xticks(depths, depths)
+        panel.minorticks_off()
+    for panel in (*over_rate[len(depths) :], *over_depth[2:]):
+        panel.remove()
+    figures.save(figure, path)
+
+
+def curve(rows: list[Row]) -> Mapping[float, float]:
+    """By learning rate, the lowest mean error among the values of the second hyperparameter."""
+    errors: dict[tuple[Any, ...], list[float]] = {}
+    for row in rows:
+        others = tuple(row.get(name) for name in ("momentum", "clip", "decay", "scale"))
+        errors.setdefault((row["learning_rate"], *others), []).append(row["validation_error"])
+    best: dict[float, float] = {}
+    for (rate, *_), values in errors.items():
+        best[rate] = min(best.get(rate, 1.0), statistics.fmean(values))
+    return dict(sorted(best.items()))
