@@ -13,6 +13,7 @@ from fgsgd_jax.spec._kinds import keys_of, kind_of, may_have_outputs_before_inpu
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
+from fgsgd_jax.spec._stacked import of_one_layer
 
 # The best setting of the paper: three manifolds in every group, groups over both channel axes.
 BY_SHAPE = pom("PIO", (Sphere(), Oblique(), Stiefel()))
@@ -35,7 +36,7 @@ def by_default(path: str, leaf, default: Pom | str | None, layout: str | None) -
     unsuitable = without_geometry(leaf.dtype) or (Reason.EMPTY if math.prod(shape) == 0 else "")
     if default is None or unsuitable:
         return unsuitable or Reason.NO_DEFAULT
-    why = passed_over(path, shape)
+    why = passed_over(path, of_one_layer(shape, layout))
     if isinstance(default, Pom) and (kind := kind_of(path)) in ("embedding", "router"):
         why = why or f"{kind} by its path"
     if why or isinstance(default, Pom):

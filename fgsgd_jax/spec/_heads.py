@@ -19,9 +19,10 @@ def dense_heads(
 ) -> tuple[frozenset[str], frozenset[str], str]:
     """The dense layers that are heads, those that may be, and one that is a head by its path alone.
 
-    In a transformer the last is a head if no layer reads it, and others that none reads may be.
-    Among dense layers all that none reads are, and the last, which its path alone tells to be the
-    last if another layer could read it; this matters where there are several modules.
+    Where a head is named, others that no layer reads may be one. In a transformer without, the
+    last is a head if no layer reads it, and others that none reads may be. Among dense layers all
+    that none reads are, and the last, which its path alone tells to be the last if another layer
+    could read it; this matters where there are several modules.
 
     Args:
         preset: The name of the preset.
@@ -32,6 +33,8 @@ def dense_heads(
     if preset not in ("mlp", "transformer"):
         return none, none, ""
     unread = unread_dense(leaves, layouts.of_one)
+    if names_a_head(leaves):
+        return none, unread, ""
     if preset == "transformer":
         heads = frozenset({last_unread_dense(leaves, layouts.of_one)} - {""})
         return heads, unread - heads, ""
@@ -79,7 +82,7 @@ def last_dense(leaves: Leaves) -> str:
 
 
 def unread_dense(leaves: Leaves, layout: str | None) -> frozenset[str]:
-    """The paths of dense weights whose output no other layer can read; none if a head is named.
+    """The paths of dense weights whose output no other layer can read, of several.
 
     No layer can read an output if no axis of another layer, embeddings aside, is as long, and no
     dense layer has half as many inputs, as behind a gate.
@@ -101,7 +104,7 @@ def unread_dense(leaves: Leaves, layout: str | None) -> frozenset[str]:
         for path, leaf in leaves
         if kind_of(path) in ("dense", "") and len(leaf.shape) == 2
     }
-    if names_a_head(leaves) or len(dense) < 2 or letters is None:
+    if len(dense) < 2 or letters is None:
         return frozenset()
 
     matrices = Counter(layer_of(path) for path in dense)

@@ -17,6 +17,7 @@ from fgsgd_jax.spec._layouts import letters_for
 Shape = tuple[int, ...]
 Leaves = Sequence[tuple[str, Any]]
 
+WEIGHT_NAMES = ("kernel", "w", "weight", "embedding")
 _NOT_OF_A_BLOCK = ("embedding", "router", "head", "expert")
 
 
@@ -75,6 +76,11 @@ def own_layouts(leaves: Leaves, layout: str | None) -> Layouts:
     )
 
 
+def of_one_layer(shape: Shape, layout: str | None) -> Shape:
+    """A shape without the axes that the layout stacks first or last, if it does."""
+    return without_stack(shape, layout) if re.fullmatch(r"S*[^S]+S*", layout or "") else shape
+
+
 def without_stack(shape: Shape, layout: str | None) -> Shape:
     """A shape without the axes that the layout stacks."""
     match = re.fullmatch(r"(S*)[^S]*(S*)", layout or "")
@@ -101,7 +107,7 @@ def seems_stacked(path: str, leaves: Leaves) -> bool:
 def _is_stacked(path: str, shapes: dict[str, Shape], layout: str) -> bool | None:
     """Whether a leaf is stacked under a layout with S; None if that is unclear."""
     kind, axes, count = kind_of(path), len(shapes[path]), layout.count("S")
-    if _may_be_a_scale(path, shapes, layout):
+    if _may_be_a_scale(path, shapes, layout) or _is_a_vector_of_each(path, shapes, layout):
         return True
     possible = _axes_of_one(path, shapes, layout.replace("S", ""))
     may_be_one, may_be_stacked = axes in possible, axes - count in possible
@@ -127,6 +133,19 @@ def _axes_of_one(path: str, paths: Iterable[str], one: str) -> set[int]:
     if kind in ("dense", ""):  # four axes under a layout with spatial axes: a shortcut, `down` say
         return {2, 4} if len(one) == 4 else {2}
     return {1} if kind in ("bias", "normalization") else {2}
+
+
+def _is_a_vector_of_each(path: str, shapes: dict[str, Shape], layout: str) -> bool:
+    """Whether a leaf is a vector for each stacked layer, such as `gain` beside stacked kernels."""
+    shape, (parent, _, name) = shapes[path], path.rpartition("/")
+    if name in WEIGHT_NAMES or len(shape) != 1 + layout.count("S"):
+        return False
+    return any(
+        other.startswith(f"{parent}/")
+        and len(its) > len(shape)
+        and _stack_sizes(its, layout) == _stack_sizes(shape, layout)
+        for other, its in shapes.items()
+    )
 
 
 def _may_be_a_scale(path: str, shapes: dict[str, Shape], layout: str) -> bool:

@@ -671,3 +671,11 @@ def test_weights_of_a_flat_dictionary_are_layers_each(prefix):
     assert set(points(spec)) == {f"{prefix}W{i}" for i in (1, 2, 3)}
     biases = {f"{prefix}b{i}": leaf(sizes[i]) for i in range(1, 5)}
     assert points(fg.collection(params | biases, preset="mlp")) == points(spec)
+
+
+@pytest.mark.parametrize("preset", ["mlp", "transformer"])
+def test_an_output_beside_a_named_head_is_named(preset):
+    params = kernels(mlp__l0=(8, 64), mlp__l1=(64, 32), head=(32, 6), critic__Dense_0=(32, 12))
+    assert "'critic/Dense_0/kernel' may give the output" in str(
+        fg.collection(params, preset=preset)
+    )

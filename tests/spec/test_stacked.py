@@ -208,3 +208,19 @@ def test_the_last_dense_layer_of_an_mlp_is_not_among_its_scanned_layers(last):
     spec = fg.collection(params, preset="mlp", layout="SIO")
     expected = {"Dense_0": (8, 16), "scanned/Dense_0": (16, 16, 4)}
     assert points(spec) == {k: v for k, v in expected.items() if f"{k}/kernel" in params}
+
+
+@pytest.mark.parametrize("name", ["gain", "alpha", "b1", "mlp/b1", "mlp/Dense_0/gain"])
+@pytest.mark.parametrize("request_", ["default", "mlp", "transformer"])
+def test_a_vector_for_each_stacked_layer_stays_euclidean(name, request_):
+    params = kernels(layers__mlp__Dense_0=(5, 64, 48), layers__mlp__Dense_1=(5, 48, 64))
+    params |= {f"layers/{name}": leaf(5, 64)}
+    if request_ == "default":
+        spec = fg.collection(params, default=fg.pom("layer", fg.Sphere()), layout="SIO")
+    else:
+        spec = fg.collection(params, preset=request_, layout="SIO")
+    assert spec[f"layers/{name}"] is None
+    assert spec["layers/mlp/Dense_0/kernel"].points_shape[2] == 5
+    # The same shape as the kernel of one layer is a matrix.
+    spec = fg.collection(params | kernels(proj=(5, 64)), preset="transformer", layout="SIO")
+    assert spec["proj/kernel"].points_shape == (5, 64)
