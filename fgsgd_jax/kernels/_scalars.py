@@ -52,6 +52,9 @@ MOVES: dict[str, Callable] = {
 }
 
 
+UNSTACK = "unstack"  # moves entries into several arrays; an operation since JAX 0.12
+
+
 class NotScalar(Exception):
     """A function uses an operation that is not made of scalar ones here."""
 
@@ -118,7 +121,7 @@ def _require_scalar(jaxpr) -> None:
         inner = _inner(eqn)
         if inner is not None:
             _require_scalar(inner[0])
-        elif eqn.primitive.name not in {*ENTRYWISE, *REDUCTIONS, *MOVES, "platform_index"}:
+        elif eqn.primitive.name not in {*ENTRYWISE, *REDUCTIONS, *MOVES, "platform_index", UNSTACK}:
             raise NotScalar(eqn.primitive.name)
 
 
@@ -132,6 +135,9 @@ def _evaluate(block: int, eqn, inputs: Sequence[Any]) -> list[Any]:
         inputs = inputs[1:] if name == "cond" else inputs
         return _jaxpr.evaluate(jaxpr, consts, inputs, functools.partial(_evaluate, block))
     arrays = [x if isinstance(x, np.ndarray) else np.asarray(x, object) for x in inputs]
+    if name == UNSTACK:
+        moved = np.moveaxis(arrays[0], eqn.params["axis"], 0)
+        return [moved[i, ...] for i in range(len(moved))]  # arrays, also of no axes
     if name in MOVES:
         return [MOVES[name](*arrays, **eqn.params)]
     if name in REDUCTIONS:

@@ -39,6 +39,8 @@ def by_default(path: str, leaf, default: Pom | str | None, layout: str | None) -
     why = passed_over(path, of_one_layer(shape, layout))
     if isinstance(default, Pom) and (kind := kind_of(path)) in ("embedding", "router"):
         why = why or f"{kind} by its path"
+    if isinstance(default, Pom) and len(shape) > 2 and sum(size > 1 for size in shape) < 2:
+        why = why or Reason.ONE_LONG_AXIS  # such as the token of a class, (1, 1, width)
     if why or isinstance(default, Pom):
         return why or default
     return why_no_convolution(path, shape, layout) or BY_SHAPE

@@ -136,10 +136,10 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
     found = {int(key), *(() if known is None else known.ravel().tolist())}
     if others := found - {spec.fingerprint}:
         raise ValueError(
-            f"This optimizer state was made for another spec: its fingerprint is {min(others)}, "
-            f"and the spec has {spec.fingerprint}. Groups and manifolds were drawn with another "
-            "seed, or for other rules or shapes, or weights have another scale. Build the spec as "
-            "it was built for the state, or make a new state with init(params)."
+            "This optimizer state was made for another spec: with another seed, other rules, "
+            "shapes or scales. Build the spec as it was built for the state, or make a new state with "
+            f"init(params). The fingerprint of the state is {min(others)}, that of the spec "
+            f"{spec.fingerprint}."
         )
 
 

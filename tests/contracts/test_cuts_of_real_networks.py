@@ -689,64 +689,93 @@ def test_a_preset_without_effect_and_a_preset_with_a_default_are_refused():
 def mnist_cnn_in_nnx(model):
     spec = fg.collection(nnx.state(model, nnx.Param), preset="resnet")
     nnx.update(model, fg.project(nnx.state(model, nnx.Param), spec))
-    return nnx.Optimizer(model, fg.fgsgd(0.1, spec, momentum=0.9), wrt=nnx.Param)
+    nnx.Optimizer(model, fg.fgsgd(0.1, spec, momentum=0.9), wrt=nnx.Param)
+    return spec, nnx.state(model, nnx.Param)
 
 
 def resnet_in_a_linen_train_state(model, params):
     spec = fg.collection(params, preset="resnet")
     tx = fg.fgsgd(0.1, spec, momentum=0.9)
-    return TrainState.create(apply_fn=model.apply, params=fg.project(params, spec), tx=tx)
+    state = TrainState.create(apply_fn=model.apply, params=fg.project(params, spec), tx=tx)
+    return spec, state.params
 
 
 def gemma_block_with_stiefel_per_head(params):
     spec = fg.collection(params, preset="transformer")
-    return fg.fgsgd(0.1, spec)
+    params = fg.project(params, spec)
+    fg.manifold_muon(0.02, spec).init(params)
+    return spec, params
 
 
 def equinox_cnn(params):
     spec = fg.collection(params, preset="resnet", layout="OIHW")
-    return fg.fgsgd(0.1, spec)
+    params = fg.project(params, spec)
+    fg.fgsgd(0.1, spec).init(params)
+    return spec, params
 
 
 def scanned_transformer(params):
     spec = fg.collection(params, preset="transformer", layout="SIO")
-    return fg.fgsgd(0.1, spec)
+    params = fg.project(params, spec)
+    fg.fgsgd(0.1, spec).init(params)
+    return spec, params
 
 
 def lora(params):
     spec = fg.collection(params, ("*/lora_a", fg.pom("layer", fg.Stiefel())), default=None)
-    return fg.fgsgd(0.1, spec)
+    params = fg.project(params, spec)
+    fg.fgsgd(0.1, spec).init(params)
+    return spec, params
+
+
+def drawn(shapes, stacked=()):
+    return jax.tree.map(lambda x: jax.random.normal(K, (*stacked, *x.shape)), shapes)
+
+
+def of_resnet():
+    model = ResNet()
+    return model, model.init(K, jnp.ones((1, 16, 16, 3)))["params"]
+
+
+# By recipe, its arguments, and the points of one weight, `(rows, columns, *lanes)`.
+RECIPES = {
+    mnist_cnn_in_nnx: (lambda: [NnxCNN(nnx.Rngs(0))], "", None),
+    resnet_in_a_linen_train_state: (of_resnet, "", None),
+    gemma_block_with_stiefel_per_head: (lambda: [drawn(GEMMA)], "attn/q_einsum/w", (64, 16, 8)),
+    equinox_cnn: (
+        lambda: [arrays({f"conv{i}": eqx.nn.Conv2d(8, 8, 3, key=K) for i in range(3)})],
+        "conv1/weight",
+        (72, 1, 8),
+    ),
+    scanned_transformer: (lambda: [drawn(GEMMA, (3,))], "attn/q_einsum/w", (64, 16, 3, 8)),
+    lora: (
+        lambda: [{"q": {"kernel": jnp.ones((64, 64)), **drawn({"lora_a": leaf(64, 4)})}}],
+        "q/lora_a",
+        (64, 4),
+    ),
+}
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    "recipe",
-    [
-        mnist_cnn_in_nnx,
-        resnet_in_a_linen_train_state,
-        gemma_block_with_stiefel_per_head,
-        equinox_cnn,
-        scanned_transformer,
-        lora,
-    ],
-)
+@pytest.mark.parametrize("recipe", RECIPES)
 def test_the_usual_networks_take_three_lines_of_the_library(recipe):
     assert len(re.findall(r"^.*\bfg\.", inspect.getsource(recipe), re.MULTILINE)) <= 3
-    shapes = {
-        "gemma_block_with_stiefel_per_head": lambda: GEMMA,
-        "scanned_transformer": lambda: jax.tree.map(lambda x: leaf(3, *x.shape), GEMMA),
-        "lora": lambda: {
-            "q": {"kernel": leaf(64, 64), "lora_a": leaf(64, 4), "lora_b": leaf(4, 64)}
-        },
-        "equinox_cnn": lambda: arrays({"conv1": eqx.nn.Conv2d(1, 8, 3, key=K)}),
-    }
-    if recipe is mnist_cnn_in_nnx:
-        assert recipe(NnxCNN(nnx.Rngs(0)))
-    elif recipe is resnet_in_a_linen_train_state:
-        model = ResNet()
-        assert recipe(model, model.init(K, jnp.ones((1, 16, 16, 3)))["params"]).step == 0
-    else:
-        assert recipe(shapes[recipe.__name__]()).update
+    arguments, path, points = RECIPES[recipe]
+    spec, params = recipe(*arguments())
+    assert max(fg.residual(params, spec).values()) < 1e-5
+    kernels = [leaf_spec for _, leaf_spec in spec.on_manifolds()]
+    if path:
+        assert spec[path].points_shape == points
+    else:  # every convolution, a vector for each filter
+        assert len(kernels) >= 2
+        assert all(
+            leaf_spec.points_shape == (*points_of_filters(leaf_spec),) for leaf_spec in kernels
+        )
+
+
+def points_of_filters(leaf_spec):
+    *inside, outputs = leaf_spec.shape
+    return np.prod(inside), 1, outputs
 
 
 @pytest.mark.parametrize("name", ["down", "proj", "shortcut", "c0", "expand"])
