@@ -137,8 +137,8 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
     if others := found - {spec.fingerprint}:
         raise ValueError(
             "This optimizer state was made for another spec: with another seed, other rules, "
-            "shapes or scales. Build the spec as it was built for the state, or make a new state with "
-            f"init(params). The fingerprint of the state is {min(others)}, that of the spec "
+            "shapes or scales. Build the spec as it was built for the state, or make a new state "
+            f"with init(params). The fingerprint of the state is {min(others)}, that of the spec "
             f"{spec.fingerprint}."
         )
 

@@ -59,7 +59,7 @@ def checked_schedule(name: str, number: Any) -> Any:
             raise ValueError(
                 f"{name} must be a finite number of at least 0, but the schedule gives "
                 f"{known.min():g}{'' if steps is None else f' after {steps} steps'}. Give one "
-                "whose values stay finite and end at 0, such as optax.linear_schedule(0.1, 0.0, 1000)."
+                "that stays finite and ends at 0, such as optax.linear_schedule(0.1, 0.0, 1000)."
             )
         return value
 
