@@ -7,7 +7,8 @@ values may be unknown.
 from typing import Any
 
 import jax
-import numpy as np
+
+from fgsgd_jax.transforms import require_decay, require_not_negative
 
 
 def require_number_or_schedule(name: str, number: Any) -> None:
@@ -20,9 +21,7 @@ def require_number_or_schedule(name: str, number: Any) -> None:
                 f"{name} must be a number or a schedule, got an array of shape {number.shape}."
             )
         return
-    _require_number(name, number, "a number or a schedule")
-    if not 0 <= number < float("inf"):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {number!r}.")
+    require_not_negative(name, number, "a number or a schedule")
 
 
 def require_momentum(momentum: Any, nesterov: Any) -> None:
@@ -33,16 +32,4 @@ def require_momentum(momentum: Any, nesterov: Any) -> None:
                 "nesterov=True needs a momentum, such as momentum=0.9, but momentum is None."
             )
         return
-    if isinstance(momentum, jax.Array):
-        return
-    _require_number("momentum", momentum, "a number, or None for none")
-    if not 0 <= momentum < 1:
-        raise ValueError(
-            f"momentum must be at least 0 and below 1, or past steps never decay; got {momentum!r}."
-        )
-
-
-def _require_number(name: str, number: Any, wanted: str) -> None:
-    scalar = isinstance(number, np.ndarray) and number.ndim == 0
-    if isinstance(number, bool) or not (scalar or isinstance(number, (int, float, np.number))):
-        raise TypeError(f"{name} must be {wanted}, got {number!r}.")
+    require_decay("momentum", momentum, "a number, or None for none")

@@ -115,22 +115,25 @@ def outputs_first(cut: str) -> str:
     return f"{outputs} {inputs}"
 
 
-def objection_to_heads(
+def check_heads(
     path: str, component: Component, shapes: Mapping[str, Shape], *, keeps_variance: bool
-) -> str:
-    """Why a cut cannot count the heads of a weight as it does; "" if it can, or names no heads.
+) -> None:
+    """Raises if a cut that names an axis `heads` cannot count the heads of a weight as it does.
 
     In the output of an attention layer, heads come before their size, and what they give is added.
 
     Args:
         path: The path of the weight.
-        component: Its cut, written as text with an axis called `heads`.
+        component: Its cut.
         shapes: The shapes of all leaves.
         keeps_variance: Whether the scale is to keep the variance of features.
+
+    Raises:
+        ValueError: The message lacks its subject, the path of the weight, for the caller to add.
     """
     axis = axis_called("heads", component.name)
     if axis is None or not is_attention_output(path, shapes):
-        return ""
+        return
     queries = [shapes[other] for other in _beside(path, shapes) if kind_of(other) == "query"]
     shape, first = shapes[path], len(shapes[path]) - 3
     if (
@@ -138,7 +141,7 @@ def objection_to_heads(
         and not component.split
         and any(len(its) > 2 and its[-2:] == shape[-3:-1] for its in queries)
     ):
-        return (
+        raise ValueError(
             f"has shape {shape}, with {shape[first]} heads on axis {first} as the output of an "
             f"attention layer, but its component {component.name!r} names axis {axis} heads. Give "
             "it a rule of its own, before this one, such as component='heads:rows size:rows "
@@ -146,11 +149,10 @@ def objection_to_heads(
         )
     if keeps_variance and axis in component.stack:
         cut = re.sub(r"\bheads(=\d+)?(:stack)?", r"heads\1:inputs", component.name)
-        return (
+        raise ValueError(
             "is the output of an attention layer, which adds up what its heads give, so to keep "
             f"the variance they count as inputs: write component={cut!r}"
         )
-    return ""
 
 
 def _named(parts: int) -> str:

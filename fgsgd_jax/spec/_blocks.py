@@ -49,8 +49,9 @@ def normalizations(leaves: Iterable[tuple[str, tuple[int, ...]]]) -> Counter[Blo
 
     def counts(path: str, shape: tuple[int, ...]) -> bool:
         """Whether it is a normalization; `scale` in a layer of weights, or a number, is none."""
-        named = kind_of("/".join(layer_of(path))) == "normalization"
-        is_gain = math.prod(shape) == 1 or layer_of(path) in holding or "layer_scale" in path
+        layer = layer_of(path)
+        is_gain = math.prod(shape) == 1 or layer in holding or "layer_scale" in path
+        named = kind_of("/".join(layer)) == "normalization"
         return is_normalization(path, shape) and (named or not is_gain)
 
     layers = {layer_of(path) for path, shape in shapes.items() if counts(path, shape)}

@@ -1,7 +1,7 @@
 """The head of a network whose path does not say so: the last layer, which no other reads."""
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from fgsgd_jax._text import natural_order
@@ -113,11 +113,7 @@ def unread_dense(leaves: Leaves, layout: str | None) -> frozenset[str]:
         """The layer of a leaf, or itself where weights have no layers of their own."""
         return layer_of(path) if matrices[layer_of(path)] < 2 else (path,)
 
-    layers_with: dict[int, set[Block]] = {}
-    for path, leaf in leaves:
-        if kind_of(path) != "embedding":
-            for size in leaf.shape:
-                layers_with.setdefault(size, set()).add(layer(path))
+    layers_with = _layers_with(leaves, layer)
     inputs = {shape[letters.index("I")] for shape in dense.values()}
     outputs = {path: shape[letters.index("O")] for path, shape in dense.items()}
     return frozenset(
@@ -147,13 +143,17 @@ def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
     depth = min(path.count("/") for path in dense)
     last = max((path for path in dense if path.count("/") == depth), key=natural_order)
     outputs = dense[last].shape[letters.index("O")]
-    elsewhere = {
-        size
-        for path, leaf in leaves
-        if layer_of(path) != layer_of(last) and kind_of(path) != "embedding"
-        for size in leaf.shape
-    }
-    return "" if outputs in elsewhere else last
+    return last if _layers_with(leaves, layer_of)[outputs] == {layer_of(last)} else ""
+
+
+def _layers_with(leaves: Leaves, layer: Callable[[str], Block]) -> dict[int, set[Block]]:
+    """By size, the layers that have an axis so long, embeddings aside."""
+    found: dict[int, set[Block]] = {}
+    for path, leaf in leaves:
+        if kind_of(path) != "embedding":
+            for size in leaf.shape:
+                found.setdefault(size, set()).add(layer(path))
+    return found
 
 
 def names_a_head(leaves: Leaves) -> bool:

@@ -14,6 +14,9 @@ Kind = Literal[
 """What a leaf is for; "" where its path does not say. "query" stands for keys and values as well,
 "attention" for the output of an attention layer."""
 
+WEIGHT_NAMES = frozenset({"kernel", "w", "weight", "embedding"})
+"""What frameworks call the weight of a layer, whatever the layer is."""
+
 _BIASES = frozenset({"bias", "b", "biases"})
 _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
 
@@ -21,9 +24,8 @@ _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", 
 _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("normalization", "norm", "bn ln"),
     ("embedding", "embed", "wte wpe vocab vocabulary"),
-    ("router", "router", ""),
     ("convolution", "conv", ""),
-    ("expert", "expert", "moe"),
+    ("expert", "", "moe"),
     ("query", "", "q k v query key value qkv kv wq wk wv wqkv wkv"),
     ("recurrent", "lstm gru rnn recurrent", ""),
     ("attention", "attn attention", "mha heads"),
@@ -114,5 +116,4 @@ def words_of(key: str) -> list[str]:
 
 
 def _is_leaf_name(key: str) -> bool:
-    names = {"kernel", "w", "weight", "embedding"}
-    return key in names | _BIASES | _NORMALIZATIONS
+    return key in WEIGHT_NAMES | _BIASES | _NORMALIZATIONS

@@ -120,7 +120,7 @@ class _Network:
 
     def outputs(self, path: str) -> int:
         """The output channels of a layer."""
-        return (self.convolutions | self.dense)[path][1]  # pyright: ignore[reportOperatorIssue]
+        return (self.convolutions.get(path) or self.dense[path])[1]
 
     def reads_a_convolution(self, path: str) -> bool:
         """Whether another convolution has as many outputs as this one has inputs."""

@@ -19,7 +19,7 @@ from fgsgd_jax.spec._arguments import (
     checked_leaves,
     checked_map_sizes,
 )
-from fgsgd_jax.spec._attention import objection_to_heads
+from fgsgd_jax.spec._attention import check_heads
 from fgsgd_jax.spec._collection import Collection
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
@@ -114,16 +114,13 @@ def collection(
         ]
     else:
         requests, sentence = by_preset(preset, leaves, layouts, ruled)
-        if default_scale is not None:
-            requests = [
-                request if isinstance(request, str) or ruled[path] else _rescaled(request)
-                for (path, _), request in zip(leaves, requests, strict=True)
-            ]
 
     def placed(path: str, leaf, request: Pom | str) -> LeafSpec | None:
         if isinstance(request, str):
             return None
-        scale = default_scale if request.scale is None else request.scale
+        of_preset = preset is not None and ruled[path] is None
+        keeps_its_own = request.scale is not None and not (of_preset and default_scale is not None)
+        scale = request.scale if keeps_its_own else default_scale
         if request.layout is None and not isinstance(request.component, Component):
             its_layout = layouts.checked(path, tuple(leaf.shape))
             request = dataclasses.replace(request, layout=its_layout)
@@ -139,11 +136,6 @@ def collection(
         reasons=tuple(request if isinstance(request, str) else "" for request in requests),
         sentence=sentence,
     )
-
-
-def _rescaled(request: Pom) -> Pom:
-    """A request of a preset without its own scale, for that given to `collection`."""
-    return dataclasses.replace(request, scale=None)
 
 
 def _by_rule(path: str, leaf, rules, leaves) -> Pom | str | None:
@@ -199,7 +191,7 @@ def _leaf_spec(
         if isinstance(request.component, Component):
             check_scheme(request.scheme, component, shape)
             keeps_variance = isinstance(request.scale, Variance)
-            _require_heads(path, component, shapes, keeps_variance=keeps_variance)
+            check_heads(path, component, shapes, keeps_variance=keeps_variance)
         groups = count_groups(request.scheme, request.groups, component, shape)
         scale = gamma(request.scale, component, shape, map_size)
     except ValueError as error:
@@ -219,13 +211,6 @@ def _leaf_spec(
     except ValueError as error:
         raise ValueError(f"{path!r} {error}.") from None
     return dataclasses.replace(leaf_spec, gamma=kept)
-
-
-def _require_heads(path: str, component: Component, shapes, *, keeps_variance: bool) -> None:
-    """Raises if heads are counted along another axis than that of the heads, or are no layers."""
-    objection = objection_to_heads(path, component, shapes, keeps_variance=keeps_variance)
-    if objection:
-        raise ValueError(objection)
 
 
 def _fitting_cut(path: str, shape: tuple[int, ...], request: Pom, manifold: Manifold) -> str:

@@ -11,13 +11,12 @@ from typing import Any, NamedTuple
 
 from fgsgd_jax.spec._attention import is_attention_output, parts_of
 from fgsgd_jax.spec._blocks import block_of, layer_of
-from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._kinds import WEIGHT_NAMES, keys_of, kind_of
 from fgsgd_jax.spec._layouts import letters_for
 
 Shape = tuple[int, ...]
 Leaves = Sequence[tuple[str, Any]]
 
-WEIGHT_NAMES = ("kernel", "w", "weight", "embedding")
 _NOT_OF_A_BLOCK = ("embedding", "router", "head", "expert")
 
 
@@ -140,12 +139,8 @@ def _is_a_vector_of_each(path: str, shapes: dict[str, Shape], layout: str) -> bo
     shape, (parent, _, name) = shapes[path], path.rpartition("/")
     if name in WEIGHT_NAMES or len(shape) != 1 + layout.count("S"):
         return False
-    return any(
-        other.startswith(f"{parent}/")
-        and len(its) > len(shape)
-        and _stack_sizes(its, layout) == _stack_sizes(shape, layout)
-        for other, its in shapes.items()
-    )
+    beside = (its for other, its in shapes.items() if other.startswith(f"{parent}/"))
+    return _is_shorter_than_one(shape, beside, layout)
 
 
 def _may_be_a_scale(path: str, shapes: dict[str, Shape], layout: str) -> bool:
@@ -158,12 +153,14 @@ def _may_be_a_scale(path: str, shapes: dict[str, Shape], layout: str) -> bool:
         or _by_bias(path, shapes, layout) is False
     ):
         return False
-    return any(
-        block_of(layer_of(other)) == block
-        and len(its) > len(shape)
-        and _stack_sizes(its, layout) == _stack_sizes(shape, layout)
-        for other, its in shapes.items()
-    )
+    beside = (its for other, its in shapes.items() if block_of(layer_of(other)) == block)
+    return _is_shorter_than_one(shape, beside, layout)
+
+
+def _is_shorter_than_one(shape: Shape, others: Iterable[Shape], layout: str) -> bool:
+    """Whether one of other shapes has more axes, and stacks as many layers."""
+    sizes = _stack_sizes(shape, layout)
+    return any(len(its) > len(shape) and _stack_sizes(its, layout) == sizes for its in others)
 
 
 def _by_neighbors(path: str, shapes: dict[str, Shape], layout: str) -> bool | None:

@@ -3,7 +3,6 @@
 from collections.abc import Callable, Container
 from typing import Any
 
-import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten_with_path
@@ -85,15 +84,9 @@ def require_gradients(spec: Collection, tree: Any) -> None:
 
     For optimizers that keep something of every weight: without it, None leaves a weight as it is.
     """
-
-    def is_none(node):
-        return node is None
-
-    if not any(map(is_none, jax.tree.leaves(tree, is_leaf=is_none))):
-        return
-    for keys, leaf in tree_flatten_with_path(tree, is_leaf=is_none)[0]:
-        path = joined_path(keys)
-        if leaf is None and path in spec and spec[path] is not None:
+    leaves, _ = tree_flatten_with_path(tree, is_leaf=lambda node: node is None)
+    for path in (joined_path(keys) for keys, leaf in leaves if leaf is None):
+        if path in spec and spec[path] is not None:
             raise ValueError(
                 f"The gradient of {path!r} is None. Give zeros for a weight on manifolds that is "
                 "to stay, or take it out of the optimizer by optax.masked."

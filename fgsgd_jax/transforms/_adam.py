@@ -24,7 +24,7 @@ from fgsgd_jax.transforms._link import (
     working_dtypes,
 )
 from fgsgd_jax.transforms._momentum import previous_weights
-from fgsgd_jax.transforms._numbers import require_decay, require_small_constant
+from fgsgd_jax.transforms._numbers import require_decay, require_not_negative
 
 
 class ScaleByRiemannianAdamState(NamedTuple):
@@ -112,7 +112,7 @@ def scale_by_riemannian_adam(
         )
     for name, decay in (("b1", b1), ("b2", b2)):
         require_decay(name, decay)
-    require_small_constant("eps", eps)
+    require_not_negative("eps", eps)
     adam = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
     on_euclidean = optax.masked(adam(b1, b2, eps), spec.euclidean_mask)
 

@@ -18,7 +18,6 @@ gets trials.jsonl (one line a trial), table.md and a figure. A study that was in
 when the same command is given the same folder; nothing is computed twice.
 """
 
-import dataclasses
 import importlib
 
 from fgsgd_jax.experiments.cli import UsageError
@@ -52,11 +51,7 @@ def main(
 def _require_used(name: str, arguments: Arguments, paper: Paper) -> None:
     """Raises `UsageError` for an option of another study, which would change nothing."""
     given = [("copying", "delays")] if arguments.delays != ARGUMENTS.delays else []
-    given += [
-        ("paper", field.name)
-        for field in dataclasses.fields(Paper)
-        if getattr(paper, field.name) != getattr(PAPER, field.name)
-    ]
+    given += [("paper", option) for option in paper.given()]
     for owner, option in given:
         if name != owner:
             raise UsageError(

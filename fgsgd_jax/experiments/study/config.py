@@ -2,7 +2,7 @@
 
 import dataclasses
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
@@ -146,3 +146,8 @@ class Paper:
 
     probe: Annotated[bool, PAPER] = False
     """only measure how long a step takes with every way to compute convolutions"""
+
+    def given(self) -> dict[str, Any]:
+        """The arguments that differ from their defaults, by name."""
+        values = dataclasses.asdict(self).items()
+        return {name: value for name, value in values if value != getattr(Paper, name)}

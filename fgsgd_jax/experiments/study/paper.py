@@ -50,9 +50,7 @@ SMOKE = Paper(
 def study(images: ImageData, *, smoke: bool, settings: Paper) -> Study:
     """The study on these images; `smoke` makes it small enough for a test, except what is given."""
     if smoke:
-        defaults, given = dataclasses.asdict(Paper()), dataclasses.asdict(settings)
-        given = {name: value for name, value in given.items() if value != defaults[name]}
-        settings = dataclasses.replace(SMOKE, **given)
+        settings = dataclasses.replace(SMOKE, **settings.given())
     problem = _Problem(images, settings)
     result = Study(
         name="paper-" + images.name,
