@@ -50,6 +50,7 @@ from fgsgd_jax.spec import pom as pom
 from fgsgd_jax.spec import project as project
 from fgsgd_jax.spec import residual as residual
 from fgsgd_jax.transforms import Group as Group
+from fgsgd_jax.transforms import apply_gradients as apply_gradients
 from fgsgd_jax.transforms import average_on_manifolds as average_on_manifolds
 from fgsgd_jax.transforms import checked as checked
 from fgsgd_jax.transforms import get_average as get_average

@@ -5,14 +5,16 @@ the algorithm, read `transforms` and `geometry` instead.
 
 A step has three forms, and a program takes one of them when it is lowered: passes over arrays
 (`_passes.py`), for spheres and oblique manifolds on GPUs two passes over entries (`_gpu.py`), and,
-if they are asked for, kernels of Pallas for GPUs (`_blocks.py`). To have passes over arrays
-everywhere, set `fgsgd_jax.kernels._step.GPUS = ()` before the first update is traced.
+if they are asked for, kernels of Pallas for GPUs and TPUs (`_blocks.py`). To have passes over
+arrays everywhere, set `fgsgd_jax.kernels._step.GPUS = ()` before the first update is traced.
 
-Kernels of Pallas are off: they were compiled for an H100 and interpreted on a CPU, but have not run
-on a GPU yet. To have them, set `fgsgd_jax.kernels.PALLAS = True` before an optimizer is made. They
-serve single devices and small points, of all manifolds but a sphere alone. `jax.export` then needs
-`DisabledSafetyCheck.custom_call("__gpu$xla.gpu.triton")`, exports for one platform at a time, and
-since JAX 0.11 does so only where it finds a GPU.
+Kernels of Pallas are off: they were compiled for an H100 and a TPU v5e and interpreted on a CPU,
+but have run on neither yet. To have them, set `fgsgd_jax.kernels.PALLAS = True` before an optimizer
+is made, and take steps by `fgsgd_jax.apply_gradients`, so that they write the new weights. They
+serve single devices and small points; GPUs need compute capability 8.0 (Ampere) or later.
+`jax.export` then needs `DisabledSafetyCheck.custom_call(…)` for "__gpu$xla.gpu.triton" or
+"tpu_custom_call", exports for one platform at a time, and since JAX 0.11 for GPUs only where it
+finds one.
 """
 
 from fgsgd_jax.kernels._choice import has_kernels as has_kernels
@@ -24,5 +26,5 @@ from fgsgd_jax.kernels._shared import Settings as Settings
 from fgsgd_jax.kernels._step import fused_step as fused_step
 from fgsgd_jax.kernels._step import tangent_norms as tangent_norms
 
-# Whether optimizers that are made from now on step by kernels of Pallas in programs for GPUs.
+# Whether optimizers that are made from now on step by kernels of Pallas on GPUs and TPUs.
 PALLAS = False

@@ -1,4 +1,4 @@
-"""The step for GPUs by two kernels of Pallas, each of which computes whole points in registers.
+"""The step by two kernels of Pallas, each of which computes whole points in registers.
 
 The first kernel reads the weight and the gradient, and the momentum, in whose place it writes the
 new one, and measures the tangent vector of every component; XLA adds the squares of each group. The
@@ -6,11 +6,12 @@ second reads the weight again, and the gradient or the new momentum, and writes 
 much the entries of a point depend on each other, nothing else of the size of a weight is read or
 written. A step that no group shares needs one kernel only.
 
-The kernels run the functions of `Kernel`, translated by `_scalars.py` and compiled through Triton.
+The kernels run the functions of `Kernel`, translated by `_scalars.py`, for GPUs and for TPUs.
 
-XLA cannot fuse an operation into them, so that adding the update to the weight reads both again and
-takes a kernel of its own. A step on spheres has that addition in its second pass (`_gpu.py`), moves
-fewer bytes there, and is left as it is.
+XLA cannot fuse an operation into them: adding the update to the weight reads both again and takes a
+kernel of its own, unless the second kernel writes the new weight (`Settings.writes_weight`). Where
+it does not, a step on spheres moves fewer bytes by the passes of `_gpu.py`, the second of which has
+that addition.
 """
 
 import dataclasses
@@ -55,7 +56,9 @@ def fits_blocks(step: Step) -> bool:
     """Whether kernels can compute a step that is divided, without a transposition before them."""
     cut = step.leaf_spec.component
     in_order = cut.axes == (*range(len(cut.axes)),)
-    if isinstance(step.kernel, SphereKernel) or not in_order or not _xla_cpu.on_single_device():
+    if isinstance(step.kernel, SphereKernel) and not step.settings.writes_weight:
+        return False
+    if not in_order or not _xla_cpu.on_single_device():
         return False
     try:
         _kernel(step, _at_once, _points(step), _per_component(step))
@@ -64,12 +67,12 @@ def fits_blocks(step: Step) -> bool:
     return True
 
 
-def blocks(step: Step, after: jax.Array | None) -> Result:
-    """The step, whose derivative is that of the passes over arrays."""
+def blocks(step: Step, after: jax.Array | None, platform: str) -> Result:
+    """The step on a platform, whose derivative is that of the passes over arrays."""
 
     @jax.custom_jvp
     def computed(*arrays):
-        return _updated(_with_arrays(step, arrays))
+        return _updated(_with_arrays(step, arrays), platform)
 
     @computed.defjvp
     def _(primals, tangents):
@@ -94,18 +97,19 @@ def _with_arrays(step: Step, arrays: tuple) -> Step:
     )  # fmt: skip
 
 
-def _updated(step: Step) -> tuple[jax.Array, jax.Array | None]:
-    """The update and the new momentum."""
+def _updated(step: Step, platform: str) -> tuple[jax.Array, jax.Array | None]:
+    """The update, or the new weight, and the new momentum."""
     points, numbers = _points(step), _per_component(step)
     with_momentum = step.trace is not None
+    weight, trace = {0: 0} if step.settings.writes_weight else {}, {2: 1} if with_momentum else {}
     if step.settings.normalization != "group":
-        update, momentum = _kernel(step, _at_once, points, numbers)(in_place=with_momentum)
+        update, momentum = _kernel(step, _at_once, points, numbers)(platform, weight | trace)
     else:
-        squares, momentum = _kernel(step, _measured, points, numbers)(in_place=with_momentum)
+        squares, momentum = _kernel(step, _measured, points, numbers)(platform, trace)
         sums = per_component(group_sums(step.leaf_spec, squares, step.groups), step.groups)
         gradient = None if with_momentum and not step.settings.nesterov else points.gradient
         points = _Points(points.weight, gradient, momentum)
-        (update,) = _kernel(step, _moved, points, numbers._replace(sums=sums))()
+        (update,) = _kernel(step, _moved, points, numbers._replace(sums=sums))(platform, weight)
     to_weight = step.leaf_spec.component.from_points
     return jax.tree.map(lambda array: to_weight(array, step.leaf_spec.shape), (update, momentum))
 

@@ -1,9 +1,8 @@
 """A function of one small point, computed for a block of points in scalar operations.
 
-Inside a Pallas kernel for GPUs arrays are blocks whose sizes are powers of two, and a point of 3×3
+Inside a kernel of Pallas arrays are blocks whose sizes are powers of two, and a point of 3×3
 entries fits none. So the function is traced for a single point, and its operations are repeated for
-every entry, on one block `(block,)` that holds this entry of all points: a thread then computes a
-whole point in its registers.
+every entry, on an array of the shape of the block that holds this entry of all points.
 """
 
 import functools
@@ -16,11 +15,11 @@ import numpy as np
 
 from fgsgd_jax import _jaxpr
 
-# Operations entry by entry that Pallas compiles for GPUs.
+# Operations entry by entry that Pallas compiles for GPUs and TPUs.
 ENTRYWISE = {
     "abs", "add", "and", "clamp", "convert_element_type", "cos", "div", "eq", "exp", "ge",
     "gt", "integer_pow", "is_finite", "le", "log", "lt", "max", "min", "mul", "ne", "neg", "not",
-    "or", "pow", "rsqrt", "select_n", "sign", "sin", "sqrt", "square", "sub",
+    "or", "pow", "rsqrt", "select_n", "sin", "sqrt", "square", "sub",
 }  # fmt: skip
 REDUCTIONS = {
     "reduce_sum": jnp.add, "reduce_max": jnp.maximum, "reduce_min": jnp.minimum,
@@ -78,11 +77,13 @@ class Scalars:
         self.outputs, self.tree = jax.tree.flatten(result)
         _require_scalar(self.closed.jaxpr)
 
-    def __call__(self, block: int, *arguments: Sequence[jax.Array]) -> list[list[jax.Array]]:
-        """The results: for each array among them, its entries in order, `(block,)` each.
+    def __call__(
+        self, block: tuple[int, ...], *arguments: Sequence[jax.Array]
+    ) -> list[list[jax.Array]]:
+        """The results: for each array among them, its entries in order, `block` each.
 
         Args:
-            block: The number of points.
+            block: The shape in which points are arranged.
             *arguments: For each array among the arguments, its entries in order.
         """
         inputs = [
@@ -103,9 +104,9 @@ def _array(entries: Sequence[Any], shape: tuple[int, ...]) -> np.ndarray:
     return array.reshape(shape)
 
 
-def _block(entry: Any, dtype, block: int) -> jax.Array:
+def _block(entry: Any, dtype, block: tuple[int, ...]) -> jax.Array:
     """An entry of all points, which may be a number so far."""
-    return jnp.broadcast_to(jnp.asarray(entry, dtype), (block,))
+    return jnp.broadcast_to(jnp.asarray(entry, dtype), block)
 
 
 def _inner(eqn) -> tuple[Any, Sequence[Any]] | None:
@@ -125,7 +126,7 @@ def _require_scalar(jaxpr) -> None:
             raise NotScalar(eqn.primitive.name)
 
 
-def _evaluate(block: int, eqn, inputs: Sequence[Any]) -> list[Any]:
+def _evaluate(block: tuple[int, ...], eqn, inputs: Sequence[Any]) -> list[Any]:
     name, inner = eqn.primitive.name, _inner(eqn)
     if name == "platform_index":  # of no use where the default is taken
         return [None]

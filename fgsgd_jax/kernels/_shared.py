@@ -32,7 +32,8 @@ class Settings(NamedTuple):
             given numbers, or by none.
         normalizer: τ, called as `normalizer(g, rho, curvature)` with norms g; None where it is not
             needed.
-        pallas: Whether programs for GPUs take the step by kernels of Pallas, where it has them.
+        pallas: Whether programs for GPUs and TPUs take the step by kernels of Pallas.
+        writes_weight: Whether the result is the new weight, in the place of the update.
     """
 
     coordinates: Coordinates
@@ -40,6 +41,7 @@ class Settings(NamedTuple):
     normalization: Normalization
     normalizer: Callable | None = None
     pallas: bool = False
+    writes_weight: bool = False
 
 
 class Numbers(NamedTuple):
@@ -68,7 +70,10 @@ class Drawn(NamedTuple):
 
 
 class Result(NamedTuple):
-    """The update, the new momentum, and a token that stands for the computation of both."""
+    """The update, the new momentum, and a token that stands for the computation of both.
+
+    With `Settings.writes_weight`, the new weight is in the place of the update.
+    """
 
     update: jax.Array
     trace: jax.Array | None
@@ -157,4 +162,6 @@ class Step:
         if self.trace is not None and momentum is not None:
             new_trace = self.leaf_spec.to_weight(momentum, self.trace.dtype)
         update = self.leaf_spec.update(self.x(), moved, *self.scales, self.weight.dtype)
+        if self.settings.writes_weight:
+            update = self.weight + update
         return Result(update, new_trace, token)

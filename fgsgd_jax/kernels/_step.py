@@ -1,10 +1,12 @@
 """`fused_step`: a whole step of one weight, Algorithm 1, in as few passes over memory as possible.
 
 It equals the chain of the links up to rounding; `tests/kernels` hold it to that. `_passes.py` has
-the form that every platform can run, `_gpu.py` and `_blocks.py` have those for GPUs.
+the form that every platform can run, `_gpu.py` has one for GPUs, and `_blocks.py` one by kernels of
+Pallas.
 """
 
-from collections.abc import Callable
+import functools
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
@@ -26,9 +28,10 @@ from fgsgd_jax.spec import (
     times,
 )
 
-# Platforms where points are held entry by entry in registers, and the largest such points. With
-# `GPUS = ()` every platform computes by passes over arrays.
+# Platforms where points are held entry by entry in registers, TPUs only by kernels of Pallas, and
+# the largest such points. With `GPUS = ()` and no Pallas, all compute by passes over arrays.
 GPUS = ("cuda", "rocm")
+TPUS = ("tpu",)
 LARGEST_IN_REGISTERS = 25
 
 
@@ -52,10 +55,11 @@ def tangent_norms(
         normal = kernel.normal(x, g)
         return kernel.length(kernel.tangent(x, g, normal), normal)
 
+    in_registers: dict[str, Callable] = {}
+    if isinstance(kernel, RescalingKernel):
+        in_registers = dict.fromkeys(GPUS, lambda: norms(linalg.Entries.of))
     return _on_platform(
-        leaf_spec,
-        (lambda: norms(linalg.Entries.of)) if isinstance(kernel, RescalingKernel) else None,
-        lambda: _xla_cpu.materialize(norms, weight, after=after),
+        leaf_spec, in_registers, lambda: _xla_cpu.materialize(norms, weight, after=after)
     )
 
 
@@ -98,12 +102,12 @@ def fused_step(
     )  # fmt: skip
     if not bounded:  # squares may overflow, and the length of a step is measured on the way
         return passes(step, after)
-    on_gpu = two_passes if isinstance(kernel, RescalingKernel) else None
+    in_registers: dict[str, Callable] = {}
     if settings.pallas and _is_small(leaf_spec) and fits_blocks(step):
-        on_gpu = blocks
-    return _on_platform(
-        leaf_spec, on_gpu and (lambda: on_gpu(step, after)), lambda: passes(step, after)
-    )
+        in_registers = {name: functools.partial(blocks, step, after, name) for name in GPUS + TPUS}
+    elif isinstance(kernel, RescalingKernel):
+        in_registers = dict.fromkeys(GPUS, lambda: two_passes(step, after))
+    return _on_platform(leaf_spec, in_registers, lambda: passes(step, after))
 
 
 def _is_small(leaf_spec: LeafSpec) -> bool:
@@ -111,8 +115,10 @@ def _is_small(leaf_spec: LeafSpec) -> bool:
     return rows * columns <= LARGEST_IN_REGISTERS
 
 
-def _on_platform(leaf_spec: LeafSpec, on_gpu: Callable | None, elsewhere: Callable) -> Any:
-    """What a program lowered for a GPU does with small points, or what every other one does."""
-    if on_gpu is None or not _is_small(leaf_spec) or _xla_cpu.in_shard_map():
+def _on_platform(
+    leaf_spec: LeafSpec, in_registers: Mapping[str, Callable], elsewhere: Callable
+) -> Any:
+    """What a program does on its platform if points are small, or what all other programs do."""
+    if not in_registers or not _is_small(leaf_spec) or _xla_cpu.in_shard_map():
         return elsewhere()
-    return lax.platform_dependent(default=elsewhere, **dict.fromkeys(GPUS, on_gpu))
+    return lax.platform_dependent(default=elsewhere, **in_registers)

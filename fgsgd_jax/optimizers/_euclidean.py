@@ -12,7 +12,7 @@ from jax.core import Tracer
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.optimizers._arguments import require_number_or_schedule
 from fgsgd_jax.spec import AS_ASKED, Collection, require_gradients
-from fgsgd_jax.transforms import checked_schedule, wrong_state
+from fgsgd_jax.transforms import WritesWeights, checked_schedule, wrong_state
 
 # The rate of Euclidean leaves over the rate of leaves on manifolds. A step of `fgsgd` turns a
 # component by at most 0.42 times the rate, whatever the gradient; nothing limits a step of SGD, so
@@ -47,7 +47,7 @@ def with_euclidean(
     if euclidean is not None and not isinstance(euclidean, str):
         _check_transformation(euclidean, weight_decay)
         transforms: dict[Hashable, Any] = {"manifold": links, "euclidean": euclidean}
-        return _partition(transforms, spec)
+        return _like(links, *_partition(transforms, spec))
     if isinstance(euclidean, str) and euclidean != "sgd":
         raise ValueError(
             'euclidean must be "sgd", a transformation such as optax.adamw(1e-3), or None, got '
@@ -57,7 +57,13 @@ def with_euclidean(
         return links
     # The warning points to the caller of the optimizer.
     decay = _decay_of_euclidean_leaves(spec, weight_decay, weight_decay_mask, stacklevel=5)
-    return optax.with_extra_args_support(optax.chain(decay, links))
+    return _like(links, *optax.chain(decay, links))
+
+
+def _like(links, init_fn, update_fn) -> optax.GradientTransformationExtraArgs:
+    """A transformation that passes extra arguments on to the links, and their result on."""
+    writes = isinstance(links, WritesWeights)
+    return (WritesWeights if writes else optax.GradientTransformationExtraArgs)(init_fn, update_fn)
 
 
 def _warn_if_all_is_euclidean(spec: Collection) -> None:

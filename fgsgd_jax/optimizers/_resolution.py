@@ -57,4 +57,4 @@ def warn_of_short_steps(
             )
         return state
 
-    return optax.GradientTransformationExtraArgs(init_fn, tx.update)
+    return type(tx)(init_fn, tx.update)  # which may write weights

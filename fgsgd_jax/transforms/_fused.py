@@ -12,6 +12,7 @@ from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_ste
 from fgsgd_jax.spec import Groups, LeafSpec, map_leaves, require_gradients
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._new_weights import NewWeight, WritesWeights
 from fgsgd_jax.transforms._step import group_of, is_travelled, normalizer, value_at
 
 # Where removing the rounding of earlier steps costs another pass, it is done once in so many steps:
@@ -84,7 +85,7 @@ def fused(
             spec=SpecState.of(spec, params),
         )
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(updates, state, params=None, *, new_weights=False, **extra_args):
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
         require_state(state, FusedState, spec)
@@ -107,7 +108,7 @@ def fused(
             manifold_ids, *scales = state.spec.leaf(path, leaf_spec, weight)
             update, new_trace, token = _step(
                 leaf_spec,
-                settings,
+                settings._replace(writes_weight=new_weights),
                 (weight, gradient, trace),
                 Drawn(manifold_ids, state.groups.get(path)),
                 scales,
@@ -115,7 +116,7 @@ def fused(
                 state.count,
                 token,
             )
-            return _Pair(update, new_trace)
+            return _Pair(NewWeight(update) if new_weights else update, new_trace)
 
         def on_euclidean(gradient, weight, trace=None):
             return _euclidean_step(gradient, weight, trace, (r, share), decay, nesterov)
@@ -130,11 +131,11 @@ def fused(
             spec=state.spec.after_update(),
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return WritesWeights(init_fn, update_fn)
 
 
 class _Pair(NamedTuple):
-    update: jax.Array
+    update: jax.Array | NewWeight
     trace: jax.Array | None
 
 

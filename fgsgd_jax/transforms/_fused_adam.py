@@ -27,6 +27,7 @@ from fgsgd_jax.transforms._component_norms import Moment, norms_of_groups
 from fgsgd_jax.transforms._fused import EXACT_EVERY
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 from fgsgd_jax.transforms._link import Link, require_params
+from fgsgd_jax.transforms._new_weights import NewWeight, WritesWeights
 
 
 def chain_adam_links(
@@ -61,7 +62,7 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
         require_on_manifolds(params, spec)
         return adam.init(params)
 
-    def update_fn(updates, state, params=None, **extra_args):
+    def update_fn(updates, state, params=None, *, new_weights=False, **extra_args):
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
         require_gradients(spec, updates)
@@ -79,7 +80,7 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
             manifold_ids, *scales = state.spec.leaf(path, leaf_spec, weight)
             result, nu[path], largest = _step(
                 leaf_spec,
-                settings,
+                settings._replace(writes_weight=new_weights),
                 moment,
                 (weight, gradient, old[path]),
                 (nu[path], nu_max.get(path)),
@@ -92,7 +93,7 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
             update, mu[path], token = result
             if largest is not None:
                 nu_max[path] = largest
-            return update
+            return NewWeight(update) if new_weights else update
 
         def euclidean_step(step, weight):
             return (-jnp.asarray(r, step.dtype) * step).astype(weight.dtype)
@@ -104,7 +105,7 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
             count, new_mu, nu, nu_max, state.groups, {}, euclidean, state.spec.after_update()
         )
 
-    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
+    return WritesWeights(init_fn, update_fn)
 
 
 # Jitted, so that leaves that are treated alike are traced once.

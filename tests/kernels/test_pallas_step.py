@@ -1,5 +1,6 @@
 """The step by kernels of Pallas is the chain of the links too; here JAX interprets the kernels."""
 
+import functools
 import re
 
 import jax
@@ -11,15 +12,24 @@ from jax import lax
 
 import fgsgd_jax as fg
 from fgsgd_jax import kernels
-from fgsgd_jax.kernels import _pallas, _step
+from fgsgd_jax.kernels import _pallas, _pallas_gpu, _pallas_tpu, _step
 from fgsgd_jax.kernels._scalars import ENTRYWISE, REDUCTIONS, NotScalar, Scalars
-from tests.kernels.test_fused_step import RATE, compare, weights
+from tests.kernels.test_fused_step import (
+    MOMENTA,
+    RATE,
+    TOLERANCES,
+    assert_close,
+    compare,
+    links,
+    weights,
+)
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 
 # A component for every thread of a block, and some for a second block.
 SECOND_BLOCK = (3, 3, 13, 11)
 TRITON = "__gpu$xla.gpu.triton"
+MOSAIC = "tpu_custom_call"
 
 lowers_without_a_gpu = pytest.mark.skipif(
     jax.__version_info__ >= (0, 11), reason="since JAX 0.11, Pallas lowers only for a GPU it finds"
@@ -32,6 +42,7 @@ def interpreted(monkeypatch):
     jax.clear_caches()
     monkeypatch.setattr(kernels, "PALLAS", True)
     monkeypatch.setattr(_step, "GPUS", ("cpu",))
+    monkeypatch.setattr(_step, "TPUS", ())
     monkeypatch.setattr(_pallas, "INTERPRET", True)
     yield
     jax.clear_caches()
@@ -42,9 +53,9 @@ def launched(interpreted, monkeypatch):
     """The names of the kernels that are launched."""
     names, call = [], _pallas.OneKernel.__call__
 
-    def noted(self, **options):
+    def noted(self, *arguments):
         names.append(self.name)
-        return call(self, **options)
+        return call(self, *arguments)
 
     monkeypatch.setattr(_pallas.OneKernel, "__call__", noted)
     return names
@@ -66,6 +77,73 @@ def launched(interpreted, monkeypatch):
 )
 def test_every_manifold_scheme_and_dtype(shape, dtype, names, scheme, momentum, launched):
     compare(shape, dtype, names, scheme, momentum, size=0.3)
+    assert launched == ["measured", "moved"]
+
+
+# Lanes that fill no block of a TPU in either direction, and numbers of the groups along both.
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("shape", "dtype", "names", "scheme", "momentum"),
+    [
+        ((3, 3, 35, 130), "float32", "four types", "PIO", "none"),
+        ((3, 3, 4, 6), "float64", "stiefel", "PI", "nesterov"),
+        ((2, 4, 7, 11), "bfloat16", "oblique", "PO", "heavy ball"),
+    ],
+)
+def test_kernels_for_tpus_take_the_same_step(
+    shape, dtype, names, scheme, momentum, launched, monkeypatch
+):
+    monkeypatch.setattr(_pallas_gpu, "launch", _pallas_tpu.launch)
+    compare(shape, dtype, names, scheme, momentum, size=0.3)
+    assert launched == ["measured", "moved"]
+
+
+@pytest.mark.parametrize("lanes", [(), (130,), (35, 6), (2, 3, 4)])
+@pytest.mark.parametrize("form", [_pallas_gpu, _pallas_tpu])
+def test_a_kernel_reads_numbers_of_every_shape(form, lanes, monkeypatch):
+    monkeypatch.setattr(_pallas, "INTERPRET", True)
+    monkeypatch.setattr(_pallas_gpu, "launch", form.launch)
+    numbers = np.random.default_rng(0)
+    x = np.asarray(numbers.normal(size=(2, 3, *lanes)), np.float32)
+    along = [lanes, (1,) * len(lanes), lanes[:-1] + (1,) * bool(lanes), lanes[-1:]]
+    given = [np.asarray(numbers.normal(size=shape), np.float32) for shape in along]
+    whole = np.arange(np.prod(lanes, dtype=int), dtype=np.uint8).reshape(lanes)
+
+    def combined(points, numbers):
+        *factors, whole = numbers
+        return points[0] * sum(factors) + (whole > 3), factors[0]
+
+    arrays = jax.tree.map(jnp.asarray, ((x,), (*given, whole)))
+    result, same = jax.jit(lambda *arrays: _pallas.OneKernel(combined, *arrays)("cpu", {}))(*arrays)
+    np.testing.assert_allclose(result, x * sum(given) + (whole > 3), rtol=1e-5, atol=1e-6)
+    np.testing.assert_array_equal(same, given[0])
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("form", [_pallas_gpu, _pallas_tpu])
+@pytest.mark.parametrize(
+    ("dtype", "names", "momentum"),
+    [
+        ("float32", "sphere", "none"),
+        ("float32", "four types", "nesterov"),
+        ("bfloat16", "stiefel", "heavy ball"),
+    ],
+)
+def test_kernels_write_the_new_weights(form, dtype, names, momentum, launched, monkeypatch):
+    monkeypatch.setattr(_pallas_gpu, "launch", form.launch)
+    params, spec = weights((3, 3, 4, 6), dtype, names, "PO")
+    decay, nesterov = MOMENTA[momentum]
+    chain = links(spec, decay, nesterov)
+    fast = fg.fgsgd(RATE, spec, momentum=decay, nesterov=nesterov, euclidean="sgd")
+    gradient = jax.tree.map(lambda leaf: jnp.cos(100 * leaf), params)
+    step = jax.jit(lambda state, params: fg.apply_gradients(fast, gradient, state, params))
+    state, (one, other) = fast.init(params), (params, params)
+    of_chain, update = chain.init(params), jax.jit(chain.update)
+    for _ in range(2):
+        one, state = step(state, one)
+        updates, of_chain = update(gradient, of_chain, other)
+        other = optax.apply_updates(other, updates)
+    assert_close(one, other, TOLERANCES[dtype])
     assert launched == ["measured", "moved"]
 
 
@@ -144,13 +222,14 @@ def test_the_update_is_differentiable_and_maps_over_batches(launched):
     np.testing.assert_allclose(backward, (squares[0] - squares[1]) / (2 * h), rtol=1e-2)
 
 
-def launches(shape, request):
+def launches(shape, request, *, in_place=False):
     """Whether the step of a weight is traced with kernels."""
     params = {"w": jnp.zeros(shape)}
     spec = fg.collection(params, ("w", request))
     tx = fg.fgsgd(RATE, spec)
     state = jax.eval_shape(tx.init, params)
-    return "pallas_call" in str(jax.make_jaxpr(tx.update)(params, state, params))
+    step = functools.partial(fg.apply_gradients, tx) if in_place else tx.update
+    return "pallas_call" in str(jax.make_jaxpr(step)(params, state, params))
 
 
 def test_other_weights_keep_their_form(interpreted):
@@ -159,12 +238,13 @@ def test_other_weights_keep_their_form(interpreted):
     of_matrices = fg.Component(rows=1, columns=2, outputs=0)
     assert launches((3, 3, 6), fg.pom("PO", fg.Oblique(), component=fg.Component(0, 1, outputs=2)))
     for shape, request in (
-        ((3, 3, 4, 6), fg.pom("PO", fg.Sphere())),  # XLA writes it in the place of the weight
+        ((3, 3, 4, 6), fg.pom("PO", fg.Sphere())),  # XLA adds its update in the same pass
         ((3, 3, 4, 6), fg.pom("PO", fg.Stiefel(retraction="cayley"))),  # no scalars
         ((7, 7, 4, 6), fg.pom("PO", fg.Oblique())),  # too large for registers
         ((6, 3, 3), fg.pom("PO", fg.Oblique(), component=of_matrices)),  # to be transposed
     ):
         assert not launches(shape, request), request
+    assert launches((3, 3, 4, 6), fg.pom("PO", fg.Sphere()), in_place=True)
 
 
 def test_they_are_off_unless_they_are_asked_for(monkeypatch):
@@ -184,9 +264,20 @@ def test_a_program_exported_for_a_gpu_holds_both_kernels(platform, monkeypatch):
     assert exported(tx.update, platform, *shapes).count(f"@{TRITON}(") == 2
 
 
+@lowers_without_a_gpu
+@pytest.mark.parametrize("names", ["sphere", "four types"])
+def test_a_program_exported_for_a_tpu_holds_both_kernels(names, monkeypatch):
+    monkeypatch.setattr(kernels, "PALLAS", True)
+    params, spec = weights((3, 3, 2, 3), "float32", names, "PO")
+    tx = fg.fgsgd(RATE, spec, momentum=0.9)
+    shapes = jax.eval_shape(lambda: (params, tx.init(params), params))
+    step = functools.partial(fg.apply_gradients, tx)
+    assert exported(step, "tpu", *shapes).count(f"@{MOSAIC}(") == 2
+
+
 def exported(function, platform, *shapes):
     """The program of a function for a platform."""
-    unchecked = [jax.export.DisabledSafetyCheck.custom_call(TRITON)]
+    unchecked = [jax.export.DisabledSafetyCheck.custom_call(name) for name in (TRITON, MOSAIC)]
     export = jax.export.export(jax.jit(function), platforms=[platform], disabled_checks=unchecked)
     return export(*shapes).mlir_module()
 
@@ -202,7 +293,7 @@ def test_scalar_operations_are_the_function_of_every_point(axis):
 
     number = np.arange(5, dtype=np.float32)
     scalars = Scalars(function, *(jax.ShapeDtypeStruct(s, jnp.float32) for s in ((3, 2), ())))
-    results = scalars(5, list(x.reshape(6, 5)), [number])
+    results = scalars((5,), list(x.reshape(6, 5)), [number])
     for result, like, entries in zip(
         jax.vmap(function, (-1, 0), -1)(x, number), scalars.outputs, results, strict=True
     ):
@@ -216,7 +307,7 @@ def every_operation(points, numbers):
     terms = [
         lax.abs(x), x + n, x / n, lax.clamp(-1.0, x, 2.0), lax.cos(x), lax.exp(x), x**3, lax.log(x),
         lax.max(x, n * x), lax.min(x, n * x), x * x, -x, lax.pow(x, x), lax.rsqrt(x),
-        lax.select(low, x, -x), lax.sign(x), lax.sin(x), lax.sqrt(x), lax.square(x), x - n,
+        lax.select(low, x, -x), lax.sin(x), lax.sqrt(x), lax.square(x), x - n,
     ]  # fmt: skip
     masks = [x < n, x > n, x <= n, x >= n, x == n, x != n, ~low, low & lax.is_finite(x), low | low]
     terms += [jnp.where(mask, x, 0) for mask in (*masks, whole > 1, jnp.any(low), jnp.all(low))]
@@ -224,12 +315,17 @@ def every_operation(points, numbers):
 
 
 @lowers_without_a_gpu
-def test_every_operation_that_is_taken_can_be_lowered_for_gpus():
+def test_every_operation_that_is_taken_can_be_lowered():
     shape = jax.ShapeDtypeStruct((2, 2, 7), jnp.float32), jax.ShapeDtypeStruct((7,), jnp.float32)
     used = str(jax.make_jaxpr(every_operation)((jnp.ones((2, 2)),), (1.0,)))
     assert all(re.search(rf"\b{name}\b", used) for name in {*ENTRYWISE, *REDUCTIONS})
-    for platform in ("cuda", "rocm"):
-        exported(lambda x, n: _pallas.OneKernel(every_operation, (x,), (n,))(), platform, *shape)
+    for platform in ("cuda", "rocm", "tpu"):
+        kernel = functools.partial(_launched, every_operation, platform)
+        exported(kernel, platform, *shape)
+
+
+def _launched(function, platform, x, number):
+    return _pallas.OneKernel(function, (x,), (number,))(platform, {})
 
 
 @pytest.mark.parametrize(

@@ -12,7 +12,8 @@ device is used. Exit code 1 says that an update moves more bytes, launches more 
 more memory than in the committed table.
 
 Updates named Pallas are `fgsgd` and `riemannian_adam` with steps by kernels of Pallas, which
-are off by default (`fgsgd_jax/kernels/_blocks.py`).
+are off by default (`fgsgd_jax/kernels/_blocks.py`): by `apply_gradients`, so that the kernels write
+the new weights, or "added" by `optax.apply_updates`.
 
 - bytes: read and written by all kernels, per weight. On an H100 the operands and results of every
   kernel are counted; on a TPU it is the estimate of XLA, which includes the padding of tiles, so

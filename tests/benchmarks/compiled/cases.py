@@ -18,14 +18,6 @@ from .devices import DEVICES
 
 PIO_GROUPS = 64
 MIXTURE = ("sphere", "oblique", "stiefel")
-# The beginnings of the labels of updates that are also compiled with kernels of Pallas.
-WITH_PALLAS = (
-    *(f"fgsgd {scheme}, {name}" for scheme in ("PO", "PIO") for name in MIXTURE[1:]),
-    *(
-        f"{update}, {'+'.join(MIXTURE)}"
-        for update in ("fgsgd PO", "fgsgd PIO", "riemannian_adam PO")
-    ),
-)
 MATRICES = {f"matrix{i}": (1024, 256) for i in range(4)}
 DENSE = [(784, 512), (512, 512), (512, 10)]
 
@@ -43,6 +35,7 @@ class Case:
             size of the weights read and written once, the weight and the gradient read twice where
             the norm of a group has to be known before the step.
         devices: The devices that it is compiled for.
+        step: Makes of the optimizer a function `(weights, state, gradient) -> (weights, state)`.
     """
 
     block: str
@@ -51,6 +44,7 @@ class Case:
     params: Any
     limit: float | None = None
     devices: tuple[str, ...] = tuple(DEVICES)
+    step: Callable[[Any], Callable] = update_of
 
     @property
     def name(self) -> str:
@@ -75,7 +69,7 @@ class Case:
     def traced(self) -> tuple[Callable, tuple]:
         """The update `(weights, state, gradient) -> (weights, state)`, and shapes for a call."""
         tx = self.optimizer(self.params)
-        return update_of(tx), (self.params, jax.eval_shape(tx.init, self.params), self.params)
+        return self.step(tx), (self.params, jax.eval_shape(tx.init, self.params), self.params)
 
 
 def cases() -> Iterator[Case]:
@@ -83,7 +77,10 @@ def cases() -> Iterator[Case]:
     for dtype in (jnp.float32, jnp.bfloat16):
         for case in _small_components(dtype):
             yield case
-            if case.label.startswith(WITH_PALLAS):
+        for case in _small_components(dtype):
+            if case.label.startswith(("fgsgd", "riemannian_adam")):
+                yield _in_place(_by_pallas(case))
+            if case.label == f"fgsgd PO, {'+'.join(MIXTURE)}":
                 yield _by_pallas(case)
     yield from _matrices()
     yield from _path_sgd()
@@ -106,7 +103,7 @@ def _small_components(dtype) -> Iterator[Case]:
 
 
 def _by_pallas(case: Case) -> Case:
-    """The same update with the step by kernels of Pallas, which are for GPUs."""
+    """The same update with the step by kernels of Pallas, whose result `apply_updates` adds."""
 
     def optimizer(params):
         before, kernels.PALLAS = kernels.PALLAS, True
@@ -115,8 +112,18 @@ def _by_pallas(case: Case) -> Case:
         finally:
             kernels.PALLAS = before
 
-    label = case.label.replace("fgsgd", "Pallas").replace("riemannian_adam", "Pallas, adam")
-    return dataclasses.replace(case, label=label, optimizer=optimizer, devices=("h100",))
+    label = case.label.replace("fgsgd", "Pallas, added").replace("riemannian_adam", "Pallas, adam")
+    return dataclasses.replace(case, label=label, optimizer=optimizer)
+
+
+def _in_place(case: Case) -> Case:
+    """The same update by `apply_gradients`: the kernels write the new weights."""
+
+    def step(tx):
+        return lambda params, state, gradient: fg.apply_gradients(tx, gradient, state, params)
+
+    label = case.label.replace("Pallas, added", "Pallas")
+    return dataclasses.replace(case, label=label, step=step)
 
 
 def _matrices() -> Iterator[Case]:

@@ -10,8 +10,8 @@ import jax
 import numpy as np
 from jax import lax
 
+import fgsgd_jax as fg
 from fgsgd_jax.experiments.bench import timing
-from fgsgd_jax.experiments.bench.weights import update_of
 
 from ..compiled.programs import kernels
 from .cases import Case
@@ -43,10 +43,13 @@ def submit(case: Case, params: Any, gradient: Any, pool: Executor) -> Program:
         tx, start = case.prepare(params)
         # Compiled, because init would otherwise check the weights one operation after the other.
         state = jax.jit(tx.init)(start)
-    update = update_of(tx)
 
     def updates(params, state, gradient):
-        return lax.fori_loop(0, UPDATES, lambda _, both: update(*both, gradient), (params, state))
+        def update(_, both):
+            params, state = both
+            return fg.apply_gradients(tx, gradient, state, params)
+
+        return lax.fori_loop(0, UPDATES, update, (params, state))
 
     shapes = jax.tree.map(
         lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), (start, state, gradient)
