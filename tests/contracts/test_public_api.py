@@ -16,14 +16,14 @@ ROOT = PACKAGE.parent
 
 PUBLIC = {
     "Collection", "Component", "Euclidean", "Group", "Layer", "LeafSpec", "Manifold", "Oblique",
-    "Pom", "Product", "Sphere", "Stiefel", "average_on_manifolds", "balance", "bounds",
-    "checked", "checks", "collection", "diagnostics", "fgsgd", "get_average", "get_feature_std",
-    "initialize", "keep_on_manifolds", "land_updates", "manifold_muon", "norms", "on_manifold",
-    "path_norm", "path_scales", "path_sgd", "per_group", "pom", "project", "project_to_tangent",
-    "rdog", "report", "residual", "retract_updates", "riemannian_adam", "robbins_monro", "rsgd",
-    "scale_by_fgsgd", "scale_by_manifold_muon", "scale_by_path", "scale_by_rdog",
-    "scale_by_riemannian_adam", "set_feature_std", "trace_on_manifold", "unbalance",
-    "with_master_weights",
+    "Pom", "Product", "Sphere", "Stiefel", "apply_gradients", "average_on_manifolds", "balance",
+    "bounds", "checked", "checks", "collection", "diagnostics", "fgsgd", "get_average",
+    "get_feature_std", "initialize", "keep_on_manifolds", "land_updates", "manifold_muon",
+    "norms", "on_manifold", "path_norm", "path_scales", "path_sgd", "per_group", "pom",
+    "project", "project_to_tangent", "rdog", "report", "residual", "retract_updates",
+    "riemannian_adam", "robbins_monro", "rsgd", "scale_by_fgsgd", "scale_by_manifold_muon",
+    "scale_by_path", "scale_by_rdog", "scale_by_riemannian_adam", "set_feature_std",
+    "trace_on_manifold", "unbalance", "with_master_weights",
 }  # fmt: skip
 
 MODULES = {"bounds", "checks", "diagnostics", "norms"}

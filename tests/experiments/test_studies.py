@@ -31,6 +31,7 @@ from fgsgd_jax.experiments.study import (
     depth_training,
     figures,
     grid,
+    permuted,
     rates,
     report,
     robustness_network,
@@ -595,6 +596,39 @@ def test_every_delay_is_a_case_and_has_a_folder_of_its_own():
     assert problem.cases == [{"delay": 100}, {"delay": 300}]
     assert problem.default_folder != copying.study((100,), smoke=False).default_folder
     assert "0.173, 0.065" in problem.title  # 10·ln 8 / 120 and / 320
+
+
+# --- permuted ---------------------------------------------------------------------------------
+
+
+def test_pixels_come_in_one_order_for_all_images_and_averaged_to_a_length():
+    numbers = np.random.default_rng(0)
+    pixels = numbers.integers(0, 256, (20, 28, 28, 1), np.uint8)
+    labels = np.arange(20) % 10
+    images = data.ImageData("mnist", pixels, labels, pixels[:5], labels[:5])
+    problem = permuted._Problem(images, epochs=1)
+    (train, _), (test, _) = problem.train, problem.test
+    averaged = pixels.reshape(20, 14, 2, 14, 2).mean((2, 4)).round().reshape(20, 196)
+    scaled = (averaged - pixels.mean()) / pixels.std()
+    order = [int(np.argmin(np.abs(scaled[:16] - train[:, [i]]).sum(0))) for i in range(196)]
+    assert sorted(order) == list(range(196))
+    assert order != sorted(order)
+    np.testing.assert_allclose(train, scaled[:16, order], atol=1e-5)
+    np.testing.assert_allclose(test, scaled[:5, order], atol=1e-5)
+
+
+def test_the_recurrent_network_is_a_loop_over_the_pixels():
+    params = permuted.initial(jax.random.key(0), classes=3)
+    numbers = np.random.default_rng(0)
+    params["bias"] = jnp.asarray(numbers.normal(size=64), jnp.float32)
+    w = {name: np.asarray(leaf, np.float64) for name, leaf in params.items()}
+    x = numbers.normal(size=(2, 5))
+    h = np.zeros((2, 64))
+    for step in range(5):
+        z = h @ w["recurrent"] + x[:, step, None] * w["input"]
+        h = np.sign(z) * np.maximum(np.abs(z) + w["bias"], 0)
+    found = permuted.network(params, jnp.asarray(x, jnp.float32))
+    np.testing.assert_allclose(found, h @ w["output"] + w["output_bias"], atol=1e-4)
 
 
 # --- coordinates and scales -------------------------------------------------------------------

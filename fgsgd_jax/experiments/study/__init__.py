@@ -4,11 +4,12 @@ The studies are **bounds** (do generalization bounds rank networks by their gene
 **classical** (optima that factorizations know: Procrustes, principal and independent components),
 **convergence** (the share of random starts that reach a global minimum), **coordinates** (does the
 best learning rate depend on the scale of the kernels?), **copying** (a recurrent matrix that has to
-keep symbols over a delay), **depth** and **depth-convolutional** (plain networks of up to 100
+keep symbols over a delay), **depth** and **depth-convolutional** (plain networks of up to 200
 layers without normalization), **language** (a small transformer on characters), **paper** (a
-residual network on CIFAR-10, many runs at once on one device), **rates** (the range of learning
-rates in which methods train well), **robustness** (certified accuracy of networks with a small
-Lipschitz constant), **scales** (does re-scaling kernels lower the error, as it lowers bounds?) and
+residual network on CIFAR-10, many runs at once on one device), **permuted** (a recurrent network
+that reads images pixel by pixel in a random order), **rates** (the range of learning rates in which
+methods train well), **robustness** (certified accuracy of networks with a small Lipschitz
+constant), **scales** (does re-scaling kernels lower the error, as it lowers bounds?) and
 **streaming** (principal components of a stream, with and without averages on the manifold).
 
 Every method is trained with all of its settings (learning rates, decays, …) from a few seeds; the

@@ -29,6 +29,7 @@ STUDIES = (
     "depth-convolutional",
     "language",
     "paper",
+    "permuted",
     "rates",
     "robustness",
     "scales",

@@ -1,19 +1,13 @@
 """The copying memory: can a recurrent network keep ten symbols in mind over a long delay?
 
 The network reads ten of eight symbols, then blanks, and after a marker it has to write the symbols.
-Without memory the best loss is 10·ln 8 / (delay + 20). The recurrent matrix is orthogonal, on a
-Stiefel manifold, or it starts orthogonal and is free. It has a learning rate of its own; where the
-updates are the same (SGD, Adam), the rates tried are the same on both sides. All other weights get
-the same Adam everywhere.
+Without memory the best loss is 10·ln 8 / (delay + 20). The methods are those of `recurrent.py`.
 
 References:
-    Arjovsky, Shah & Bengio, *Unitary evolution recurrent neural networks*, ICML 2016 (the problem).
-    Helfrich, Willmott & Ye, *Orthogonal recurrent neural networks with scaled Cayley transform*,
-    ICML 2018 (real matrices with this activation, and separate rates).
+    Arjovsky, Shah & Bengio, *Unitary evolution recurrent neural networks*, ICML 2016.
 """
 
 import functools
-import itertools
 import math
 import statistics
 from collections.abc import Sequence
@@ -24,9 +18,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-import fgsgd_jax as fg
 from fgsgd_jax.experiments.run_folder import Row
-from fgsgd_jax.experiments.study import figures
+from fgsgd_jax.experiments.study import figures, recurrent
 from fgsgd_jax.experiments.study.grid import Study
 
 SYMBOLS, COPIED = 8, 10
@@ -39,7 +32,7 @@ SOLVED = 0.1  # times the loss without memory
 def study(delays: Sequence[int], *, smoke: bool) -> Study:
     """The study for these delays; `smoke` makes it small enough for a test."""
     steps = 2 * WINDOW if smoke else 1000
-    methods = _methods()
+    methods = recurrent.methods()
     if smoke:
         delays = (5,)
         methods = {name: methods[name][:1] for name in ("Stiefel, fgsgd", "free, Adam")}
@@ -59,24 +52,6 @@ def study(delays: Sequence[int], *, smoke: bool) -> Study:
         tuning_seeds=1,
         draw=_draw,
     )
-
-
-def _methods() -> dict[str, list[dict[str, float]]]:
-    """Five rates of the recurrent matrix and two of all others for each method."""
-
-    def grid(rates: Sequence[float]) -> list[dict[str, float]]:
-        pairs = itertools.product(rates, (1e-3, 3e-3))
-        return [{"rate": rate, "others": others} for rate, others in pairs]
-
-    of_gradients, of_adam = (3e-3, 0.01, 0.03, 0.1, 0.3), (1e-5, 3e-5, 1e-4, 3e-4, 1e-3)
-    return {
-        "Stiefel, fgsgd": grid(of_gradients),
-        "Stiefel, rsgd": grid(of_gradients),
-        "Stiefel, on_manifold(adam)": grid(of_adam),
-        "free, clipped SGD": grid(of_gradients),
-        "free, RMSprop": grid(of_adam),
-        "free, Adam": grid(of_adam),
-    }
 
 
 def without_memory(delay: int) -> float:
@@ -110,14 +85,7 @@ def initial(key: jax.Array) -> dict[str, jax.Array]:
 
 def network(params: dict[str, jax.Array], inputs: jax.Array) -> jax.Array:
     """The outputs `(length, number, 9)` for inputs `(length, number)`."""
-
-    def step(h, from_input):
-        z = h @ params["recurrent"] + from_input
-        h = jnp.sign(z) * jax.nn.relu(jnp.abs(z) + params["bias"])  # modReLU
-        return h, h
-
-    start = jnp.zeros((inputs.shape[1], UNITS))
-    _, units = jax.lax.scan(step, start, params["input"][inputs])
+    units = recurrent.units(params, params["input"][inputs])
     return units @ params["output"] + params["output_bias"]
 
 
@@ -149,7 +117,7 @@ def _trained(method: str, delay: int, steps: int, key, rate, others) -> tuple[Ro
     """The results, and the mean loss of every window of steps."""
     keys = jax.random.split(key, 4)
     params = initial(keys[0])
-    tx = _optimizer(method, params, rate, optax.adam(others))
+    tx = recurrent.optimizer(method, params, rate, optax.adam(others))
 
     def step(carried, key):
         params, state = carried
@@ -167,23 +135,6 @@ def _trained(method: str, delay: int, steps: int, key, rate, others) -> tuple[Ro
         "loss": loss_of(params, *sequences(keys[3], 500, delay)),
         "residual": jnp.linalg.norm(w.T @ w - jnp.eye(UNITS)) / math.sqrt(UNITS),
     }, losses.reshape(-1, WINDOW).mean(1)
-
-
-def _optimizer(method: str, params, rate, others) -> optax.GradientTransformation:
-    """The optimizer of the recurrent matrix, and `others` for all other weights."""
-    kind, _, name = method.partition(", ")
-    if kind == "Stiefel":
-        spec = fg.collection(params, ("recurrent", fg.pom("layer", fg.Stiefel())), default=None)
-        if name == "on_manifold(adam)":
-            return fg.on_manifold(optax.adam(rate), spec, euclidean=others)
-        return {"fgsgd": fg.fgsgd, "rsgd": fg.rsgd}[name](rate, spec, euclidean=others)
-    free = {
-        "clipped SGD": optax.chain(optax.clip_by_global_norm(1.0), optax.sgd(rate)),
-        "RMSprop": optax.rmsprop(rate, decay=0.99),
-        "Adam": optax.adam(rate),
-    }[name]
-    labels = {name: "recurrent" if name == "recurrent" else "others" for name in params}
-    return optax.partition({"recurrent": free, "others": others}, labels)
 
 
 # --- the figure -------------------------------------------------------------------------------

@@ -37,7 +37,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         NETWORK,
         images,
         name="depth",
-        layers=(10, 30, 100),
+        layers=(10, 30, 100, 200),
         rates=RATES,
         epochs=epochs,
         tuning_seeds=2,

@@ -52,7 +52,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         NETWORK,
         small,
         name="depth-convolutional",
-        layers=(10, 30, 100),
+        layers=(10, 30, 100, 200),
         rates={method: RATES[method] for method in (NETWORK.poms if smoke else RATES)},
         epochs=epochs,
         tuning_seeds=1,

@@ -21,6 +21,9 @@ from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.training import fit, to_zero
 
 BATCH = 50
+DEPTHS = np.linspace(0, 1, 11)
+"""The depths of the layers whose gain is kept, over the depth of the network."""
+GAINS = [f"gain_{round(100 * depth)}" for depth in DEPTHS]
 SECOND = {
     "SGD": ("momentum", (0, 0.9)),
     "SGD, clipped": ("clip", (0.1, 1.0)),
@@ -146,11 +149,13 @@ class _Problem:
 
         units = network.outputs(params, self.validation[0])[1]
         deviations = units.reshape(*units.shape[:2], -1).std(1).mean(-1)
+        gains = (deviations / deviations[0])[np.round(DEPTHS * (layers - 1)).astype(int)]
         return {
             "validation_error": error(*self.validation),
             "test_error": error(*self.test),
             "train_loss": loss(params, *self.train),
-            "gain": deviations[-1] / deviations[0],
+            **dict(zip(GAINS, gains, strict=True)),
+            "gain": gains[-1],
         }
 
 
@@ -166,33 +171,39 @@ def _free(method, rate, momentum, decay, clip) -> optax.GradientTransformation:
 
 
 def _draw(study: Study, rows: list[Row], path: Path) -> None:
-    """Validation error over the learning rate for each depth; test error and gain over depth."""
+    """For each depth, error over learning rate, and gain through the layers; error over depth."""
     study = study.finished(rows)
-    depths, colors = [case["layers"] for case in study.cases], figures.colors(study.methods)
-    figure, (over_rate, over_depth) = figures.panels(2, max(2, len(depths)), sharey=False)
-    for panel, case in zip(over_rate, study.cases, strict=False):
-        for method, color in colors.items():
-            tuning = [
-                r for r in study.rows_of(rows, case, method) if r["seed"] < study.tuning_seeds
-            ]
-            errors = curve(tuning)
-            panel.plot(list(errors), list(errors.values()), ".-", color=color)
-        panel.set(xscale="log", xlabel="learning rate", ylim=(0, 1))
-        panel.set_title(f"{case['layers']} layers", fontsize=10)
-    over_rate[0].set_ylabel("validation error")
-    for panel, result in zip(over_depth, ("test_error", "gain"), strict=False):
-        for method, color in colors.items():
-            chosen = [study.chosen(rows, case, method) for case in study.cases]
-            values = np.array([[row[result] for row in of_case] for of_case in chosen], float)
-            panel.errorbar(
-                depths, values.mean(1), values.std(1, ddof=1), fmt=".-", color=color, label=method
-            )
-        panel.set(xscale="log", xlabel="layers", ylabel=study.results[result], ylim=(0, None))
-        panel.set_xticks(depths, depths)
-        panel.minorticks_off()
-    for panel in (*over_rate[len(depths) :], *over_depth[2:]):
-        panel.remove()
+    count = len(study.cases)
+    figure, panels = figures.panels(2, count + 1, sharey=False)
+    for case, (over_rate, through_layers) in zip(study.cases, panels[:, :-1].T, strict=True):
+        _draw_depth(study, rows, case, over_rate, through_layers)
+    panels[0, 0].set_ylabel("validation error")
+    panels[1, 0].set_ylabel("gain since the first layer")
+    depths, over_depth = [case["layers"] for case in study.cases], panels[0, -1]
+    for method, color in figures.colors(study.methods).items():
+        chosen = [study.chosen(rows, case, method) for case in study.cases]
+        errors = np.array([[row["test_error"] for row in of_case] for of_case in chosen], float)
+        over_depth.errorbar(depths, errors.mean(1), errors.std(1, ddof=1), fmt=".-", color=color)
+    over_depth.set(xscale="log", xlabel="layers", ylabel="test error", ylim=(0, None))
+    over_depth.set_xticks(depths, depths)
+    over_depth.minorticks_off()
+    panels[1, -1].remove()
     figures.save(figure, path)
+
+
+def _draw_depth(study: Study, rows: list[Row], case: Row, over_rate, through_layers) -> None:
+    """Error over the learning rate, and gain through the layers at the chosen settings."""
+    for method, color in figures.colors(study.methods).items():
+        tuning = [r for r in study.rows_of(rows, case, method) if r["seed"] < study.tuning_seeds]
+        errors = curve(tuning)
+        over_rate.plot(list(errors), list(errors.values()), ".-", color=color)
+        chosen = study.chosen(rows, case, method)
+        gains = np.array([[row[name] for name in GAINS] for row in chosen], float).mean(0)
+        through_layers.plot(DEPTHS, gains, ".-", color=color, label=method)
+    over_rate.set(xscale="log", xlabel="learning rate", ylim=(0, 1))
+    over_rate.set_title(f"{case['layers']} layers", fontsize=10)
+    through_layers.axhline(1, color="0.8", linewidth=1, zorder=0)
+    through_layers.set(xlabel="depth of the layer / depth of the network", ylim=(0, None))
 
 
 def curve(rows: list[Row]) -> Mapping[float, float]:
