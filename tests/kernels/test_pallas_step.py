@@ -51,10 +51,10 @@ def interpreted(monkeypatch):
 @pytest.fixture
 def launched(interpreted, monkeypatch):
     """The names of the kernels that are launched."""
-    names, call = [], _pallas.OneKernel.__call__
+    names, call = set(), _pallas.OneKernel.__call__
 
     def noted(self, *arguments):
-        names.append(self.name)
+        names.add(self.name)
         return call(self, *arguments)
 
     monkeypatch.setattr(_pallas.OneKernel, "__call__", noted)
@@ -77,7 +77,7 @@ def launched(interpreted, monkeypatch):
 )
 def test_every_manifold_scheme_and_dtype(shape, dtype, names, scheme, momentum, launched):
     compare(shape, dtype, names, scheme, momentum, size=0.3)
-    assert launched == ["measured", "moved"]
+    assert launched == {"measured", "moved"}
 
 
 # Lanes that fill no block of a TPU in either direction, and numbers of the groups along both.
@@ -95,7 +95,7 @@ def test_kernels_for_tpus_take_the_same_step(
 ):
     monkeypatch.setattr(_pallas_gpu, "launch", _pallas_tpu.launch)
     compare(shape, dtype, names, scheme, momentum, size=0.3)
-    assert launched == ["measured", "moved"]
+    assert launched == {"measured", "moved"}
 
 
 @pytest.mark.parametrize("lanes", [(), (130,), (35, 6), (2, 3, 4)])
@@ -144,7 +144,7 @@ def test_kernels_write_the_new_weights(form, dtype, names, momentum, launched, m
         updates, of_chain = update(gradient, of_chain, other)
         other = optax.apply_updates(other, updates)
     assert_close(one, other, TOLERANCES[dtype])
-    assert launched == ["measured", "moved"]
+    assert launched == {"measured", "moved"}
 
 
 @pytest.mark.slow
@@ -167,7 +167,7 @@ def test_a_step_that_no_group_shares_is_one_kernel(names, options, launched):
         for tx in (chain, fg.rsgd(RATE, spec, normalize=True, **options))
     )
     np.testing.assert_allclose(one, other, rtol=0, atol=2e-6)
-    assert launched == ["at_once"]
+    assert launched == {"at_once"}
 
 
 @pytest.mark.slow
@@ -182,10 +182,11 @@ def test_adaptive_steps_of_scaled_weights_are_those_of_passes_over_arrays(launch
         return jax.jit(tx.update)(gradient, tx.init(params), params)[0]["w"]
 
     by_kernels = updated()
-    assert launched == ["at_once"]
+    assert launched == {"at_once"}
+    launched.clear()
     monkeypatch.setattr(kernels, "PALLAS", False)
     np.testing.assert_allclose(updated(), by_kernels, rtol=0, atol=2e-6)
-    assert launched == ["at_once"]
+    assert not launched
 
 
 @pytest.mark.slow
@@ -216,7 +217,7 @@ def test_the_update_is_differentiable_and_maps_over_batches(launched):
     at, h = jnp.float32(0.5), 1e-2
     both = jax.jit(jax.vmap(moved))(jnp.array([0.5, 1.0]))
     np.testing.assert_allclose(both[0], moved(at), atol=1e-6)
-    assert launched == ["measured", "moved"]  # of both calls: it is traced once
+    assert launched == {"measured", "moved"}
     backward = jax.jit(jax.grad(lambda size: jnp.sum(moved(size) ** 2)))(at)
     squares = [float(jnp.sum(moved(at + side * h) ** 2)) for side in (1, -1)]
     np.testing.assert_allclose(backward, (squares[0] - squares[1]) / (2 * h), rtol=1e-2)
