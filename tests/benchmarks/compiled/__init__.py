@@ -17,7 +17,7 @@ the new weights, or "added" by `optax.apply_updates`.
 
 - bytes: read and written by all kernels, per weight. On an H100 the operands and results of every
   kernel are counted; on a TPU it is the estimate of XLA, which includes the padding of tiles, so
-  that ratios matter only.
+  that ratios matter only. Kernels of Pallas there count the tiles of their operands and results.
 - kernels: launched per leaf.
 - temporary: temporary memory over that of the weights.
 - collectives: operations that exchange data between devices.

@@ -32,8 +32,8 @@ class Case:
         optimizer: Makes it from the shapes of the weights.
         params: The shapes of the weights.
         limit: The bytes per weight that an update cannot do without, or None: every array of the
-            size of the weights read and written once, the weight and the gradient read twice where
-            the norm of a group has to be known before the step.
+            size of the weights read and written once; where the norm of a group has to be known
+            before the step, the weight read twice, and the gradient or the new momentum as well.
         devices: The devices that it is compiled for.
         step: Makes of the optimizer a function `(weights, state, gradient) -> (weights, state)`.
     """
@@ -97,7 +97,7 @@ def _small_components(dtype) -> Iterator[Case]:
         drawn = len(names) > 1  # the drawn manifolds: a byte per component, in either pass
         for scheme, momentum in (("PO", None), ("PI", None), ("PIO", None), ("PO", MOMENTUM)):
             label = f"fgsgd {scheme}, {'+'.join(names)}" + (", momentum" if momentum else "")
-            limit = size * (5 if momentum is None else 8) + 2 * drawn / 9
+            limit = size * (5 if momentum is None else 7) + 2 * drawn / 9
             yield Case(block, label, _fgsgd(scheme, names, momentum), params, limit)
         yield Case(block, f"riemannian_adam PO, {'+'.join(names)}", _adam(names), params)
 
