@@ -54,14 +54,22 @@ class _PerComponent(NamedTuple):
 
 def fits_blocks(step: Step) -> bool:
     """Whether kernels can compute a step that is divided, without a transposition before them."""
+    adds_in_passes = isinstance(step.kernel, SphereKernel) and not step.settings.writes_weight
+    return not adds_in_passes and _fits(step, _at_once)
+
+
+def fits_norms(step: Step) -> bool:
+    """Whether a kernel can compute the norms of `norms_by_blocks`."""
+    return _fits(step, _norms)
+
+
+def _fits(step: Step, function: Callable) -> bool:
     cut = step.leaf_spec.component
     in_order = cut.axes == (*range(len(cut.axes)),)
-    if isinstance(step.kernel, SphereKernel) and not step.settings.writes_weight:
-        return False
     if not in_order or not _xla_cpu.on_single_device():
         return False
     try:
-        _kernel(step, _at_once, _points(step), _per_component(step))
+        _kernel(step, function, _points(step), _per_component(step))
     except NotScalar:
         return False
     return True
@@ -69,23 +77,39 @@ def fits_blocks(step: Step) -> bool:
 
 def blocks(step: Step, after: jax.Array | None, platform: str) -> Result:
     """The step on a platform, whose derivative is that of the passes over arrays."""
+    update, trace = _with_derivative_of(
+        lambda step: passes(step, None)[:2], lambda step: _updated(step, platform), step
+    )
+    return Result(update, trace, after)
+
+
+def norms_by_blocks(step: Step, platform: str) -> jax.Array:
+    """The norms of the Riemannian gradients of all components, `(*lanes)`, on a platform."""
+
+    def plain(step: Step) -> jax.Array:
+        return _norms(step, None)[0]
+
+    def by_kernel(step: Step) -> jax.Array:
+        return _kernel(step, _norms, _points(step), _per_component(step))(platform, {})[0]
+
+    return _with_derivative_of(plain, by_kernel, step)
+
+
+def _with_derivative_of(plain: Callable, function: Callable, step: Step) -> Any:
+    """A function of a step, with the derivative of another one."""
 
     @jax.custom_jvp
     def computed(*arrays):
-        return _updated(_with_arrays(step, arrays), platform)
+        return function(_with_arrays(step, arrays))
 
     @computed.defjvp
     def _(primals, tangents):
-        def plain(*arrays):
-            return passes(_with_arrays(step, arrays), None)[:2]
+        return jax.jvp(lambda *arrays: plain(_with_arrays(step, arrays)), primals, tangents)
 
-        return jax.jvp(plain, primals, tangents)
-
-    update, trace = computed(
+    return computed(
         step.weight, step.gradient, step.trace, step.groups, step.scales, step.numbers,
         step.divisors, _ids(step),
     )  # fmt: skip
-    return Result(update, trace, after)
 
 
 def _with_arrays(step: Step, arrays: tuple) -> Step:
@@ -153,6 +177,12 @@ def _at_once(step: Step, sums: None) -> tuple:
     v, normal, momentum = _tangent(step)
     g = step.kernel.length(v, normal) if step.settings.normalization == "component" else None
     return _update(step, v, normal, g), momentum
+
+
+def _norms(step: Step, sums: None) -> tuple:
+    """The norm of the Riemannian gradient."""
+    v, normal, _ = _tangent(step)
+    return (step.kernel.length(v, normal),)
 
 
 def _measured(step: Step, sums: None) -> tuple:

@@ -10,17 +10,17 @@ from collections.abc import Callable, Mapping
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 from jax import lax
 
 from fgsgd_jax import _xla_cpu, linalg
-from fgsgd_jax.kernels._blocks import blocks, fits_blocks
+from fgsgd_jax.kernels._blocks import blocks, fits_blocks, fits_norms, norms_by_blocks
 from fgsgd_jax.kernels._choice import kernel_for
 from fgsgd_jax.kernels._gpu import two_passes
 from fgsgd_jax.kernels._passes import passes
 from fgsgd_jax.kernels._shared import Drawn, Numbers, Result, Settings, Step
 from fgsgd_jax.kernels._sphere import RescalingKernel
 from fgsgd_jax.spec import (
-    Coordinates,
     LeafSpec,
     keeps_sharding,
     split_by_rows,
@@ -43,10 +43,10 @@ def tangent_norms(
     s: jax.Array | None,
     after: jax.Array | None,
     *,
-    coordinates: Coordinates,
+    settings: Settings,
 ) -> jax.Array:
     """The norms of the Riemannian gradients of all components, `(*lanes)`."""
-    _, factor = step_radius(coordinates, s)
+    _, factor = step_radius(settings.coordinates, s)
     kernel = kernel_for(leaf_spec, manifold_ids, bounded=True)
 
     def norms(form: Callable = lambda points: points) -> jax.Array:
@@ -55,9 +55,15 @@ def tangent_norms(
         normal = kernel.normal(x, g)
         return kernel.length(kernel.tangent(x, g, normal), normal)
 
+    numbers = Numbers(*(jnp.zeros([], weight.dtype),) * 2)  # of a step, which is not taken here
+    step = Step(
+        leaf_spec, kernel, weight, gradient, None, None, (s, None), numbers, None, None, settings
+    )
     in_registers: dict[str, Callable] = {}
-    if isinstance(kernel, RescalingKernel):
-        in_registers = dict.fromkeys(GPUS, lambda: norms(linalg.Entries.of))
+    if settings.pallas and _is_small(leaf_spec) and fits_norms(step):
+        in_registers = _by_platform(lambda platform: norms_by_blocks(step, platform))
+    if isinstance(kernel, RescalingKernel):  # for which XLA makes one kernel, with what follows
+        in_registers |= dict.fromkeys(GPUS, lambda: norms(linalg.Entries.of))
     return _on_platform(
         leaf_spec, in_registers, lambda: _xla_cpu.materialize(norms, weight, after=after)
     )
@@ -104,7 +110,7 @@ def fused_step(
         return passes(step, after)
     in_registers: dict[str, Callable] = {}
     if settings.pallas and _is_small(leaf_spec) and fits_blocks(step):
-        in_registers = {name: functools.partial(blocks, step, after, name) for name in GPUS + TPUS}
+        in_registers = _by_platform(lambda platform: blocks(step, after, platform))
     elif isinstance(kernel, RescalingKernel):
         in_registers = dict.fromkeys(GPUS, lambda: two_passes(step, after))
     return _on_platform(leaf_spec, in_registers, lambda: passes(step, after))
@@ -113,6 +119,11 @@ def fused_step(
 def _is_small(leaf_spec: LeafSpec) -> bool:
     rows, columns = leaf_spec.points_shape[:2]
     return rows * columns <= LARGEST_IN_REGISTERS
+
+
+def _by_platform(function: Callable[[str], Any]) -> dict[str, Callable]:
+    """A function of the platform, for those that have kernels of Pallas."""
+    return {platform: functools.partial(function, platform) for platform in (*GPUS, *TPUS)}
 
 
 def _on_platform(

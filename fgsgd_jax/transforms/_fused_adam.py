@@ -133,7 +133,7 @@ def _step(
         drawn.manifold_ids,
         scales[0],
         after,
-        coordinates=settings.coordinates,
+        settings=settings,
     )
     if moment == "group":
         sizes = norms_of_groups(leaf_spec, sizes, drawn.groups)

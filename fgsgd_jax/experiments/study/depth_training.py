@@ -191,7 +191,7 @@ def _draw(study: Study, rows: list[Row], path: Path) -> None:
     figures.save(figure, path)
 
 
-def _draw_depth(study: Study, rows: list[Row], case: Row, over_rate, through_layers) -> None:
+def _draw_depth(study: Study, rows: list[Row], case: Mapping, over_rate, through_layers) -> None:
     """Error over the learning rate, and gain through the layers at the chosen settings."""
     for method, color in figures.colors(study.methods).items():
         tuning = [r for r in study.rows_of(rows, case, method) if r["seed"] < study.tuning_seeds]
