@@ -9,7 +9,12 @@ import math
 import jax.numpy as jnp
 
 from fgsgd_jax.geometry import Oblique, Sphere, Stiefel
-from fgsgd_jax.spec._kinds import keys_of, kind_of, may_have_outputs_before_inputs
+from fgsgd_jax.spec._kinds import (
+    LARGEST_VECTOR,
+    keys_of,
+    kind_of,
+    may_have_outputs_before_inputs,
+)
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
@@ -17,10 +22,6 @@ from fgsgd_jax.spec._stacked import of_one_layer
 
 # The best setting of the paper: three manifolds in every group, groups over both channel axes.
 BY_SHAPE = pom("PIO", (Sphere(), Oblique(), Stiefel()))
-
-# Biases and normalization scales have at most three axes: heads, their size, stacked layers. Axes
-# of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
-LARGEST_BIAS = 3
 
 
 def by_default(path: str, leaf, default: Pom | str | None, layout: str | None) -> Pom | str:
@@ -37,7 +38,7 @@ def by_default(path: str, leaf, default: Pom | str | None, layout: str | None) -
     if default is None or unsuitable:
         return unsuitable or Reason.NO_DEFAULT
     why = passed_over(path, of_one_layer(shape, layout))
-    if isinstance(default, Pom) and (kind := kind_of(path)) in ("embedding", "router"):
+    if isinstance(default, Pom) and (kind := kind_of(path, len(shape))) in ("embedding", "router"):
         why = why or f"{kind} by its path"
     if isinstance(default, Pom) and len(shape) > 2 and sum(size > 1 for size in shape) < 2:
         why = why or Reason.ONE_LONG_AXIS  # such as the token of a class, (1, 1, width)
@@ -57,15 +58,15 @@ def passed_over(path: str, shape: tuple[int, ...]) -> str:
     """Why a rule that also matches other leaves passes over this one; "" if it does not."""
     if len(shape) < 2:
         return Reason.FEW_AXES
-    kind = kind_of(path)
+    kind = kind_of(path, len(shape))
     axes = sum(size > 1 for size in shape)
-    small = kind in ("bias", "normalization") and axes <= LARGEST_BIAS
+    small = kind in ("bias", "normalization") and axes <= LARGEST_VECTOR
     return f"{kind} by its path" if small else ""
 
 
 def why_no_convolution(path: str, shape: tuple[int, ...], layout: str | None) -> str:
     """Why a leaf is not taken for a convolution cut into slices; "" if it is."""
-    kind = kind_of(path)
+    kind = kind_of(path, len(shape))
     if kind not in ("convolution", "bias", "normalization", ""):
         return f"{'attention' if kind == 'query' else kind} by its path"
     if layout is None and keys_of(path)[-1] == "weight":

@@ -20,10 +20,11 @@ from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._last_convolutions import last_convolutions
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._reasons import Reason
+from fgsgd_jax.spec._recurrent import RECURRENT, holds_input_and_recurrent
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._schemes import Scheme
 from fgsgd_jax.spec._stacked import Layouts, seems_stacked, with_stack, without_stack
-from fgsgd_jax.spec._weights import holds_input_and_recurrent, weight_of
+from fgsgd_jax.spec._weights import counts_heads_elsewhere, weight_of
 
 # Keeps the variance of features where no normalization layer does, and is 1 where one does.
 UNLESS_NORMALIZED = "variance, 1 with normalization"
@@ -90,7 +91,7 @@ PRESETS: dict[str, Preset] = {
     "mlp": Preset(
         (Placement("hidden dense", _MATRIX, "layer", Stiefel(), UNLESS_NORMALIZED),), rate=0.3
     ),
-    "rnn": Preset((Placement("recurrent matrix", _MATRIX, "layer", Stiefel(), None),), rate=0.3),
+    "rnn": Preset((Placement(RECURRENT, _MATRIX, "layer", Stiefel(), None),), rate=0.3),
 }
 
 
@@ -145,6 +146,14 @@ def by_preset(
             for path, weight in weights.items()
             if weight in placements and _is_read_by_default(shapes[path], layout[path])
         }
+    weights |= {
+        path: Reason.HEADS_ELSEWHERE
+        for path, weight in weights.items()
+        if weight in placements
+        and placements[weight].cuts in (_HEADS, _OUTPUT)
+        and counts_heads_elsewhere(path, shapes)
+        and not ("S" not in (layout[path] or "") and seems_stacked(path, leaves))
+    }
     if preset == "resnet":
         convolutions = [path for path, weight in weights.items() if weight in placements]
         heads, maybe = last_convolutions(inner, convolutions, layouts.of_one)
@@ -239,7 +248,7 @@ def _request(
             f"{path!r} has shape {shape}, {what}. Give a rule for it that names its axes, or "
             "layout='S…' if layers are stacked."
         )
-    if placement.weight == "recurrent matrix" and inner[0] != inner[1]:
+    if placement.weight == RECURRENT and inner[0] != inner[1]:
         cut = f"in:rows (gates={max(inner) // min(inner)}:stack out:columns)"
         cut = cut if inner[0] < inner[1] else outputs_first(cut)
     elif "(" in cut and (letters_for(layouts.of_one or DEFAULT, 2) or "").startswith("O"):
