@@ -5,6 +5,7 @@ other leaves the key nearest to the leaf that names a kind of layer decides.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 Kind = Literal[
@@ -137,6 +138,20 @@ def is_transposed(path: str) -> bool:
 def may_have_outputs_before_inputs(path: str) -> bool:
     """Whether a leaf is called as Haiku calls transposed convolutions, whose layout is HWOI."""
     return keys_of(path)[-1] == "w" and is_transposed(path)
+
+
+def routes_beside_experts(path: str, paths: Iterable[str]) -> bool:
+    """Whether a weight called `gate` stands in one module with experts, to which it is a router.
+
+    Example:
+        >>> routes_beside_experts("mlp/gate/kernel", ["mlp/gate/kernel", "mlp/experts/0/up/kernel"])
+        True
+    """
+    module, name = module_and_name(path)
+    start = "".join(f"{key}/" for key in module)
+    return words_of(name) == ["gate"] and any(
+        other.startswith(start) and "expert" in other[len(start) :].lower() for other in paths
+    )
 
 
 def module_and_name(path: str) -> tuple[tuple[str, ...], str]:

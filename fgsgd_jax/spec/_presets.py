@@ -14,7 +14,8 @@ from fgsgd_jax._text import did_you_mean
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, THREE, TWO, outputs_first
-from fgsgd_jax.spec._blocks import normalized
+from fgsgd_jax.spec._blocks import doubtful_normalizations, normalized
+from fgsgd_jax.spec._doubts import on_normalizations, on_unsaid
 from fgsgd_jax.spec._heads import Leaves, dense_heads, on_heads
 from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._last_convolutions import last_convolutions
@@ -162,10 +163,15 @@ def by_preset(
         why, (heads, maybe, guessed) = Reason.LAST_DENSE, dense_heads(preset, inner, layouts)
     weights |= {path: why for path in heads if weights[path] in placements}
     doubtful = [path for path in weights if path in maybe and weights[path] in placements]
-    sentence = on_heads([path for path in doubtful if not ruled[path]], guessed)
     # Convolutions that are not placed use up a normalization as well.
     followed = [path for path in weights if weights[path] in placements or _convolves(path)]
-    kept = normalized(list(shapes.items()), followed)
+    sizes = list(shapes.items())
+    kept = normalized(sizes, followed)
+    unruled = {path: weight for path, weight in weights.items() if not ruled[path]}
+    unsaid = on_unsaid(unruled, shapes, layouts.of_one)
+    sentences = [on_heads([path for path in doubtful if path in unruled], guessed), unsaid]
+    if any(placement.scale == UNLESS_NORMALIZED for placement in placements.values()):
+        sentences.append(on_normalizations(doubtful_normalizations(sizes), sizes, followed, kept))
 
     def asked(path: str, leaf) -> Pom | str:
         weight = weights[path]
@@ -178,9 +184,9 @@ def by_preset(
     if not any(isinstance(request, Pom) for request in requests):
         raise ValueError(
             f"preset={preset!r} finds none of its weights ({'; '.join(placements)}) among the "
-            f"leaves {listed(shapes)}. {_instead(preset, weights, shapes, layouts)}"
+            f"leaves {listed(shapes)}. {unsaid or _instead(preset, weights, shapes, layouts)}"
         )
-    return requests, sentence
+    return requests, "\n".join(filter(None, sentences))
 
 
 def _convolves(path: str) -> bool:

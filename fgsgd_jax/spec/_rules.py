@@ -109,7 +109,7 @@ def collection(
     sentence = ""
     if preset is None:
         requests: list[Pom | str] = [
-            ruled[path] or by_default(path, leaf, default, layouts.own[path])
+            ruled[path] or by_default(path, leaf, default, layouts.own[path], paths)
             for path, leaf in leaves
         ]
     else:

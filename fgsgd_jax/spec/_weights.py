@@ -12,8 +12,13 @@ from fgsgd_jax.spec._attention import (
     queries_beside,
     seems_of_attention,
 )
-from fgsgd_jax.spec._defaults import passed_over, without_geometry
-from fgsgd_jax.spec._kinds import keys_of, kind_of, may_have_outputs_before_inputs
+from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
+from fgsgd_jax.spec._kinds import (
+    keys_of,
+    kind_of,
+    may_have_outputs_before_inputs,
+    routes_beside_experts,
+)
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, recurrent
@@ -35,6 +40,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
     why = without_geometry(leaf.dtype) or passed_over(path, shape)
     if why or math.prod(shape) == 0:
         return why or Reason.EMPTY
+    if routes_beside_experts(path, shapes):
+        return ROUTER
     if "lora" in path.lower():
         return Reason.LOW_RANK
     if sum(size > 1 for size in shape) < 2:

@@ -416,7 +416,7 @@ def test_the_mlp_preset_keeps_the_variance_behind_a_normalization_of_the_input_a
 
 SCANNED = {
     "SHWIO": ({"kernel": leaf(4, 3, 3, 8, 8)}, {"scale": leaf(4, 8)}),
-    "SOIHW": ({"weight": leaf(4, 8, 8, 3, 3)}, {"weight": leaf(4, 8)}),
+    "SOIHW": ({"weight": leaf(4, 8, 8, 3, 3)}, {"weight": leaf(4, 8), "bias": leaf(4, 8)}),
 }
 
 
