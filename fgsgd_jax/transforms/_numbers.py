@@ -1,13 +1,20 @@
-"""Checks of the numbers that links and optimizers take."""
+"""Checks of the numbers and dtypes that links and optimizers take.
 
+`optax.inject_hyperparams` makes JAX arrays of all numbers: inside a jitted function their values are
+unknown, and nothing is checked there.
+"""
+
+import math
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
+from jax.core import Tracer
 
 
 def require_decay(name: str, number: Any, wanted: str = "a number") -> None:
-    """Raises unless a number is at least 0 and below 1; JAX arrays may have any value.
+    """Raises unless a number is at least 0 and below 1, where its value is known.
 
     Args:
         name: The name of the argument.
@@ -19,17 +26,72 @@ def require_decay(name: str, number: Any, wanted: str = "a number") -> None:
         ValueError: If it is outside of its range.
     """
     _require_number(name, number, wanted)
-    if not isinstance(number, jax.Array) and not 0 <= number < 1:
+    value = known_number(number)
+    if value is not None and not 0 <= value < 1:
         raise ValueError(
-            f"{name} must be at least 0 and below 1, or past steps never decay; got {number!r}."
+            f"{name} must be at least 0 and below 1, or past steps never decay; got {value!r}."
+            + _if_rounded(number)
         )
 
 
-def require_not_negative(name: str, number: Any, wanted: str = "a number") -> None:
-    """Raises, as `require_decay`, unless a number is finite and at least 0."""
+def require_not_negative(
+    name: str, number: Any, wanted: str = "a number", *, arrays_from: float = 0.0
+) -> None:
+    """Raises, as `require_decay`, unless a number is finite and at least 0.
+
+    Args:
+        name: The name of the argument.
+        number: What was given.
+        wanted: What it may be.
+        arrays_from: What a JAX array may not be below.
+    """
     _require_number(name, number, wanted)
-    if not isinstance(number, jax.Array) and not 0 <= number < float("inf"):
-        raise ValueError(f"{name} must be a finite number of at least 0, got {number!r}.")
+    lowest = arrays_from if isinstance(number, jax.Array) else 0
+    value = known_number(number)
+    if value is not None and not (math.isfinite(value) and value >= lowest):
+        at_least = f" of at least {lowest:g}" if lowest == 0 else ""
+        raise ValueError(f"{name} must be a finite number{at_least}, got {value!r}.")
+
+
+def checked_float_dtype(name: str, dtype: Any) -> jnp.dtype:
+    """A dtype of real floating-point numbers.
+
+    Raises:
+        TypeError: If it is none. `optax.inject_hyperparams` takes `jnp.float32` for a schedule and
+            makes an array of it.
+    """
+    if isinstance(dtype, jax.Array):
+        raise TypeError(
+            f"{name} must be a dtype, got an array: optax.inject_hyperparams takes jnp.float32 for "
+            'a schedule. Write its name, "float32".'
+        )
+    try:
+        real = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
+    except (TypeError, ValueError):
+        real = False
+    if dtype is None or not real:
+        raise TypeError(
+            f"{name} must be a floating-point dtype, such as 'float32', got {dtype!r}."
+        )
+    return jnp.dtype(dtype)
+
+
+def known_number(number: Any) -> Any:
+    """A number as it was given, or the value of a JAX array as a float; None if it is unknown."""
+    if not isinstance(number, jax.Array):
+        return number
+    unknown = isinstance(number, Tracer) or number.ndim or not number.is_fully_addressable
+    return None if unknown else float(str(np.asarray(number)))  # 0.9 for 0.9 in any dtype
+
+
+def _if_rounded(number: Any) -> str:
+    """What to do where a dtype is too short for a number below 1."""
+    if getattr(number, "dtype", None) not in (jnp.bfloat16, jnp.float16):
+        return ""
+    return (
+        f" It may be 1 as {number.dtype}, to which optax.inject_hyperparams rounds: give that "
+        "hyperparam_dtype=jnp.float32."
+    )
 
 
 def _require_number(name: str, number: Any, wanted: str) -> None:
