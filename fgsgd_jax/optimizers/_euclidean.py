@@ -99,7 +99,7 @@ def _partition(transforms, spec: Collection) -> optax.GradientTransformationExtr
     def update_fn(updates, state, params=None, **extra_args):
         if not hasattr(state, "inner_states"):
             raise TypeError(wrong_state("PartitionState", state, "one without euclidean=…"))
-        require_gradients(spec, updates)
+        require_gradients(spec, updates, params, of_all=True)
         return parted.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(parted.init, update_fn)

@@ -74,7 +74,9 @@ def seems_of_attention(path: str, paths: Iterable[str]) -> bool:
     """
     words = set(words_of(module_and_name(path)[1]))
     projects = words & _PROJECTS and not words - _PROJECTS - _KEYS
-    in_attention = bool(words & _QUERIES or projects) or any(kind_of(key) == "attention" for key in keys_of(path))
+    in_attention = bool(words & _QUERIES or projects) or any(
+        kind_of(key) == "attention" for key in keys_of(path)
+    )
     return in_attention or any(
         kind_of(other) == "query" or _may_be_fused(other) for other in beside(path, paths)
     )

@@ -52,7 +52,9 @@ def doubtful_normalizations(leaves: Iterable[tuple[str, tuple[int, ...]]]) -> di
     return _normalization_layers(dict(leaves))[1]
 
 
-def _normalization_layers(shapes: dict[str, tuple[int, ...]]) -> tuple[set[Block], dict[Block, str]]:
+def _normalization_layers(
+    shapes: dict[str, tuple[int, ...]],
+) -> tuple[set[Block], dict[Block, str]]:
     """The layers that are normalizations, and those that may be, with the path of their scale."""
     holding = {
         layer_of(path)[:length]

@@ -65,7 +65,9 @@ def _why_not_every_pom(
     known = isinstance(default.component, Component) or default.layout or layout
     if not known and (len(shape) in (3, 5) or len(shape) > 5):
         if not (len(shape) == 3 and kind == "convolution"):
-            return f"{len(shape)} axes, which may be anything: give a layout, or name them in a rule"
+            return (
+                f"{len(shape)} axes, which may be anything: give a layout, or name them in a rule"
+            )
     return ""
 
 

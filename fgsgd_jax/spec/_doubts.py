@@ -11,9 +11,7 @@ from fgsgd_jax.spec._reasons import UNSAID, Reason
 _HEADS, _MATRIX = "in:rows heads:stack out:columns", "in:rows out:columns"
 
 
-def on_unsaid(
-    weights: Mapping[str, str], shapes: Mapping[str, Shape], layout: str | None
-) -> str:
+def on_unsaid(weights: Mapping[str, str], shapes: Mapping[str, Shape], layout: str | None) -> str:
     """A sentence on weights of which nothing says what they are, with a rule for one of them.
 
     Args:

@@ -7,7 +7,7 @@ Everything is decided from the paths, shapes and dtypes of the leaves, so a spec
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from typing import Any
 
 from fgsgd_jax.geometry import Manifold
@@ -24,7 +24,7 @@ from fgsgd_jax.spec._collection import Collection
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
 from fgsgd_jax.spec._kept_scales import kept_gamma
-from fgsgd_jax.spec._layouts import check_layout, resolve_component
+from fgsgd_jax.spec._layouts import check_component_name, check_layout, resolve_component
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._presets import PRESETS, by_preset, checked_preset
 from fgsgd_jax.spec._reasons import Reason
@@ -205,7 +205,7 @@ def _leaf_spec(
                 f"Choose {other or 'another manifold'}, or leave it Euclidean (None)."
             )
     leaf_spec = LeafSpec(shape, component, request.scheme, groups, request.manifolds, seed, scale)
-    _check_enough_components(path, leaf_spec)
+    _check_enough_components(path, leaf_spec, request)
     try:
         kept = kept_gamma(request.scale, leaf_spec, leaf)
     except ValueError as error:
@@ -215,24 +215,47 @@ def _leaf_spec(
 
 def _fitting_cut(path: str, shape: tuple[int, ...], request: Pom, manifold: Manifold) -> str:
     """A cut with a name whose components the manifold takes; "" if none is known."""
-    for name in ("matrix", "filter"):
-        try:
-            found = resolve_component(
-                name, shape, prefer_matrix=True, layout=request.layout, path=path
-            )
-        except ValueError:
-            continue
+    for name, found in _cuts(path, shape, request, ("matrix", "filter")):
         if manifold.check_component(*found.points_shape(shape)[:2]) is None:
             return f"component={name!r} or another manifold"
     return ""
 
 
-def _check_enough_components(path: str, leaf_spec: LeafSpec) -> None:
+def _cuts(
+    path: str, shape: tuple[int, ...], request: Pom, names: Iterable[str]
+) -> Iterator[tuple[str, Component]]:
+    """Those of some cuts that a weight has."""
+    for name in names:
+        try:
+            yield (
+                name,
+                resolve_component(
+                    check_component_name(name),
+                    shape,
+                    prefer_matrix=True,
+                    layout=request.layout,
+                    path=path,
+                ),
+            )
+        except ValueError:
+            continue
+
+
+def _check_enough_components(path: str, leaf_spec: LeafSpec, request: Pom) -> None:
     """Raises if the weight has fewer components than manifolds, so that some are not used."""
-    manifolds, count = leaf_spec.manifolds, leaf_spec.components
-    if len(set(manifolds)) > count:
-        raise ValueError(
-            f"{path!r} is cut with component {leaf_spec.component} into {count} "
-            f"component{'s' * (count > 1)}, too few for {len(manifolds)} manifolds. Give one "
-            "manifold, or a component= of which there are more, such as 'filter'."
-        )
+    manifolds, count, shape = leaf_spec.manifolds, leaf_spec.components, leaf_spec.shape
+    if len(set(manifolds)) <= count:
+        return
+    names = ("filter", "slice", "in:rows heads:stack out:columns")
+    enough = [
+        f", or component={name!r}, of which there are {math.prod(lanes)}"
+        for name, found in _cuts(path, shape, request, names)
+        for rows, columns, *lanes in [found.points_shape(shape)]
+        if math.prod(lanes) >= len(set(manifolds))
+        and not any(manifold.check_component(rows, columns) for manifold in manifolds)
+    ]
+    raise ValueError(
+        f"{path!r} is cut with component {leaf_spec.component} into {count} "
+        f"component{'s' * (count > 1)}, too few for {len(manifolds)} manifolds. Give one "
+        f"manifold{(enough or [''])[0]}."
+    )

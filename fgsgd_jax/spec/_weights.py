@@ -26,6 +26,7 @@ from fgsgd_jax.spec._stacked import without_stack
 
 GATES = 2  # of a gated layer (gates, in, out), whose first axis nothing else has so short
 
+
 def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[str, Shape]) -> str:
     """The weight of the preset that a leaf is, or why it is none.
 

@@ -141,7 +141,7 @@ def scale_by_riemannian_adam(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
-        require_gradients(spec, updates)
+        require_gradients(spec, updates, params, of_all=True)
         require_moments(state, spec, moment, amsgrad)
         count = jnp.asarray(optax.safe_increment(state.count))
         old = dict(leaves_with_paths(state.mu))

@@ -83,7 +83,7 @@ def trace_on_manifold(
         del extra_args
         require_params(params, "momentum is carried to the present weights")
         require_state(state, TraceOnManifoldState, spec)
-        require_gradients(spec, updates)
+        require_gradients(spec, updates, params, of_all=True)
 
         def on_manifold(path, leaf_spec, trace, weight):
             manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)

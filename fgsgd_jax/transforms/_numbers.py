@@ -70,9 +70,7 @@ def checked_float_dtype(name: str, dtype: Any) -> jnp.dtype:
     except (TypeError, ValueError):
         real = False
     if dtype is None or not real:
-        raise TypeError(
-            f"{name} must be a floating-point dtype, such as 'float32', got {dtype!r}."
-        )
+        raise TypeError(f"{name} must be a floating-point dtype, such as 'float32', got {dtype!r}.")
     return jnp.dtype(dtype)
 
 
