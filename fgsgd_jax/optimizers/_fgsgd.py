@@ -91,7 +91,7 @@ def fgsgd(
         `optax.apply_updates`.
 
     Raises:
-        TypeError: If the rate, the momentum, the decay, a dtype or `euclidean` is of the wrong type.
+        TypeError: If the rate, momentum, decay, a dtype or `euclidean` is of the wrong type.
         ValueError: If a number is outside its range, or `weight_decay` is given beside a
             transformation for Euclidean leaves. At `init`, if weights are not on their manifolds:
             `project` them first. At `update`, outside of jitted functions, if a schedule gives a
@@ -174,7 +174,7 @@ def rsgd(
         `optax.apply_updates`.
 
     Raises:
-        TypeError: If the rate, the momentum, the decay, a dtype or `euclidean` is of the wrong type.
+        TypeError: If the rate, momentum, decay, a dtype or `euclidean` is of the wrong type.
         ValueError: If a number is outside its range, or `weight_decay` is given beside a
             transformation for Euclidean leaves. At `init`, if weights are not on their manifolds:
             `project` them first.

@@ -77,8 +77,10 @@ def seems_of_attention(path: str, paths: Iterable[str]) -> bool:
     in_attention = bool(words & _QUERIES or projects) or any(
         kind_of(key) == "attention" for key in keys_of(path)
     )
+    feeds_forward = kind_of("/".join(module_and_name(path)[0])) == "dense"  # as in RWKV
     return in_attention or any(
-        kind_of(other) == "query" or _may_be_fused(other) for other in beside(path, paths)
+        kind_of(other) == "query" or _may_be_fused(other)
+        for other in beside(path, () if feeds_forward else paths)
     )
 
 

@@ -21,8 +21,8 @@ WEIGHT_NAMES = frozenset({"kernel", "w", "weight", "embedding"})
 _BIASES = frozenset({"bias", "b", "biases"})
 _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
 
-# Biases and normalization scales have at most three axes: heads, their size, stacked layers, or the
-# features of an image. Axes of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
+# Biases and normalization scales have at most three axes: heads, their size, stacked layers, or
+# those of an image. Axes of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
 LARGEST_VECTOR = 3
 
 # In the order in which they are tried: parts of a key, and whole words of it.
@@ -71,7 +71,7 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
     if len(keys) > 2 and "embed" in keys[-3].lower() and _is_leaf_name(last):
         return "embedding"  # a layer inside of an embedding
     for key in reversed(keys[:-1] if last == "weight_v" else keys):  # v of weight normalization
-        kinds = _kinds_of_key(key)
+        kinds: list[Kind] = _kinds_of_key(key)
         if kinds[:1] == ["normalization"] and kinds[1:] and last == "kernel":
             kinds = kinds[1:]  # no framework calls the scale of a normalization so
         kinds = [kind for kind in kinds if _may_be(kind, axes)]

@@ -71,6 +71,7 @@ _TWO = {axes: cut.replace("qkv=3", "kv=2").replace("qkv", "kv") for axes, cut in
 _OUTPUT = {2: "matrix", 3: "heads:rows in:rows out:columns"}
 _GATED = {2: "matrix", 3: "gates:stack in:rows out:columns"}
 _LINEAR = ("variance", 1.0)
+_MAY_BE_HEADS = ("convolution", "dense", "hidden dense")
 
 # The rates are measured, see `tests/benchmarks/preset_rates.py` and the table of `spec/README.md`.
 # A norm per slice would cost accuracy where one per filter does not: `notebooks/studies`, `paper`.
@@ -161,8 +162,9 @@ def by_preset(
         why, guessed = Reason.LAST_CONVOLUTION, ""
     else:
         why, (heads, maybe, guessed) = Reason.LAST_DENSE, dense_heads(preset, inner, layouts)
-    weights |= {path: why for path in heads if weights[path] in placements}
-    doubtful = [path for path in weights if path in maybe and weights[path] in placements]
+    may_be_heads = {path for path, weight in weights.items() if weight in _MAY_BE_HEADS}
+    weights |= dict.fromkeys(heads & may_be_heads, why)
+    doubtful = [path for path in weights if path in (maybe & may_be_heads) - heads]
     # Convolutions that are not placed use up a normalization as well.
     followed = [path for path in weights if weights[path] in placements or _convolves(path)]
     sizes = list(shapes.items())

@@ -38,8 +38,10 @@ def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
         shapes: The shapes of all leaves without stacked layers.
 
     Example:
-        >>> recurrent("rnn/weight_hh_l0", (32, 8), {}), recurrent("rnn/h/kernel", (8, 16), {})
-        ('recurrent matrix', <Reason.GATES: 'no name says how many gates it holds: name them in a rule'>)
+        >>> recurrent("rnn/weight_hh_l0", (32, 8), {})
+        'recurrent matrix'
+        >>> print(recurrent("rnn/w_h", (8, 16), {}))
+        no name says how many gates it holds: name them in a rule
     """
     module, last = module_and_name(path)
     name = "/".join((*module, last))

@@ -90,7 +90,7 @@ def require_gradients(
 ) -> None:
     """Raises unless a tree has a gradient for every leaf of the parameters.
 
-    None in place of a gradient leaves a weight as it is, unless the optimizer keeps something of it.
+    None in place of a gradient leaves a weight as it is, unless the optimizer keeps some of it.
 
     Args:
         spec: The spec of the parameters.

@@ -1,7 +1,7 @@
 """Checks of the numbers and dtypes that links and optimizers take.
 
-`optax.inject_hyperparams` makes JAX arrays of all numbers: inside a jitted function their values are
-unknown, and nothing is checked there.
+`optax.inject_hyperparams` makes JAX arrays of all numbers. Inside a jitted function their values
+are unknown, and nothing is checked there.
 """
 
 import math

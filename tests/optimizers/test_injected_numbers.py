@@ -60,7 +60,7 @@ def test_a_relative_step_that_is_set_to_a_negative_number_is_refused():
 def test_a_decay_that_a_short_dtype_rounds_to_one_is_refused_with_what_to_do():
     short = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), PARAMS)
     gradient = jax.tree.map(lambda leaf: leaf.astype(jnp.bfloat16), GRADIENT)
-    with pytest.raises(ValueError, match="b2 must be .*hyperparam_dtype=jnp.float32"):
+    with pytest.raises(ValueError, match=r"b2 must be .*hyperparam_dtype=jnp\.float32"):
         injected(fg.riemannian_adam).init(short)  # 0.999 is 1 in bfloat16
     tx = optax.inject_hyperparams(fg.riemannian_adam, hyperparam_dtype=jnp.float32)(0.1, SPEC)
     updates, _ = tx.update(gradient, tx.init(short), short)
@@ -90,7 +90,7 @@ def test_momentum_has_a_floating_point_dtype(name, dtype):
 
 def test_a_dtype_that_optax_takes_for_a_schedule_is_answered_with_its_name():
     tx = injected(fg.fgsgd, momentum=0.9, accumulator_dtype=jnp.float32)
-    with pytest.raises(TypeError, match='accumulator_dtype .* Write its name, "float32"'):
+    with pytest.raises(TypeError, match=r'accumulator_dtype .* Write its name, "float32"'):
         tx.init(PARAMS)
 
 

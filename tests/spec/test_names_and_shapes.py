@@ -265,3 +265,22 @@ def test_a_gate_beside_experts_is_a_router(options):
     spec = fg.collection(params, **options)
     assert reason(spec, "mlp/gate/kernel").startswith("router")
     assert "router" not in reason(spec, "gated/gate/kernel")
+
+
+def test_pytorchs_fused_weight_is_no_head_and_keys_of_a_feed_forward_layer_are_no_keys():
+    params = {
+        "attn/in_proj_weight": leaf(48, 16),  # nearer to the top than all other weights
+        "attn/out_proj/weight": leaf(16, 16),
+        "block/att/key/weight": leaf(16, 16),
+        "block/att/value/weight": leaf(16, 16),
+        "block/ffn/key/weight": leaf(64, 16),
+        "block/ffn/value/weight": leaf(16, 64),
+    }
+    spec = fg.collection(params, preset="transformer", layout="OIHW")
+    assert points(spec) == {
+        "attn/in_proj_weight": (16, 16, 3),
+        "attn/out_proj/weight": (16, 16),
+        "block/att/key/weight": (16, 16),
+        "block/att/value/weight": (16, 16),
+    }
+    assert "rule" in reason(spec, "block/ffn/key/weight")
