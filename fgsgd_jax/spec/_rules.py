@@ -7,10 +7,9 @@ Everything is decided from the paths, shapes and dtypes of the leaves, so a spec
 import dataclasses
 import fnmatch
 import math
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Mapping
 from typing import Any
 
-from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.spec._arguments import (
     check_default,
     check_every_rule_decides,
@@ -23,8 +22,9 @@ from fgsgd_jax.spec._attention import check_heads
 from fgsgd_jax.spec._collection import Collection
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
+from fgsgd_jax.spec._fitting_cuts import check_enough_components, fitting_cut
 from fgsgd_jax.spec._kept_scales import kept_gamma
-from fgsgd_jax.spec._layouts import check_component_name, check_layout, resolve_component
+from fgsgd_jax.spec._layouts import check_layout, resolve_component
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._presets import PRESETS, by_preset, checked_preset
 from fgsgd_jax.spec._reasons import Reason
@@ -54,8 +54,9 @@ def collection(
             passes over biases and normalization scales if it also matches other leaves.
         default: What applies to leaves that match no rule. None makes them Euclidean. A pom applies
             to floating-point leaves with two or more axes, except biases, normalization scales,
-            embeddings and routers. "by shape" puts leaves that are convolutions by path and shape
-            on sphere, oblique and Stiefel manifolds under PIO; all others are Euclidean.
+            embeddings, routers, and 3 or 5 axes that no layout names. "by shape" puts leaves that
+            are convolutions by path and shape on sphere, oblique and Stiefel manifolds under PIO;
+            all others are Euclidean.
         preset: "resnet", "transformer", "mlp" or "rnn": in place of a default, what suits the
             weights of such a network; `spec/README.md` has the table.
         layout: The axes of convolutions, one letter each: "HWIO" (Flax, Haiku), "OIHW" (Equinox,
@@ -199,63 +200,15 @@ def _leaf_spec(
     for manifold in request.manifolds:
         objection = manifold.check_component(*component.points_shape(shape)[:2])
         if objection:
-            other = _fitting_cut(path, shape, request, manifold)
+            other = fitting_cut(path, shape, request, manifold)
             raise ValueError(
                 f"{path!r} has shape {shape} and is cut with component {component}: {objection}. "
                 f"Choose {other or 'another manifold'}, or leave it Euclidean (None)."
             )
     leaf_spec = LeafSpec(shape, component, request.scheme, groups, request.manifolds, seed, scale)
-    _check_enough_components(path, leaf_spec, request)
+    check_enough_components(path, leaf_spec, request)
     try:
         kept = kept_gamma(request.scale, leaf_spec, leaf)
     except ValueError as error:
         raise ValueError(f"{path!r} {error}.") from None
     return dataclasses.replace(leaf_spec, gamma=kept)
-
-
-def _fitting_cut(path: str, shape: tuple[int, ...], request: Pom, manifold: Manifold) -> str:
-    """A cut with a name whose components the manifold takes; "" if none is known."""
-    for name, found in _cuts(path, shape, request, ("matrix", "filter")):
-        if manifold.check_component(*found.points_shape(shape)[:2]) is None:
-            return f"component={name!r} or another manifold"
-    return ""
-
-
-def _cuts(
-    path: str, shape: tuple[int, ...], request: Pom, names: Iterable[str]
-) -> Iterator[tuple[str, Component]]:
-    """Those of some cuts that a weight has."""
-    for name in names:
-        try:
-            yield (
-                name,
-                resolve_component(
-                    check_component_name(name),
-                    shape,
-                    prefer_matrix=True,
-                    layout=request.layout,
-                    path=path,
-                ),
-            )
-        except ValueError:
-            continue
-
-
-def _check_enough_components(path: str, leaf_spec: LeafSpec, request: Pom) -> None:
-    """Raises if the weight has fewer components than manifolds, so that some are not used."""
-    manifolds, count, shape = leaf_spec.manifolds, leaf_spec.components, leaf_spec.shape
-    if len(set(manifolds)) <= count:
-        return
-    names = ("filter", "slice", "in:rows heads:stack out:columns")
-    enough = [
-        f", or component={name!r}, of which there are {math.prod(lanes)}"
-        for name, found in _cuts(path, shape, request, names)
-        for rows, columns, *lanes in [found.points_shape(shape)]
-        if math.prod(lanes) >= len(set(manifolds))
-        and not any(manifold.check_component(rows, columns) for manifold in manifolds)
-    ]
-    raise ValueError(
-        f"{path!r} is cut with component {leaf_spec.component} into {count} "
-        f"component{'s' * (count > 1)}, too few for {len(manifolds)} manifolds. Give one "
-        f"manifold{(enough or [''])[0]}."
-    )
