@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from fgsgd_jax._numbers import require_number_or_schedule
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.optimizers._arguments import require_number_or_schedule
 from fgsgd_jax.spec import AS_ASKED, Collection, require_gradients
 from fgsgd_jax.transforms import checked_schedule, wrong_state
 

@@ -9,7 +9,7 @@ import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
 from fgsgd_jax import _xla_cpu
-from fgsgd_jax.optimizers._arguments import require_momentum, require_number_or_schedule
+from fgsgd_jax._numbers import require_momentum, require_number_or_schedule
 from fgsgd_jax.pathsgd import _extended_range
 from fgsgd_jax.pathsgd._extended_range import ScaledFloat
 from fgsgd_jax.pathsgd._network import Network, check_arguments, is_weight, trace

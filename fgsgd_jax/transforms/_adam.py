@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import require_decay, require_not_negative
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import (
     Collection,
@@ -24,7 +25,6 @@ from fgsgd_jax.transforms._link import (
     working_dtypes,
 )
 from fgsgd_jax.transforms._momentum import previous_weights
-from fgsgd_jax.transforms._numbers import require_decay, require_not_negative
 
 
 class ScaleByRiemannianAdamState(NamedTuple):

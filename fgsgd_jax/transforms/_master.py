@@ -7,11 +7,11 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fgsgd_jax._numbers import checked_float_dtype
 from fgsgd_jax._trees import leaves_with_paths, map_with_path
 from fgsgd_jax.spec import Collection, project, require_collection
 from fgsgd_jax.transforms._guards import are_known, require_on_manifolds
 from fgsgd_jax.transforms._link import SpecState, copy_for_state, require_params, require_state
-from fgsgd_jax.transforms._numbers import checked_float_dtype
 
 CHANGED = 0.02  # of a weight: more than the rounding of bfloat16, 1/256 of every entry at most
 

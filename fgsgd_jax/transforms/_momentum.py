@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from fgsgd_jax._numbers import checked_float_dtype, require_decay
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, map_leaves, require_collection, require_gradients
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
-from fgsgd_jax.transforms._numbers import checked_float_dtype, require_decay
 
 
 class TraceOnManifoldState(NamedTuple):

@@ -21,10 +21,10 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fgsgd_jax._numbers import known_number
 from fgsgd_jax.spec import Collection, Groups, LeafSpec, map_leaves, require_collection
 from fgsgd_jax.transforms._guards import require_tangent_vectors
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
-from fgsgd_jax.transforms._numbers import known_number
 from fgsgd_jax.transforms._travelled import Travelled
 
 
