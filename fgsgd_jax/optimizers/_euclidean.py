@@ -9,8 +9,8 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
+from fgsgd_jax._numbers import require_number_or_schedule
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.optimizers._arguments import require_number_or_schedule
 from fgsgd_jax.spec import AS_ASKED, Collection, require_gradients
 from fgsgd_jax.transforms import WritesWeights, checked_schedule, wrong_state
 
@@ -105,7 +105,7 @@ def _partition(transforms, spec: Collection) -> optax.GradientTransformationExtr
     def update_fn(updates, state, params=None, **extra_args):
         if not hasattr(state, "inner_states"):
             raise TypeError(wrong_state("PartitionState", state, "one without euclidean=…"))
-        require_gradients(spec, updates)
+        require_gradients(spec, updates, params, of_all=True)
         return parted.update(updates, state, params, **extra_args)
 
     return optax.GradientTransformationExtraArgs(parted.init, update_fn)

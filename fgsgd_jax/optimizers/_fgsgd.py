@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 import optax
 
-from fgsgd_jax.optimizers._arguments import require_momentum, require_number_or_schedule
+from fgsgd_jax._numbers import require_momentum, require_number_or_schedule
 from fgsgd_jax.optimizers._euclidean import euclidean_share, with_euclidean
 from fgsgd_jax.optimizers._resolution import warn_of_short_steps
 from fgsgd_jax.spec import Collection, Coordinates
@@ -91,7 +91,7 @@ def fgsgd(
         `optax.apply_updates`.
 
     Raises:
-        TypeError: If the rate, the momentum, the decay or `euclidean` is of the wrong type.
+        TypeError: If the rate, momentum, decay, a dtype or `euclidean` is of the wrong type.
         ValueError: If a number is outside its range, or `weight_decay` is given beside a
             transformation for Euclidean leaves. At `init`, if weights are not on their manifolds:
             `project` them first. At `update`, outside of jitted functions, if a schedule gives a
@@ -174,7 +174,7 @@ def rsgd(
         `optax.apply_updates`.
 
     Raises:
-        TypeError: If the rate, the momentum, the decay or `euclidean` is of the wrong type.
+        TypeError: If the rate, momentum, decay, a dtype or `euclidean` is of the wrong type.
         ValueError: If a number is outside its range, or `weight_decay` is given beside a
             transformation for Euclidean leaves. At `init`, if weights are not on their manifolds:
             `project` them first.
@@ -225,7 +225,7 @@ def rsgd(
 
 
 def _momentum(spec: Collection, momentum, nesterov, accumulator_dtype) -> Link | None:
-    require_momentum(momentum, nesterov)
+    require_momentum(momentum, nesterov, accumulator_dtype)
     return (
         None if momentum is None else trace_on_manifold(spec, momentum, nesterov, accumulator_dtype)
     )

@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from fgsgd_jax.optimizers._arguments import require_momentum, require_number_or_schedule
+from fgsgd_jax._numbers import require_momentum, require_number_or_schedule
 from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.optimizers._resolution import warn_of_short_steps
 from fgsgd_jax.spec import Collection
@@ -62,7 +62,7 @@ def manifold_muon(
         `optax.apply_updates`.
 
     Raises:
-        TypeError: If the rate, the momentum or `euclidean` is of the wrong type.
+        TypeError: If the rate, the momentum, its dtype or `euclidean` is of the wrong type.
         ValueError: If the solver does not fit; at `init`, if weights are not on their manifolds:
             `project` them first.
 
@@ -83,7 +83,7 @@ def manifold_muon(
         Bernstein, *Modular manifolds*, 2025; Su, *Muon on the Stiefel manifold*, 2025.
     """
     require_number_or_schedule("learning_rate", learning_rate)
-    require_momentum(momentum, nesterov)
+    require_momentum(momentum, nesterov, accumulator_dtype)
     links = [
         project_to_tangent(spec),
         scale_by_manifold_muon(spec, solver=solver, rescale=rescale),

@@ -172,7 +172,7 @@ def on_manifold(
         require_params(params, "a step on a manifold starts from the present weights")
         require_state(state, OnManifoldState, spec)
         require_still_on_manifolds(params, spec, state.spec)
-        require_gradients(spec, updates)
+        require_gradients(spec, updates, params)
         eta = relative_step(state.count) if callable(relative_step) else relative_step
 
         def gradient_of(path, leaf_spec, gradient, weight):

@@ -2,7 +2,7 @@
 
 import optax
 
-from fgsgd_jax.optimizers._arguments import require_number_or_schedule
+from fgsgd_jax._numbers import require_number_or_schedule
 from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.spec import Collection
 from fgsgd_jax.transforms import (

@@ -4,7 +4,7 @@ from typing import Any
 
 import optax
 
-from fgsgd_jax.optimizers._arguments import require_number_or_schedule
+from fgsgd_jax._numbers import require_number_or_schedule
 from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.optimizers._resolution import warn_of_short_steps
 from fgsgd_jax.spec import Collection, Coordinates

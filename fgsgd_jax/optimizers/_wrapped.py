@@ -8,8 +8,8 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import require_number_or_schedule
 from fgsgd_jax._trees import leaves_with_paths, listed
-from fgsgd_jax.optimizers._arguments import require_number_or_schedule
 from fgsgd_jax.spec import Collection
 from fgsgd_jax.transforms import are_known
 

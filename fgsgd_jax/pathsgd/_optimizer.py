@@ -9,6 +9,7 @@ import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
 from fgsgd_jax import _xla_cpu
+from fgsgd_jax._numbers import require_momentum, require_number_or_schedule
 from fgsgd_jax.pathsgd import _extended_range
 from fgsgd_jax.pathsgd._extended_range import ScaledFloat
 from fgsgd_jax.pathsgd._network import Network, check_arguments, is_weight, trace
@@ -209,8 +210,8 @@ def path_sgd(
         for `optax.partition`, `optax.masked` and `optax.inject_hyperparams`.
 
     Raises:
-        TypeError: As `scale_by_path`.
-        ValueError: As `scale_by_path`.
+        TypeError: As `scale_by_path`, and if a number or dtype is of the wrong type.
+        ValueError: As `scale_by_path`, and if a number is outside its range.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax
@@ -236,6 +237,9 @@ def path_sgd(
         Neyshabur, Salakhutdinov & Srebro, *Path-SGD: path-normalized optimization in deep neural
         networks*, NeurIPS 2015 (arXiv 1506.02617), Algorithm 1.
     """
+    require_number_or_schedule("learning_rate", learning_rate)
+    require_number_or_schedule("weight_decay", weight_decay)
+    require_momentum(momentum, nesterov, accumulator_dtype)
     links: list[optax.GradientTransformation] = [
         scale_by_path(
             apply_fn, input_shape, p, second_term=second_term, extended_range=extended_range

@@ -23,6 +23,10 @@ OUTPUTS_MAY_COME_FIRST = "its outputs may come first: give layout='OIHW' if they
 _OUTPUTS = {"o", "out", "output", "wo"}
 _PLAIN = {"proj", "projection", "to", "w", "c", "in", "attn", "attention", "linear", "dense"}
 _PLAIN |= {"general", "einsum", "layer", "fused", "self", "cross", "mha", "weight", "kernel"}
+_PLAIN |= {"fc", "net", "vec"}
+_KEYS = {"q", "k", "v", "key", "value"}  # alone they may mean something else
+_QUERIES = {"query", "qkv", "kv", "wq", "wk", "wv", "wqkv", "wkv"}
+_PROJECTS = {"proj", "projection", "w", "to"}
 _PARTS = {"qkv": 3, "wqkv": 3, "kv": 2, "wkv": 2}
 _BY_HEADS = "give a rule, such as component='in:rows (heads=6:stack out:columns)'"
 _BY_AXES = "give a rule that names its axes, or layout='S…' if layers are stacked"
@@ -37,20 +41,60 @@ def is_attention_output(path: str, paths: Iterable[str]) -> bool:
         >>> is_attention_output("mixer/out/kernel", ["mixer/query/kernel", "mixer/out/kernel"])
         True
     """
-    kind = kind_of(path)
-    if kind not in ("attention", "dense", "") or _may_be_fused(path):
+    if kind_of(path) not in ("attention", "dense", "") or _may_be_fused(path):
         return False
-    module, name = module_and_name(path)
-    around = module
-    while around and around[-1] in ("out", "output"):  # as in attention/output/dense
-        around = around[:-1]
-    if kind and "attention" in {kind, *map(kind_of, (*around[-1:], name))}:
+    _, name = module_and_name(path)
+    words, inside = _words_in_module(path), is_in_attention(path)
+    if inside and words & _OUTPUTS:
         return True
-    words = set(words_of(name))
-    named = name == "proj" or (words & _OUTPUTS and not words - _OUTPUTS - _PLAIN)
+    if words - _OUTPUTS - _PLAIN:
+        return False
+    if inside and words & {"proj", "projection", "vec"} and not words & {"in", "to"}:
+        return True
+    named = name == "proj" or words & _OUTPUTS or inside
     return bool(named) and any(
-        kind_of(other) == "query" or _may_be_fused(other) for other in _beside(path, paths)
+        kind_of(other) == "query" or _may_be_fused(other) for other in beside(path, paths)
     )
+
+
+def is_in_attention(path: str) -> bool:
+    """Whether a weight stands in an attention layer itself, and not in a layer inside of it."""
+    kind, (module, name) = kind_of(path), module_and_name(path)
+    return kind in ("attention", "dense") and "attention" in {
+        kind,
+        *map(kind_of, (*_without_output(module)[-1:], name)),
+    }
+
+
+def seems_of_attention(path: str, paths: Iterable[str]) -> bool:
+    """Whether a weight called as queries, keys or values are is one of them.
+
+    A `value` may as well be the head of a critic: unless a name is that of no other weight, the
+    weight has to stand in an attention layer, or beside others called so.
+    """
+    words = set(words_of(module_and_name(path)[1]))
+    projects = words & _PROJECTS and not words - _PROJECTS - _KEYS
+    in_attention = bool(words & _QUERIES or projects) or any(
+        kind_of(key) == "attention" for key in keys_of(path)
+    )
+    feeds_forward = kind_of("/".join(module_and_name(path)[0])) == "dense"  # as in RWKV
+    return in_attention or any(
+        kind_of(other) == "query" or _may_be_fused(other)
+        for other in beside(path, () if feeds_forward else paths)
+    )
+
+
+def queries_beside(path: str, shapes: Mapping[str, Shape]) -> list[Shape]:
+    """The shapes of the queries, keys and values in the module of a weight."""
+    return [shapes[other] for other in beside(path, shapes) if kind_of(other) == "query"]
+
+
+def may_be_any_projection(path: str, shape: Shape) -> bool:
+    """Whether a weight is a query, key, value or output, all of which are cut alike.
+
+    A square matrix is, in an attention layer, if its name says nothing of something else.
+    """
+    return len(shape) == 2 and shape[0] == shape[1] and not _words_in_module(path) - _PLAIN
 
 
 def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shape]) -> str:
@@ -83,12 +127,12 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
     if spelled_out or words - set(_PARTS) - _PLAIN:
         return f"several matrices in one, their order unknown: {_BY_HEADS}"
     inputs, outputs = (shape[letters.index(letter)] for letter in "IO")
-    beside = list(_beside(path, shapes))
-    has_query = any(kind_of(other) == "query" for other in beside)
+    others = list(beside(path, shapes))
+    has_query = any(kind_of(other) == "query" for other in others)
     parts = known or (2 if has_query else 3)  # GPT-2 calls keys and values c_attn beside q_attn
     read = {
         shapes[other][letters.index("I")]
-        for other in beside
+        for other in others
         if len(shapes[other]) == 2 and is_attention_output(other, shapes)
     }
     if outputs == parts * inputs and read <= {inputs}:
@@ -134,7 +178,7 @@ def check_heads(
     axis = axis_called("heads", component.name)
     if axis is None or not is_attention_output(path, shapes):
         return
-    queries = [shapes[other] for other in _beside(path, shapes) if kind_of(other) == "query"]
+    queries = queries_beside(path, shapes)
     shape, first = shapes[path], len(shapes[path]) - 3
     if (
         axis != first
@@ -155,6 +199,19 @@ def check_heads(
         )
 
 
+def _without_output(module: tuple[str, ...]) -> tuple[str, ...]:
+    """A module without the last keys that name an output, as in `attention/output/dense`."""
+    while module and module[-1] in ("out", "output"):
+        module = module[:-1]
+    return module
+
+
+def _words_in_module(path: str) -> set[str]:
+    """The words of a weight's name, and `output` where it stands in a module of this name."""
+    module, name = module_and_name(path)
+    return {*words_of(name), *module[len(_without_output(module)) :]}
+
+
 def _named(parts: int) -> str:
     return THREE if parts == 3 else TWO
 
@@ -166,7 +223,7 @@ def _may_be_fused(path: str) -> bool:
     return name == "c_attn" or (name in ("in_proj", "in_proj_weight") and of_attention)
 
 
-def _beside(path: str, paths: Iterable[str]) -> Iterable[str]:
+def beside(path: str, paths: Iterable[str]) -> Iterable[str]:
     """The other paths in the module of a weight."""
     module, _ = module_and_name(path)
     start = "".join(f"{key}/" for key in module)

@@ -33,33 +33,55 @@ def block_of(keys: Block) -> Block:
 def normalizations(leaves: Iterable[tuple[str, tuple[int, ...]]]) -> Counter[Block]:
     """The number of normalization layers in each block.
 
-    A `scale` or `gamma` counts if its layer is called a normalization, or holds nothing else, as a
-    weight with a factor of its own or a block does, and is no single number.
+    A layer counts if it is called a normalization, or if it holds a `scale` or `offset`, or two
+    vectors of one size, and nothing else.
 
     Args:
         leaves: Path, and shape without stacked layers, of all leaves.
     """
-    shapes = dict(leaves)
+    counted, _ = _normalization_layers(dict(leaves))
+    return Counter(map(block_of, counted))
+
+
+def doubtful_normalizations(leaves: Iterable[tuple[str, tuple[int, ...]]]) -> dict[Block, str]:
+    """Layers that may be normalizations, and the paths of their scales.
+
+    A `weight` or `gamma` without an offset, in a layer whose name does not say what it is, may as
+    well be the slopes of PReLU, or what multiplies the output of a block.
+    """
+    return _normalization_layers(dict(leaves))[1]
+
+
+def _normalization_layers(
+    shapes: dict[str, tuple[int, ...]],
+) -> tuple[set[Block], dict[Block, str]]:
+    """The layers that are normalizations, and those that may be, with the path of their scale."""
     holding = {
         layer_of(path)[:length]
         for path, shape in shapes.items()
         if len(shape) > 1
         for length in range(path.count("/") + 1)
     }
-
-    def counts(path: str, shape: tuple[int, ...]) -> bool:
-        """Whether it is a normalization; `scale` in a layer of weights, or a number, is none."""
+    alike = Counter((layer_of(path), shape) for path, shape in shapes.items())
+    counted, doubtful = set(), {}
+    for path, shape in shapes.items():
         layer = layer_of(path)
-        is_gain = math.prod(shape) == 1 or layer in holding or "layer_scale" in path
-        named = kind_of("/".join(layer)) == "normalization"
-        return is_normalization(path, shape) and (named or not is_gain)
-
-    layers = {layer_of(path) for path, shape in shapes.items() if counts(path, shape)}
-    return Counter(map(block_of, layers))
+        if not is_normalization(path, shape):
+            continue
+        if kind_of("/".join(layer)) == "normalization":
+            counted.add(layer)
+        elif math.prod(shape) > 1 and layer not in holding and "layer_scale" not in path:
+            if alike[layer, shape] == 1 and keys_of(path)[-1] in ("weight", "gamma"):
+                doubtful[layer] = path
+            else:
+                counted.add(layer)
+    return counted, doubtful
 
 
 def normalized(
-    leaves: Iterable[tuple[str, tuple[int, ...]]], weights: Collection[str]
+    leaves: Iterable[tuple[str, tuple[int, ...]]],
+    weights: Collection[str],
+    also: Iterable[Block] = (),
 ) -> frozenset[str]:
     """The paths of the weights whose features a normalization layer keeps.
 
@@ -70,6 +92,7 @@ def normalized(
     Args:
         leaves: Path, and shape without stacked layers, of all leaves.
         weights: The paths of the weights that need normalization.
+        also: Further layers that are taken for normalizations.
 
     Example:
         >>> leaves = [(f"{name}/kernel", (8, 8)) for name in ("a/Dense_0", "b/Dense_0")]
@@ -77,7 +100,7 @@ def normalized(
         >>> normalized(leaves, ["a/Dense_0/kernel", "b/Dense_0/kernel"])
         frozenset({'a/Dense_0/kernel'})
     """
-    available = normalizations(leaves)
+    available = normalizations(leaves) + Counter(map(block_of, also))
     own = {path: block_of(layer_of(path)) for path in weights}
 
     def around(block: Block) -> Block:

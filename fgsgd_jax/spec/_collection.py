@@ -160,6 +160,8 @@ class Collection:
 
     def euclidean_mask(self, tree: Any) -> Any:
         """A tree of bools with the structure of `tree`, True at Euclidean leaves: an Optax mask."""
+        if is_nnx_module(tree):
+            require_parameters(tree, self)
         return map_with_path(lambda path, leaf: self.leaf_spec_of(path, leaf) is None, tree)
 
     def labels(self, tree: Any) -> Any:
@@ -222,9 +224,8 @@ def require_parameters(tree: Any, spec: Collection) -> None:
     if is_nnx_module(tree) and any(path not in spec for path, _ in leaves_with_paths(tree)):
         raise ValueError(
             f"The module {type(tree).__name__} holds variables that are not in the spec, such as "
-            "batch statistics. Take its parameters out, and put them back: "
-            "params = nnx.state(model, nnx.Param); params = fgsgd_jax.project(params, spec); "
-            "nnx.update(model, params)."
+            "batch statistics. Give its parameters, params = nnx.state(model, nnx.Param), and put "
+            "new ones back with nnx.update(model, params)."
         )
     if not is_nnx_module(tree):
         require_tree_of_arrays(tree)

@@ -5,25 +5,33 @@ and shape agree; a pom passes over the leaves that need their length or mean som
 """
 
 import math
+from collections.abc import Iterable
 
 import jax.numpy as jnp
 
 from fgsgd_jax.geometry import Oblique, Sphere, Stiefel
-from fgsgd_jax.spec._kinds import keys_of, kind_of, may_have_outputs_before_inputs
+from fgsgd_jax.spec._components import Component
+from fgsgd_jax.spec._kinds import (
+    LARGEST_VECTOR,
+    keys_of,
+    kind_of,
+    may_have_outputs_before_inputs,
+    routes_beside_experts,
+)
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._stacked import of_one_layer
 
+ROUTER = "router: a gate beside experts"
+
 # The best setting of the paper: three manifolds in every group, groups over both channel axes.
 BY_SHAPE = pom("PIO", (Sphere(), Oblique(), Stiefel()))
 
-# Biases and normalization scales have at most three axes: heads, their size, stacked layers. Axes
-# of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
-LARGEST_BIAS = 3
 
-
-def by_default(path: str, leaf, default: Pom | str | None, layout: str | None) -> Pom | str:
+def by_default(
+    path: str, leaf, default: Pom | str | None, layout: str | None, paths: Iterable[str] = ()
+) -> Pom | str:
     """What the default asks for a leaf, or why it leaves it Euclidean.
 
     Args:
@@ -31,19 +39,36 @@ def by_default(path: str, leaf, default: Pom | str | None, layout: str | None) -
         leaf: Anything with a shape and a dtype.
         default: A pom, "by shape" or None.
         layout: The layout given to `collection`, or None.
+        paths: The paths of all leaves.
     """
     shape = tuple(leaf.shape)
     unsuitable = without_geometry(leaf.dtype) or (Reason.EMPTY if math.prod(shape) == 0 else "")
     if default is None or unsuitable:
         return unsuitable or Reason.NO_DEFAULT
     why = passed_over(path, of_one_layer(shape, layout))
-    if isinstance(default, Pom) and (kind := kind_of(path)) in ("embedding", "router"):
-        why = why or f"{kind} by its path"
-    if isinstance(default, Pom) and len(shape) > 2 and sum(size > 1 for size in shape) < 2:
-        why = why or Reason.ONE_LONG_AXIS  # such as the token of a class, (1, 1, width)
-    if why or isinstance(default, Pom):
-        return why or default
-    return why_no_convolution(path, shape, layout) or BY_SHAPE
+    if not isinstance(default, Pom):
+        return why or why_no_convolution(path, shape, layout) or BY_SHAPE
+    return why or _why_not_every_pom(path, shape, default, layout, paths) or default
+
+
+def _why_not_every_pom(
+    path: str, shape: tuple[int, ...], default: Pom, layout: str | None, paths: Iterable[str]
+) -> str:
+    """Why a pom that is a default does not mean a leaf; "" if it does."""
+    kind = kind_of(path, len(shape))
+    if kind in ("embedding", "router"):
+        return f"{kind} by its path"
+    if routes_beside_experts(path, paths):
+        return ROUTER
+    if len(shape) > 2 and sum(size > 1 for size in shape) < 2:
+        return Reason.ONE_LONG_AXIS  # such as the token of a class, (1, 1, width)
+    known = isinstance(default.component, Component) or default.layout or layout
+    if not known and (len(shape) in (3, 5) or len(shape) > 5):
+        if not (len(shape) == 3 and kind == "convolution"):
+            return (
+                f"{len(shape)} axes, which may be anything: give a layout, or name them in a rule"
+            )
+    return ""
 
 
 def without_geometry(dtype) -> str:
@@ -57,15 +82,15 @@ def passed_over(path: str, shape: tuple[int, ...]) -> str:
     """Why a rule that also matches other leaves passes over this one; "" if it does not."""
     if len(shape) < 2:
         return Reason.FEW_AXES
-    kind = kind_of(path)
+    kind = kind_of(path, len(shape))
     axes = sum(size > 1 for size in shape)
-    small = kind in ("bias", "normalization") and axes <= LARGEST_BIAS
+    small = kind in ("bias", "normalization") and axes <= LARGEST_VECTOR
     return f"{kind} by its path" if small else ""
 
 
 def why_no_convolution(path: str, shape: tuple[int, ...], layout: str | None) -> str:
     """Why a leaf is not taken for a convolution cut into slices; "" if it is."""
-    kind = kind_of(path)
+    kind = kind_of(path, len(shape))
     if kind not in ("convolution", "bias", "normalization", ""):
         return f"{'attention' if kind == 'query' else kind} by its path"
     if layout is None and keys_of(path)[-1] == "weight":

@@ -5,6 +5,7 @@ other leaves the key nearest to the leaf that names a kind of layer decides.
 """
 
 import re
+from collections.abc import Iterable
 from typing import Literal
 
 Kind = Literal[
@@ -20,15 +21,19 @@ WEIGHT_NAMES = frozenset({"kernel", "w", "weight", "embedding"})
 _BIASES = frozenset({"bias", "b", "biases"})
 _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
 
+# Biases and normalization scales have at most three axes: heads, their size, stacked layers, or
+# those of an image. Axes of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
+LARGEST_VECTOR = 3
+
 # In the order in which they are tried: parts of a key, and whole words of it.
 _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("normalization", "norm", "bn ln"),
-    ("embedding", "embed", "wte wpe vocab vocabulary"),
+    ("embedding", "embed", "emb wte wpe vocab vocabulary table lookup codebook"),
     ("convolution", "conv", ""),
     ("expert", "", "moe"),
     ("query", "", "q k v query key value qkv kv wq wk wv wqkv wkv"),
     ("recurrent", "lstm gru rnn recurrent", ""),
-    ("attention", "attn attention", "mha heads"),
+    ("attention", "attn attention", "mha"),
     ("head", "classifier logits", "head lmhead"),
     ("dense", "dense linear mlp gating feedforward feed_forward", "ffn ff fc proj up down"),
 )
@@ -41,8 +46,15 @@ def keys_of(path: str) -> list[str]:
     return keys[:-1] if boxed else keys
 
 
-def kind_of(path: str) -> Kind:
+def kind_of(path: str, axes: int | None = None) -> Kind:
     """What a leaf is for.
+
+    A word in the name of a module is not believed against the weight in it: `ConvNormAct_0/kernel`
+    is no normalization, and a matrix in `converter` is no convolution.
+
+    Args:
+        path: The path of the leaf.
+        axes: Its number of axes without stacked layers; None if that is unknown.
 
     Example:
         >>> kind_of("encoder/Conv_0/kernel"), kind_of("attn/q_einsum/w"), kind_of("conv/bias")
@@ -59,23 +71,58 @@ def kind_of(path: str) -> Kind:
     if len(keys) > 2 and "embed" in keys[-3].lower() and _is_leaf_name(last):
         return "embedding"  # a layer inside of an embedding
     for key in reversed(keys[:-1] if last == "weight_v" else keys):  # v of weight normalization
-        lower, words = key.lower(), set(words_of(key))
-        for kind, parts, whole in _NAMES:
-            if any(part in lower for part in parts.split()) or words & set(whole.split()):
-                return kind
-    return ""
+        kinds: list[Kind] = _kinds_of_key(key)
+        if kinds[:1] == ["normalization"] and kinds[1:] and last == "kernel":
+            kinds = kinds[1:]  # no framework calls the scale of a normalization so
+        kinds = [kind for kind in kinds if _may_be(kind, axes)]
+        if kinds:
+            return kinds[0]
+    output_heads = any("heads" in words_of(key) for key in keys)
+    return "head" if output_heads else ""
+
+
+def _kinds_of_key(key: str) -> list[Kind]:
+    """The kinds of layers that a key names, in the order of `_NAMES`."""
+    lower, words = key.lower(), set(words_of(key))
+    if "head" in words and "multi" not in words:  # `value_head` has nothing of a query
+        words -= {"q", "k", "v", "query", "key", "value"}
+    return [
+        kind
+        for kind, parts, whole in _NAMES
+        if any(part in lower for part in parts.split()) or words & set(whole.split())
+    ]
+
+
+def _may_be(kind: Kind, axes: int | None) -> bool:
+    """Whether a leaf with a number of axes may be of a kind."""
+    if axes is None:
+        return True
+    return axes <= LARGEST_VECTOR if kind == "normalization" else axes != 2 or kind != "convolution"
 
 
 def is_normalization(path: str, shape: tuple[int, ...]) -> bool:
-    """Whether a leaf belongs to a normalization layer: its scale, or anything else in it.
+    """Whether a leaf may belong to a normalization layer: its scale, or anything else in it.
 
     Example:
         >>> is_normalization("block/norm/w", (8,)), is_normalization("layers/1/weight", (8,))
         (True, True)
+        >>> is_normalization("prelu/weight", (8,)), is_normalization("ConvNorm/kernel", (8, 8))
+        (False, False)
     """
-    layer, _, _ = path.rpartition("/")
-    of_equinox = keys_of(path)[-1] == "weight" and len(shape) == 1  # a scale called as kernels are
-    return of_equinox or "normalization" in (kind_of(path), kind_of(layer))
+    layer, axes, name = path.rpartition("/")[0], len(shape), keys_of(path)[-1]
+    if name in WEIGHT_NAMES and axes > 1 and len(_kinds_of_key(module_and_name(path)[1])) > 1:
+        return False
+    named = axes <= LARGEST_VECTOR and kind_of(layer) == "normalization"
+    if kind_of(path, axes) == "normalization" or named:
+        return name != "kernel" or axes < 2
+    of_equinox = name == "weight" and axes == 1  # a scale called as kernels are
+    return of_equinox and not is_of_activation(path)
+
+
+def is_of_activation(path: str) -> bool:
+    """Whether a leaf belongs to an activation, as the slopes of PReLU do."""
+    _, name = module_and_name(path)
+    return "relu" in name.lower() or bool({"act", "activation", "slope"} & set(words_of(name)))
 
 
 def is_transposed(path: str) -> bool:
@@ -91,6 +138,20 @@ def is_transposed(path: str) -> bool:
 def may_have_outputs_before_inputs(path: str) -> bool:
     """Whether a leaf is called as Haiku calls transposed convolutions, whose layout is HWOI."""
     return keys_of(path)[-1] == "w" and is_transposed(path)
+
+
+def routes_beside_experts(path: str, paths: Iterable[str]) -> bool:
+    """Whether a weight called `gate` stands in one module with experts, to which it is a router.
+
+    Example:
+        >>> routes_beside_experts("mlp/gate/kernel", ["mlp/gate/kernel", "mlp/experts/0/up/kernel"])
+        True
+    """
+    module, name = module_and_name(path)
+    start = "".join(f"{key}/" for key in module)
+    return words_of(name) == ["gate"] and any(
+        other.startswith(start) and "expert" in other[len(start) :].lower() for other in paths
+    )
 
 
 def module_and_name(path: str) -> tuple[tuple[str, ...], str]:

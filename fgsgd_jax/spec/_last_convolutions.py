@@ -8,7 +8,14 @@ from collections.abc import Iterable, Mapping
 from fgsgd_jax._text import natural_order, texts_and_numbers
 from fgsgd_jax.spec._blocks import block_of, layer_of, normalizations
 from fgsgd_jax.spec._heads import Leaves, names_a_head
-from fgsgd_jax.spec._kinds import is_normalization, keys_of, kind_of, module_and_name, words_of
+from fgsgd_jax.spec._kinds import (
+    is_normalization,
+    is_of_activation,
+    keys_of,
+    kind_of,
+    module_and_name,
+    words_of,
+)
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 
 Shape = tuple[int, ...]
@@ -149,8 +156,12 @@ class _Network:
 
     @functools.cached_property
     def norms(self) -> set[int]:
-        """The sizes of normalization layers."""
-        return {its[-1] for path, its in self.shapes.items() if is_normalization(path, its)}
+        """The sizes of normalization layers, and of activations with weights of their own."""
+        return {
+            its[-1]
+            for path, its in self.shapes.items()
+            if is_normalization(path, its) or (len(its) == 1 and is_of_activation(path))
+        }
 
     @functools.cached_property
     def attention(self) -> set[int]:

@@ -14,16 +14,18 @@ from fgsgd_jax._text import did_you_mean
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, THREE, TWO, outputs_first
-from fgsgd_jax.spec._blocks import normalized
+from fgsgd_jax.spec._blocks import doubtful_normalizations, normalized
+from fgsgd_jax.spec._doubts import on_normalizations, on_unsaid
 from fgsgd_jax.spec._heads import Leaves, dense_heads, on_heads
 from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._last_convolutions import last_convolutions
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._reasons import Reason
+from fgsgd_jax.spec._recurrent import RECURRENT, holds_input_and_recurrent
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._schemes import Scheme
 from fgsgd_jax.spec._stacked import Layouts, seems_stacked, with_stack, without_stack
-from fgsgd_jax.spec._weights import holds_input_and_recurrent, weight_of
+from fgsgd_jax.spec._weights import counts_heads_elsewhere, weight_of
 
 # Keeps the variance of features where no normalization layer does, and is 1 where one does.
 UNLESS_NORMALIZED = "variance, 1 with normalization"
@@ -69,6 +71,7 @@ _TWO = {axes: cut.replace("qkv=3", "kv=2").replace("qkv", "kv") for axes, cut in
 _OUTPUT = {2: "matrix", 3: "heads:rows in:rows out:columns"}
 _GATED = {2: "matrix", 3: "gates:stack in:rows out:columns"}
 _LINEAR = ("variance", 1.0)
+_MAY_BE_HEADS = ("convolution", "dense", "hidden dense")
 
 # The rates are measured, see `tests/benchmarks/preset_rates.py` and the table of `spec/README.md`.
 # A norm per slice would cost accuracy where one per filter does not: `notebooks/studies`, `paper`.
@@ -90,7 +93,7 @@ PRESETS: dict[str, Preset] = {
     "mlp": Preset(
         (Placement("hidden dense", _MATRIX, "layer", Stiefel(), UNLESS_NORMALIZED),), rate=0.3
     ),
-    "rnn": Preset((Placement("recurrent matrix", _MATRIX, "layer", Stiefel(), None),), rate=0.3),
+    "rnn": Preset((Placement(RECURRENT, _MATRIX, "layer", Stiefel(), None),), rate=0.3),
 }
 
 
@@ -145,18 +148,32 @@ def by_preset(
             for path, weight in weights.items()
             if weight in placements and _is_read_by_default(shapes[path], layout[path])
         }
+    weights |= {
+        path: Reason.HEADS_ELSEWHERE
+        for path, weight in weights.items()
+        if weight in placements
+        and placements[weight].cuts in (_HEADS, _OUTPUT)
+        and counts_heads_elsewhere(path, shapes)
+        and not ("S" not in (layout[path] or "") and seems_stacked(path, leaves))
+    }
     if preset == "resnet":
         convolutions = [path for path, weight in weights.items() if weight in placements]
         heads, maybe = last_convolutions(inner, convolutions, layouts.of_one)
         why, guessed = Reason.LAST_CONVOLUTION, ""
     else:
         why, (heads, maybe, guessed) = Reason.LAST_DENSE, dense_heads(preset, inner, layouts)
-    weights |= {path: why for path in heads if weights[path] in placements}
-    doubtful = [path for path in weights if path in maybe and weights[path] in placements]
-    sentence = on_heads([path for path in doubtful if not ruled[path]], guessed)
+    may_be_heads = {path for path, weight in weights.items() if weight in _MAY_BE_HEADS}
+    weights |= dict.fromkeys(heads & may_be_heads, why)
+    doubtful = [path for path in weights if path in (maybe & may_be_heads) - heads]
     # Convolutions that are not placed use up a normalization as well.
     followed = [path for path in weights if weights[path] in placements or _convolves(path)]
-    kept = normalized(list(shapes.items()), followed)
+    sizes = list(shapes.items())
+    kept = normalized(sizes, followed)
+    unruled = {path: weight for path, weight in weights.items() if not ruled[path]}
+    unsaid = on_unsaid(unruled, shapes, layouts.of_one)
+    sentences = [on_heads([path for path in doubtful if path in unruled], guessed), unsaid]
+    if any(placement.scale == UNLESS_NORMALIZED for placement in placements.values()):
+        sentences.append(on_normalizations(doubtful_normalizations(sizes), sizes, followed, kept))
 
     def asked(path: str, leaf) -> Pom | str:
         weight = weights[path]
@@ -169,9 +186,9 @@ def by_preset(
     if not any(isinstance(request, Pom) for request in requests):
         raise ValueError(
             f"preset={preset!r} finds none of its weights ({'; '.join(placements)}) among the "
-            f"leaves {listed(shapes)}. {_instead(preset, weights, shapes, layouts)}"
+            f"leaves {listed(shapes)}. {unsaid or _instead(preset, weights, shapes, layouts)}"
         )
-    return requests, sentence
+    return requests, "\n".join(filter(None, sentences))
 
 
 def _convolves(path: str) -> bool:
@@ -239,7 +256,7 @@ def _request(
             f"{path!r} has shape {shape}, {what}. Give a rule for it that names its axes, or "
             "layout='S…' if layers are stacked."
         )
-    if placement.weight == "recurrent matrix" and inner[0] != inner[1]:
+    if placement.weight == RECURRENT and inner[0] != inner[1]:
         cut = f"in:rows (gates={max(inner) // min(inner)}:stack out:columns)"
         cut = cut if inner[0] < inner[1] else outputs_first(cut)
     elif "(" in cut and (letters_for(layouts.of_one or DEFAULT, 2) or "").startswith("O"):

@@ -16,10 +16,27 @@ class Reason(enum.StrEnum):
     ONE_LONG_AXIS = "a vector by its shape"
     GATES_OR_HEADS = "3 axes, which may count gates or heads: name them in a rule"
     LOW_RANK = "a factor of a low-rank update, which may start at zero: give a rule"
+    NO_ATTENTION = "called as queries, keys or values are, but not in attention: give a rule"
+    IN_ATTENTION = "in attention, but no query, key, value or output by its name: give a rule"
+    HEADS_ELSEWHERE = "3 axes, of which another may count the heads: name them in a rule"
+    NOT_RECURRENT = "may be recurrent, but no input matrix is beside it: give a rule"
+    GATES = "no name says how many gates it holds: name them in a rule"
     LAST_DENSE = "the last dense layer"
     TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"
     LAST_CONVOLUTION = "the last layer: no other reads its outputs"
 
+
+UNSAID = frozenset(
+    {
+        Reason.NO_ATTENTION,
+        Reason.IN_ATTENTION,
+        Reason.HEADS_ELSEWHERE,
+        Reason.NOT_RECURRENT,
+        Reason.GATES,
+        Reason.GATES_OR_HEADS,
+    }
+)
+"""The reasons of leaves that a preset might place, if their names and shapes said what they are."""
 
 AS_ASKED = frozenset({Reason.RULE, Reason.NO_DEFAULT, Reason.FEW_AXES})
 """The reasons of leaves that nobody expects on a manifold: an optimizer warns of all others."""

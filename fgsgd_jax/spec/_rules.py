@@ -10,7 +10,6 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
-from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.spec._arguments import (
     check_default,
     check_every_rule_decides,
@@ -23,6 +22,7 @@ from fgsgd_jax.spec._attention import check_heads
 from fgsgd_jax.spec._collection import Collection
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
+from fgsgd_jax.spec._fitting_cuts import check_enough_components, fitting_cut
 from fgsgd_jax.spec._kept_scales import kept_gamma
 from fgsgd_jax.spec._layouts import check_layout, resolve_component
 from fgsgd_jax.spec._leaf import LeafSpec
@@ -54,8 +54,9 @@ def collection(
             passes over biases and normalization scales if it also matches other leaves.
         default: What applies to leaves that match no rule. None makes them Euclidean. A pom applies
             to floating-point leaves with two or more axes, except biases, normalization scales,
-            embeddings and routers. "by shape" puts leaves that are convolutions by path and shape
-            on sphere, oblique and Stiefel manifolds under PIO; all others are Euclidean.
+            embeddings, routers, and 3 or 5 axes that no layout names. "by shape" puts leaves that
+            are convolutions by path and shape on sphere, oblique and Stiefel manifolds under PIO;
+            all others are Euclidean.
         preset: "resnet", "transformer", "mlp" or "rnn": in place of a default, what suits the
             weights of such a network; `spec/README.md` has the table.
         layout: The axes of convolutions, one letter each: "HWIO" (Flax, Haiku), "OIHW" (Equinox,
@@ -109,7 +110,7 @@ def collection(
     sentence = ""
     if preset is None:
         requests: list[Pom | str] = [
-            ruled[path] or by_default(path, leaf, default, layouts.own[path])
+            ruled[path] or by_default(path, leaf, default, layouts.own[path], paths)
             for path, leaf in leaves
         ]
     else:
@@ -199,40 +200,15 @@ def _leaf_spec(
     for manifold in request.manifolds:
         objection = manifold.check_component(*component.points_shape(shape)[:2])
         if objection:
-            other = _fitting_cut(path, shape, request, manifold)
+            other = fitting_cut(path, shape, request, manifold)
             raise ValueError(
                 f"{path!r} has shape {shape} and is cut with component {component}: {objection}. "
                 f"Choose {other or 'another manifold'}, or leave it Euclidean (None)."
             )
     leaf_spec = LeafSpec(shape, component, request.scheme, groups, request.manifolds, seed, scale)
-    _check_enough_components(path, leaf_spec)
+    check_enough_components(path, leaf_spec, request)
     try:
         kept = kept_gamma(request.scale, leaf_spec, leaf)
     except ValueError as error:
         raise ValueError(f"{path!r} {error}.") from None
     return dataclasses.replace(leaf_spec, gamma=kept)
-
-
-def _fitting_cut(path: str, shape: tuple[int, ...], request: Pom, manifold: Manifold) -> str:
-    """A cut with a name whose components the manifold takes; "" if none is known."""
-    for name in ("matrix", "filter"):
-        try:
-            found = resolve_component(
-                name, shape, prefer_matrix=True, layout=request.layout, path=path
-            )
-        except ValueError:
-            continue
-        if manifold.check_component(*found.points_shape(shape)[:2]) is None:
-            return f"component={name!r} or another manifold"
-    return ""
-
-
-def _check_enough_components(path: str, leaf_spec: LeafSpec) -> None:
-    """Raises if the weight has fewer components than manifolds, so that some are not used."""
-    manifolds, count = leaf_spec.manifolds, leaf_spec.components
-    if len(set(manifolds)) > count:
-        raise ValueError(
-            f"{path!r} is cut with component {leaf_spec.component} into {count} "
-            f"component{'s' * (count > 1)}, too few for {len(manifolds)} manifolds. Give one "
-            "manifold, or a component= of which there are more, such as 'filter'."
-        )

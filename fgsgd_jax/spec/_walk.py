@@ -8,7 +8,7 @@ import numpy as np
 from jax.tree_util import tree_flatten_with_path
 
 from fgsgd_jax._trees import joined_path, leaves_with_paths, listed, map_with_path
-from fgsgd_jax.spec._collection import Collection
+from fgsgd_jax.spec._collection import Collection, require_parameters
 from fgsgd_jax.spec._leaf import LeafSpec
 
 
@@ -70,26 +70,54 @@ def spec_of_leaf(spec: Collection, path: str, leaf: Any) -> LeafSpec | None:
 
 
 def require_known_leaves(spec: Collection, tree: Any) -> None:
-    """Raises a ValueError if a tree has leaves that the spec does not have."""
+    """Raises if a tree has leaves that the spec does not have.
+
+    Raises:
+        TypeError: If it is no tree of parameters, such as the variables of a Flax module.
+        ValueError: If it is another tree.
+    """
     unknown = [path for path, _ in leaves_with_paths(tree) if path not in spec]
     if unknown:
+        require_parameters(tree, spec)  # which names what was given in their place
         raise ValueError(
             f"The spec has no lea{'f' if len(unknown) == 1 else 'ves'} {listed(unknown)}; it was "
             f"built from the leaves {listed(spec)}. {_advice(spec, unknown)}"
         )
 
 
-def require_gradients(spec: Collection, tree: Any) -> None:
-    """Raises a ValueError if a tree has None in place of a leaf on manifolds.
+def require_gradients(
+    spec: Collection, tree: Any, params: Any = None, *, of_all: bool = False
+) -> None:
+    """Raises unless a tree has a gradient for every leaf of the parameters.
 
-    For optimizers that keep something of every weight: without it, None leaves a weight as it is.
+    None in place of a gradient leaves a weight as it is, unless the optimizer keeps some of it.
+
+    Args:
+        spec: The spec of the parameters.
+        tree: The gradients.
+        params: The parameters, or None to look only at leaves on manifolds.
+        of_all: Whether the optimizer keeps something of Euclidean leaves as well.
+
+    Raises:
+        ValueError: The message names the leaf.
     """
-    leaves, _ = tree_flatten_with_path(tree, is_leaf=lambda node: node is None)
-    for path in (joined_path(keys) for keys, leaf in leaves if leaf is None):
-        if path in spec and spec[path] is not None:
+    nodes, _ = tree_flatten_with_path(tree, is_leaf=lambda node: node is None)
+    without = [joined_path(keys) for keys, leaf in nodes if leaf is None]
+    for path in without:
+        if path in spec and (of_all or spec[path] is not None):
+            on_manifolds = "on manifolds " if spec[path] is not None else ""
             raise ValueError(
-                f"The gradient of {path!r} is None. Give zeros for a weight on manifolds that is "
+                f"The gradient of {path!r} is None. Give zeros for a weight {on_manifolds}that is "
                 "to stay, or take it out of the optimizer by optax.masked."
+            )
+    gradients = dict(leaves_with_paths(tree))
+    for path, leaf in leaves_with_paths(params):
+        if path in gradients:
+            _require_same_shape(path, gradients[path], leaf)
+        elif path not in without:
+            raise ValueError(
+                f"The gradients have no leaf {path!r}, which the parameters have. Give zeros for a "
+                "leaf that is to stay, or take it out of the optimizer by optax.masked."
             )
 
 

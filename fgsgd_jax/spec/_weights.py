@@ -1,24 +1,30 @@
 """Weights of a preset: which one a leaf is, by its path and its number of axes."""
 
 import math
-import re
 from collections.abc import Mapping
 
-from fgsgd_jax.spec._attention import Shape, fused, is_attention_output
-from fgsgd_jax.spec._defaults import passed_over, without_geometry
-from fgsgd_jax.spec._kinds import keys_of, kind_of, may_have_outputs_before_inputs
+from fgsgd_jax.spec._attention import (
+    Shape,
+    fused,
+    is_attention_output,
+    is_in_attention,
+    may_be_any_projection,
+    queries_beside,
+    seems_of_attention,
+)
+from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
+from fgsgd_jax.spec._kinds import (
+    keys_of,
+    kind_of,
+    may_have_outputs_before_inputs,
+    routes_beside_experts,
+)
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for
 from fgsgd_jax.spec._reasons import Reason
+from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, recurrent
 from fgsgd_jax.spec._stacked import without_stack
 
 GATES = 2  # of a gated layer (gates, in, out), whose first axis nothing else has so short
-
-# The last keys of the recurrent matrices of Flax (linen and NNX), Haiku and Equinox.
-_RECURRENT = re.compile(
-    r"(^|.*/)(h[ifgorzn]?|dense_h|weight_hh|w_h|hidden_to_hidden|vanilla_rnn\w*/linear_1)(/[^/]*)?"
-)
-# Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
-_INPUT_AND_RECURRENT = re.compile(r"(^|.*/)lstm\w*/linear/w")
 
 
 def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[str, Shape]) -> str:
@@ -31,10 +37,12 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         layout: The layout of the leaf, or None.
         shapes: The shapes of all leaves without stacked layers.
     """
-    shape, kind = shapes[path], kind_of(path)
+    shape, kind = shapes[path], kind_of(path, len(shapes[path]))
     why = without_geometry(leaf.dtype) or passed_over(path, shape)
     if why or math.prod(shape) == 0:
         return why or Reason.EMPTY
+    if routes_beside_experts(path, shapes):
+        return ROUTER
     if "lora" in path.lower():
         return Reason.LOW_RANK
     if sum(size > 1 for size in shape) < 2:
@@ -50,26 +58,22 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return "hidden dense"
     if preset == "rnn" and holds_input_and_recurrent(path):
         return "input and recurrent matrices in one weight"
-    if preset == "rnn" and _RECURRENT.fullmatch("/".join(keys_of(path))):
-        small, large = sorted(shape[-2:])
-        return "recurrent matrix" if large % small == 0 and large // small <= 4 else "not square"
+    if preset == "rnn" and (found := recurrent(path, shape, shapes)):
+        return found
     name = "attention" if kind == "query" else kind
     return f"{name} by its path" if name else f"not in the preset {preset!r}"
-
-
-def holds_input_and_recurrent(path: str) -> bool:
-    """Whether a weight is that of Haiku's LSTM, which holds two matrices."""
-    return _INPUT_AND_RECURRENT.fullmatch(path) is not None
 
 
 def _of_a_transformer(
     path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shape]
 ) -> str:
     """The weight of a transformer that a leaf is, or why it is none; "" if its path is silent."""
-    kind = kind_of(path)
+    kind = kind_of(path, len(shape))
     of_one = layout.replace("S", "") if layout else None
     if kind in ("query", "attention", "dense") and (found := fused(path, shape, of_one, shapes)):
         return found
+    if kind == "query" and not seems_of_attention(path, shapes):
+        return Reason.NO_ATTENTION
     if kind == "query":
         einsum = "einsum" in path and len(shape) > 2
         return "query, key, value, heads first" if einsum else "query, key, value"
@@ -77,10 +81,28 @@ def _of_a_transformer(
         return "attention output"
     if kind not in ("attention", "dense"):
         return ""
+    if is_in_attention(path):
+        alike = may_be_any_projection(path, shape)
+        return "attention output" if alike else Reason.IN_ATTENTION
     if len(shape) == 3 and shape[0] != GATES and "gating" not in path:
         return Reason.GATES_OR_HEADS
     embeds = len(shape) > 3 and any("embed" in key for key in keys_of(path))
     return "embedding by its path" if embeds else "dense"
+
+
+def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether another axis than in Flax seems to count heads, in a weight of attention of 3 axes.
+
+    Nobody has more heads than features, as a query (heads, in, size) would read as (in, heads,
+    size); and an output (heads, size, out) begins as a query beside it ends.
+    """
+    shape = shapes[path]
+    if len(shape) != 3 or "einsum" in path:
+        return False
+    if not is_attention_output(path, shapes):
+        return shape[0] < shape[1]
+    queries = [its for its in queries_beside(path, shapes) if len(its) == 3]
+    return bool(queries) and all(its[1:] != shape[:2] for its in queries)
 
 
 def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> bool:

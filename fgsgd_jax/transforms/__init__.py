@@ -32,8 +32,6 @@ from fgsgd_jax.transforms._nearest import keep_on_manifolds as keep_on_manifolds
 from fgsgd_jax.transforms._nearest import nearest_points as nearest_points
 from fgsgd_jax.transforms._new_weights import WritesWeights as WritesWeights
 from fgsgd_jax.transforms._new_weights import apply_gradients as apply_gradients
-from fgsgd_jax.transforms._numbers import require_decay as require_decay
-from fgsgd_jax.transforms._numbers import require_not_negative as require_not_negative
 from fgsgd_jax.transforms._rate import checked_schedule as checked_schedule
 from fgsgd_jax.transforms._rate import scale_by_learning_rate as scale_by_learning_rate
 from fgsgd_jax.transforms._rdog import DistanceMethod as DistanceMethod

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import require_decay, require_not_negative
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import (
     Collection,
@@ -24,7 +25,6 @@ from fgsgd_jax.transforms._link import (
     working_dtypes,
 )
 from fgsgd_jax.transforms._momentum import previous_weights
-from fgsgd_jax.transforms._numbers import require_decay, require_not_negative
 
 
 class ScaleByRiemannianAdamState(NamedTuple):
@@ -141,7 +141,7 @@ def scale_by_riemannian_adam(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
-        require_gradients(spec, updates)
+        require_gradients(spec, updates, params, of_all=True)
         require_moments(state, spec, moment, amsgrad)
         count = jnp.asarray(optax.safe_increment(state.count))
         old = dict(leaves_with_paths(state.mu))

@@ -91,7 +91,7 @@ def fused(
         require_state(state, FusedState, spec)
         require_still_on_manifolds(params, spec, state.spec)
         if momentum is not None:
-            require_gradients(spec, updates)
+            require_gradients(spec, updates, params, of_all=True)
         if (isinstance(state.trace, tuple) and not state.trace) != (momentum is None):
             given, wanted = ("without", "with") if momentum is not None else ("with", "without")
             raise ValueError(

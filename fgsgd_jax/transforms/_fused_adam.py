@@ -65,7 +65,7 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
     def update_fn(updates, state, params=None, *, new_weights=False, **extra_args):
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
-        require_gradients(spec, updates)
+        require_gradients(spec, updates, params, of_all=True)
         require_moments(state, spec, moment, amsgrad)
         require_still_on_manifolds(params, spec, state.spec)
         r = learning_rate(state.count) if callable(learning_rate) else learning_rate

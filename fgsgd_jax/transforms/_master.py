@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fgsgd_jax._numbers import checked_float_dtype
 from fgsgd_jax._trees import leaves_with_paths, map_with_path
 from fgsgd_jax.spec import Collection, project, require_collection
 from fgsgd_jax.transforms._guards import are_known, require_on_manifolds
@@ -77,7 +78,7 @@ def with_master_weights(
         Micikevicius et al., *Mixed precision training*, ICLR 2018, section 3.1.
     """
     require_collection(spec)
-    dtype = _checked_dtype(dtype)
+    dtype = checked_float_dtype("The dtype of master weights", dtype)
     inner = optax.with_extra_args_support(tx)
 
     def init_fn(params):
@@ -129,17 +130,6 @@ def _require_roundings(params: Any, master: dict[str, jax.Array]) -> None:
                 "weights in the state decide, and would undo the change. Make a new state: state = "
                 "tx.init(params)."
             )
-
-
-def _checked_dtype(dtype: Any) -> jnp.dtype:
-    if isinstance(dtype, jax.Array):
-        raise TypeError(
-            "Master weights need a dtype, got an array: optax.inject_hyperparams takes jnp.float32 "
-            'for a schedule. Write its name, "float32".'
-        )
-    if not jnp.issubdtype(dtype, jnp.floating):
-        raise TypeError(f"Master weights need a floating-point dtype, got {dtype!r}.")
-    return jnp.dtype(dtype)
 
 
 def _is_shorter(leaf, dtype) -> bool:

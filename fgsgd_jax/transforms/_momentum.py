@@ -5,10 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
+from fgsgd_jax._numbers import checked_float_dtype, require_decay
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, map_leaves, require_collection, require_gradients
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
-from fgsgd_jax.transforms._numbers import require_decay
 
 
 class TraceOnManifoldState(NamedTuple):
@@ -49,6 +49,10 @@ def trace_on_manifold(
         A transformation whose `update` needs `params`. It takes tangent vectors, so it comes after
         `project_to_tangent`.
 
+    Raises:
+        TypeError: If the decay is no number, or the dtype is not a floating-point one.
+        ValueError: If the decay is known and not from 0 to below 1.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import fgsgd_jax as fg
@@ -67,6 +71,8 @@ def trace_on_manifold(
     """
     require_collection(spec)
     require_decay("decay", decay)
+    if accumulator_dtype is not None:
+        accumulator_dtype = checked_float_dtype("accumulator_dtype", accumulator_dtype)
 
     def init_fn(params):
         state = SpecState.of(spec, params)
@@ -77,7 +83,7 @@ def trace_on_manifold(
         del extra_args
         require_params(params, "momentum is carried to the present weights")
         require_state(state, TraceOnManifoldState, spec)
-        require_gradients(spec, updates)
+        require_gradients(spec, updates, params, of_all=True)
 
         def on_manifold(path, leaf_spec, trace, weight):
             manifold_ids, s, _ = state.spec.leaf(path, leaf_spec, weight)

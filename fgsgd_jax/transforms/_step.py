@@ -21,6 +21,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 
+from fgsgd_jax._numbers import known_number
 from fgsgd_jax.spec import Collection, Groups, LeafSpec, map_leaves, require_collection
 from fgsgd_jax.transforms._guards import require_tangent_vectors
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
@@ -246,13 +247,16 @@ def _check_number(name: str, number: Any, lowest: float) -> None:
     """Raises unless a number, schedule or function of the group makes sense, where it is known."""
     if name == "rho" and is_travelled(number):
         return
-    if callable(number) or isinstance(number, (PerGroup, jax.Array, np.ndarray)):
+    if callable(number) or isinstance(number, (PerGroup, np.ndarray)):
         return
-    if isinstance(number, bool) or not isinstance(number, (int, float, np.number)):
+    value = known_number(number)
+    if isinstance(number, jax.Array) and value is None:
+        return
+    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
         raise TypeError(
             f"{name} must be a number, a schedule, or a function of the group marked by "
             f"fgsgd_jax.per_group, got {number!r}."
         )
-    if not (math.isfinite(number) and number >= lowest):
+    if not (math.isfinite(value) and value >= lowest):
         at_least = "" if lowest == -math.inf else f" of at least {lowest:g}"
-        raise ValueError(f"{name} must be a finite number{at_least}, got {number!r}.")
+        raise ValueError(f"{name} must be a finite number{at_least}, got {value!r}.")

@@ -165,8 +165,11 @@ def test_a_rule_for_an_embedding_says_which_axis(path, manifold):
 @pytest.mark.parametrize("scheme", ["PIO", "PO", "layer"])
 def test_several_manifolds_need_several_components(shape, scheme):
     mixed = fg.pom(scheme, (Sphere(), Oblique(), Stiefel()))
-    with pytest.raises(ValueError, match=r"1 component, too few for 3 manifolds.*'filter'"):
-        fg.collection({"w": leaf(*shape)}, ("w", mixed))
+    with pytest.raises(ValueError, match=r"1 component, too few for 3 manifolds. Give one manif"):
+        fg.collection({"w": leaf(*shape)}, ("w", mixed))  # no vector is on Stiefel()
+    vectors = fg.pom(scheme, (Sphere(), Oblique()), component="matrix")
+    with pytest.raises(ValueError, match=rf"component='filter', of which there are {shape[-1]}"):
+        fg.collection({"w": leaf(*shape)}, ("w", vectors))
     filters = fg.pom(scheme, (Sphere(), Oblique()), component="filter")
     assert min(fg.collection({"w": leaf(*shape)}, ("w", filters))["w"].counts()) > 0
 
@@ -416,7 +419,7 @@ def test_the_mlp_preset_keeps_the_variance_behind_a_normalization_of_the_input_a
 
 SCANNED = {
     "SHWIO": ({"kernel": leaf(4, 3, 3, 8, 8)}, {"scale": leaf(4, 8)}),
-    "SOIHW": ({"weight": leaf(4, 8, 8, 3, 3)}, {"weight": leaf(4, 8)}),
+    "SOIHW": ({"weight": leaf(4, 8, 8, 3, 3)}, {"weight": leaf(4, 8), "bias": leaf(4, 8)}),
 }
 
 

@@ -76,6 +76,71 @@ def test_verbs_over_trees_answer_in_the_same_way(name, call):
         call(build(), SPEC)
 
 
+class Convolution(nnx.Module):
+    def __init__(self):
+        self.conv = nnx.Conv(2, 4, (3, 3), rngs=nnx.Rngs(0))
+        self.norm = nnx.BatchNorm(4, rngs=nnx.Rngs(0))
+
+
+OPTIMIZERS = {
+    "fgsgd": lambda spec: fg.fgsgd(0.1, spec),
+    "with a part": lambda spec: fg.fgsgd(0.1, spec, euclidean=optax.adam(1e-3)),
+    "with decay": lambda spec: fg.fgsgd(0.1, spec, weight_decay=0.1),
+    "riemannian_adam": lambda spec: fg.riemannian_adam(0.1, spec),
+    "manifold_muon": lambda spec: fg.manifold_muon(0.1, spec),
+    "on_manifold": lambda spec: fg.on_manifold(optax.adam(0.1), spec),
+    "keep_on_manifolds": lambda spec: fg.keep_on_manifolds(spec),
+}
+
+
+@pytest.mark.parametrize("name", OPTIMIZERS)
+def test_an_optimizer_given_a_module_answers_with_its_parameters(name):
+    model = Convolution()
+    params = nnx.state(model, nnx.Param)
+    spec = fg.collection(params, ("conv/kernel", fg.pom("PO", fg.Sphere())), default=None)
+    tx = OPTIMIZERS[name](spec)
+    with pytest.raises(ValueError, match=r"Give its parameters, params = nnx\.state\(model, nnx"):
+        tx.init(model)
+    variables = {"params": W, "batch_stats": {"norm": {"mean": jnp.zeros(4)}}}
+    if name not in ("with a part", "with decay", "manifold_muon"):  # Optax sees the labels first
+        with pytest.raises(TypeError, match=r"its parameters are variables\['params'\]"):
+            tx.init(variables)
+
+
+@pytest.mark.parametrize(
+    "name", ["with a part", "riemannian_adam", "manifold_muon", "on_manifold", "momentum"]
+)
+def test_a_gradient_that_is_missing_is_named(name):
+    spec = fg.collection(W | {"bias": jnp.ones(4)}, ("w", fg.pom("PO", fg.Sphere())))
+    params = W | {"bias": jnp.ones(4)}
+    make = OPTIMIZERS.get(name, lambda spec: fg.fgsgd(0.1, spec, momentum=0.9))
+    tx = make(spec)
+    state = tx.init(params)
+    for path in params:
+        others = {other: leaf for other, leaf in params.items() if other != path}
+        with pytest.raises(ValueError, match=f"gradients have no leaf '{path}'.*Give zeros"):
+            tx.update(others, state, params)
+        if name != "on_manifold" or path == "w":
+            with pytest.raises(ValueError, match=f"The gradient of '{path}' is None"):
+                tx.update(others | {path: None}, state, params)
+    with pytest.raises(ValueError, match=r"of 'bias' has shape \(3,\), but"):
+        tx.update(params | {"bias": jnp.ones(3)}, state, params)
+
+
+def test_too_few_components_of_attention_are_answered_with_a_cut_that_it_has():
+    params = {"attn/query/kernel": jax.ShapeDtypeStruct((16, 4, 8), jnp.float32)}
+    manifolds = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
+
+    def request(cut):
+        pom = fg.pom("layer", manifolds, component=cut)
+        return fg.collection(params, ("attn/query/kernel", pom))
+
+    cut = "in:rows heads:stack out:columns"
+    with pytest.raises(ValueError, match=f"component='{cut}', of which there are 4"):
+        request("in:rows heads:columns out:columns")
+    assert request(cut)["attn/query/kernel"].counts() == (2, 1, 1)
+
+
 NOT_FILTERED = {
     "function": lambda: eqx.nn.Sequential([eqx.nn.Lambda(jax.nn.relu)]),
     "own function": lambda: {"w": W["w"], "activation": lambda x: x},

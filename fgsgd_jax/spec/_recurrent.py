@@ -1,0 +1,61 @@
+"""Recurrent matrices, by the names that frameworks have for them and by their shapes."""
+
+import re
+from collections.abc import Mapping
+
+from fgsgd_jax.spec._attention import Shape, beside
+from fgsgd_jax.spec._kinds import keys_of, kind_of, module_and_name
+from fgsgd_jax.spec._reasons import Reason
+
+RECURRENT = "recurrent matrix"
+
+# PyTorch and Equinox; Keras; others write it out; Haiku's vanilla RNN.
+_CERTAIN = re.compile(
+    r"(.*/)?(weight_hh(_l\d+(_reverse)?)?|recurrent_kernel|hidden_to_hidden|vanilla_rnn\w*/linear_1)"
+)
+_GATES_OF_FLAX = re.compile(r"(.*/)?h[ifgorzn]?")  # a matrix for each gate, or without gates
+_ALL_GATES = re.compile(r"(.*/)?(dense_h|w_hh?)")  # NNX; Haiku
+# The input matrices that stand beside them.
+_INPUTS = re.compile(r"i[ifgorzn]?_?|dense_i|w_ih?")
+# Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
+_INPUT_AND_RECURRENT = re.compile(r"(^|.*/)lstm\w*/linear/w")
+
+_GATES = {"lstm": {4}, "gru": {3}}
+_ANY = {1, 3, 4}
+
+
+def holds_input_and_recurrent(path: str) -> bool:
+    """Whether a weight is that of Haiku's LSTM, which holds two matrices."""
+    return _INPUT_AND_RECURRENT.fullmatch(path) is not None
+
+
+def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
+    """`RECURRENT`, or why a weight that is called so stays Euclidean; "" for all other names.
+
+    Args:
+        path: The path of the weight.
+        shape: Its shape without stacked layers.
+        shapes: The shapes of all leaves without stacked layers.
+
+    Example:
+        >>> recurrent("rnn/weight_hh_l0", (32, 8), {})
+        'recurrent matrix'
+        >>> print(recurrent("rnn/w_h", (8, 16), {}))
+        no name says how many gates it holds: name them in a rule
+    """
+    module, last = module_and_name(path)
+    name = "/".join((*module, last))
+    of_one_gate = _GATES_OF_FLAX.fullmatch(name) is not None
+    certain = _CERTAIN.fullmatch(name) is not None
+    if not (certain or of_one_gate or _ALL_GATES.fullmatch(name)):
+        return ""
+    named = any(kind_of(key) == "recurrent" or "cell" in key.lower() for key in keys_of(path))
+    inputs = any(_INPUTS.fullmatch(module_and_name(other)[1]) for other in beside(path, shapes))
+    if not (certain or named or inputs):
+        return Reason.NOT_RECURRENT
+    small, large = sorted(shape[-2:])
+    if large % small:
+        return "not square"
+    of_cell = [gates for word, gates in _GATES.items() if word in path.lower()]
+    known = {1} if of_one_gate else of_cell[0] if of_cell else _ANY
+    return RECURRENT if large // small in known else Reason.GATES
