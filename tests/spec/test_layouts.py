@@ -12,6 +12,8 @@ from hypothesis import strategies as st
 import fgsgd_jax as fg
 from fgsgd_jax import Component, Sphere, Stiefel
 
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+
 
 def leaf(*shape, dtype=jnp.float32):
     return jax.ShapeDtypeStruct(shape, dtype)
