@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 
 from fgsgd_jax.kernels._kernel import Kernel
 from fgsgd_jax.spec import select
@@ -47,14 +48,28 @@ class MixtureKernel(Kernel):
         return self.vector([kernel.shortened(t, length) for kernel in self.kernels])
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
-        each = zip(self.kernels, v, normal, strict=True)
-        return self._shared(
-            x, [k.aim(x, part, t, n, squares, at_rest, exact=exact) for k, part, n in each]
-        )
+        aimed = []
+        for index, (kernel, *numbers) in enumerate(zip(self.kernels, v, normal, strict=True)):
+            own_x, own_t, *own = self._without_derivatives_elsewhere(index, (x, t, *numbers))
+            aimed.append(kernel.aim(own_x, own[0], own_t, own[1], squares, at_rest, exact=exact))
+        return self._shared(x, aimed)
 
     def move(self, x, v, t, aimed, *, exact):
-        each = zip(self.kernels, v, aimed, strict=True)
-        return self.vector([k.move(x, part, t, a, exact=exact) for k, part, a in each])
+        moves = []
+        for index, (kernel, *numbers) in enumerate(zip(self.kernels, v, aimed, strict=True)):
+            own_x, own_t, *own = self._without_derivatives_elsewhere(index, (x, t, *numbers))
+            moves.append(kernel.move(own_x, own[0], own_t, own[1], exact=exact))
+        return self.vector(moves)
+
+    def _without_derivatives_elsewhere(self, index: int, numbers: Any) -> Any:
+        """The same numbers, constant for derivatives in the lanes of other manifolds.
+
+        What a kernel computes there is not used, and may be NaN, as a rotation of a point that is
+        no orthogonal matrix is. The derivative of `select` multiplies that by 0, which is NaN.
+        """
+        own = self.manifold_ids == index
+        # XLA drops a choice between equal arrays, so that steps pay nothing.
+        return jax.tree.map(lambda a: jnp.where(own, a, jax.lax.stop_gradient(a)), numbers)
 
     def _shared(self, x: jax.Array, numbers: list[Any]) -> tuple:
         usual = (x.shape[2:], x.shape[1:])

@@ -21,8 +21,32 @@ ENTRYWISE = {
     "gt", "integer_pow", "is_finite", "le", "log", "lt", "max", "min", "mul", "ne", "neg", "not",
     "or", "pow", "rsqrt", "select_n", "sin", "sqrt", "square", "sub",
 }  # fmt: skip
+
+# What GPUs compute by one instruction, which returns the other number where one is NaN.
+PLATFORM_MAX, PLATFORM_MIN = jnp.maximum, jnp.minimum
+
+
+def _max(x: jax.Array, y: jax.Array) -> jax.Array:
+    return _nan_of_either(PLATFORM_MAX(x, y), x, y)
+
+
+def _min(x: jax.Array, y: jax.Array) -> jax.Array:
+    return _nan_of_either(PLATFORM_MIN(x, y), x, y)
+
+
+def _nan_of_either(result: jax.Array, x: jax.Array, y: jax.Array) -> jax.Array:
+    both_numbers = (x == x) & (y == y)
+    return jnp.where(both_numbers, result, x + y)
+
+
+# Operations that treat NaN differently on some platforms: on TPUs NaN ≠ NaN is false.
+REPLACED: dict[str, Callable] = {
+    "max": _max, "min": _min,
+    "clamp": lambda low, x, high: _min(_max(x, low), high),
+    "ne": lambda x, y: ~(x == y),
+}  # fmt: skip
 REDUCTIONS = {
-    "reduce_sum": jnp.add, "reduce_max": jnp.maximum, "reduce_min": jnp.minimum,
+    "reduce_sum": jnp.add, "reduce_max": _max, "reduce_min": _min,
     "reduce_or": jnp.logical_or, "reduce_and": jnp.logical_and,
 }  # fmt: skip
 
@@ -146,7 +170,10 @@ def _evaluate(block: tuple[int, ...], eqn, inputs: Sequence[Any]) -> list[Any]:
 
     def of_entries(*entries):
         typed = zip(entries, eqn.invars, strict=True)
-        return eqn.primitive.bind(*(_block(e, v.aval.dtype, block) for e, v in typed), **eqn.params)
+        blocks = [_block(entry, variable.aval.dtype, block) for entry, variable in typed]
+        if name in REPLACED:
+            return REPLACED[name](*blocks)
+        return eqn.primitive.bind(*blocks, **eqn.params)
 
     (out,) = eqn.outvars
     computed = [of_entries(*entries) for entries in np.broadcast(*arrays)]

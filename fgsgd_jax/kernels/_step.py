@@ -23,6 +23,7 @@ from fgsgd_jax.kernels._sphere import RescalingKernel
 from fgsgd_jax.spec import (
     LeafSpec,
     keeps_sharding,
+    on_automatic_axes,
     split_by_rows,
     step_radius,
     times,
@@ -46,6 +47,14 @@ def tangent_norms(
     settings: Settings,
 ) -> jax.Array:
     """The norms of the Riemannian gradients of all components, `(*lanes)`."""
+
+    def computed(*arrays):
+        return _tangent_norms(leaf_spec, *arrays, settings=settings)
+
+    return on_automatic_axes(computed, weight, gradient, manifold_ids, s, after, replicated=True)
+
+
+def _tangent_norms(leaf_spec, weight, gradient, manifold_ids, s, after, *, settings):
     _, factor = step_radius(settings.coordinates, s)
     kernel = kernel_for(leaf_spec, manifold_ids, bounded=True)
 
@@ -123,7 +132,9 @@ def _is_small(leaf_spec: LeafSpec) -> bool:
 
 def _by_platform(function: Callable[[str], Any]) -> dict[str, Callable]:
     """A function of the platform, for those that have kernels of Pallas."""
-    return {platform: functools.partial(function, platform) for platform in (*GPUS, *TPUS)}
+    # Under `jax_enable_x64` some numbers on the way have 64 bits, which kernels for TPUs refuse.
+    platforms = GPUS if jax.config.jax_enable_x64 else GPUS + TPUS
+    return {platform: functools.partial(function, platform) for platform in platforms}
 
 
 def _on_platform(

@@ -1,7 +1,6 @@
 """What Euclidean leaves get: SGD at a rate of their own, or another transformation; decay."""
 
 import warnings
-from collections.abc import Hashable
 from typing import Any
 
 import jax
@@ -46,8 +45,8 @@ def with_euclidean(
     _warn_if_all_is_euclidean(spec)
     if euclidean is not None and not isinstance(euclidean, str):
         _check_transformation(euclidean, weight_decay)
-        transforms: dict[Hashable, Any] = {"manifold": links, "euclidean": euclidean}
-        return _like(links, *_partition(transforms, spec))
+        own = _without_new_weights(euclidean)
+        return _like(links, *_partition({"manifold": links, "euclidean": own}, spec))
     if isinstance(euclidean, str) and euclidean != "sgd":
         raise ValueError(
             'euclidean must be "sgd", a transformation such as optax.adamw(1e-3), or None, got '
@@ -64,6 +63,17 @@ def _like(links, init_fn, update_fn) -> optax.GradientTransformationExtraArgs:
     """A transformation that passes extra arguments on to the links, and their result on."""
     writes = isinstance(links, WritesWeights)
     return (WritesWeights if writes else optax.GradientTransformationExtraArgs)(init_fn, update_fn)
+
+
+def _without_new_weights(euclidean) -> optax.GradientTransformationExtraArgs:
+    """The transformation of Euclidean leaves, whose updates are always differences."""
+    euclidean = optax.with_extra_args_support(euclidean)
+
+    def update_fn(updates, state, params=None, *, new_weights=False, **extra_args):
+        del new_weights
+        return euclidean.update(updates, state, params, **extra_args)
+
+    return optax.GradientTransformationExtraArgs(euclidean.init, update_fn)
 
 
 def _warn_if_all_is_euclidean(spec: Collection) -> None:

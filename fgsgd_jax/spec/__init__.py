@@ -33,6 +33,7 @@ from fgsgd_jax.spec._schemes import SCHEMES as SCHEMES
 from fgsgd_jax.spec._schemes import Scheme as Scheme
 from fgsgd_jax.spec._schemes import summed_axes as summed_axes
 from fgsgd_jax.spec._sharding import keeps_sharding as keeps_sharding
+from fgsgd_jax.spec._sharding import on_automatic_axes as on_automatic_axes
 from fgsgd_jax.spec._sharding import split_by_rows as split_by_rows
 from fgsgd_jax.spec._walk import map_leaves as map_leaves
 from fgsgd_jax.spec._walk import require_gradients as require_gradients

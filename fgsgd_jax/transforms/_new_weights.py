@@ -8,7 +8,12 @@ kernel of Pallas, which can write the new weight itself.
 from typing import Any
 
 import jax
+import numpy as np
 import optax
+
+from fgsgd_jax._trees import leaves_with_paths, listed
+
+_ORDER = "apply_gradients(tx, gradients, state, params)"
 
 
 class WritesWeights(optax.GradientTransformationExtraArgs):
@@ -47,8 +52,9 @@ def apply_gradients(
         The new parameters, and the new state.
 
     Raises:
-        TypeError: As `tx.update` does.
-        ValueError: As `tx.update` does.
+        TypeError: If `tx` is no transformation, and as `tx.update` does.
+        ValueError: If a gradient is missing or of another shape than its weight, and as `tx.update`
+            does.
 
     Example:
         >>> import jax, jax.numpy as jnp
@@ -63,6 +69,9 @@ def apply_gradients(
         >>> bool(fg.residual(params, spec)["kernel"] < 1e-6)
         True
     """
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(f"{_ORDER} begins with an Optax transformation, got {type(tx).__name__}.")
+    _require_matching(gradients, params)
     if isinstance(tx, WritesWeights):
         extra_args["new_weights"] = True
     tx = optax.with_extra_args_support(tx)
@@ -74,3 +83,21 @@ def apply_gradients(
         return optax.apply_updates(weight, update)
 
     return jax.tree.map(updated, params, updates, is_leaf=lambda leaf: leaf is None), state
+
+
+def _require_matching(gradients: Any, params: Any) -> None:
+    """Raises unless every parameter has a gradient of its shape."""
+    known = dict(leaves_with_paths(gradients))
+    weights = list(leaves_with_paths(params))
+    missing = [path for path, _ in weights if path not in known]
+    if missing:
+        raise ValueError(
+            f"There is no gradient for {listed(missing, 3)}: the gradients and the parameters of "
+            f"{_ORDER} must be trees of the same structure. Give zeros for a leaf that is to stay."
+        )
+    for path, weight in weights:
+        if np.shape(known[path]) != np.shape(weight):
+            raise ValueError(
+                f"The gradient of {path!r} has shape {np.shape(known[path])}, but its weight has "
+                f"shape {np.shape(weight)}. The order of the arguments is {_ORDER}."
+            )

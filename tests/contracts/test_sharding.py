@@ -174,6 +174,24 @@ def test_one_device_with_explicit_axes_takes_the_steps_of_one_without(manifold, 
     assert_allclose(placed["w"], plain["w"], atol=TOLERANCE)
 
 
+def test_riemannian_adam_moves_a_matrix_whose_rows_are_sharded_over_explicit_axes():
+    params = {"w": jax.random.normal(jax.random.key(0), (16, 8))}
+    spec = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel())))
+    params = fg.project(params, spec)
+    tx = fg.riemannian_adam(0.1, spec)
+
+    def step(params, state):
+        return tx.update(jax.tree.map(jnp.sin, params), state, params)[0]["w"]
+
+    plain = jax.jit(step)(params, tx.init(params))
+    mesh = jax.make_mesh((1,), ("device",), axis_types=(AxisType.Explicit,))
+    with jax.set_mesh(mesh):
+        params = jax.device_put(params, NamedSharding(mesh, PartitionSpec("device")))
+        placed = jax.jit(step)(params, jax.jit(tx.init)(params))
+        assert placed.sharding.spec == PartitionSpec("device", None)
+    assert_allclose(placed, plain, atol=TOLERANCE)
+
+
 def test_explicit_axes_without_a_mesh_that_is_set_are_answered_with_what_to_call():
     mesh = jax.make_mesh((1,), ("device",), axis_types=(AxisType.Explicit,))
     weight = jax.device_put(jnp.eye(4, 3), NamedSharding(mesh, PartitionSpec(None, "device")))

@@ -1,6 +1,7 @@
 """The step by kernels of Pallas is the chain of the links too; here JAX interprets the kernels."""
 
 import functools
+import itertools
 import re
 
 import jax
@@ -12,7 +13,7 @@ from jax import lax
 
 import fgsgd_jax as fg
 from fgsgd_jax import kernels
-from fgsgd_jax.kernels import _pallas, _pallas_gpu, _pallas_tpu, _step
+from fgsgd_jax.kernels import _pallas, _pallas_gpu, _pallas_tpu, _scalars, _step
 from fgsgd_jax.kernels._scalars import ENTRYWISE, REDUCTIONS, NotScalar, Scalars
 from tests.kernels.test_fused_step import (
     MOMENTA,
@@ -195,8 +196,17 @@ def test_adaptive_steps_of_scaled_weights_are_those_of_passes_over_arrays(launch
     assert not launched
 
 
+@pytest.fixture(params=["interpreter", "gpu"])
+def maximum(request, monkeypatch):
+    """The interpreter keeps NaN; the instruction of a GPU returns the other number."""
+    if request.param == "gpu":
+        monkeypatch.setattr(_scalars, "PLATFORM_MAX", jnp.fmax)
+        monkeypatch.setattr(_scalars, "PLATFORM_MIN", jnp.fmin)
+
+
 @pytest.mark.slow
-def test_points_at_rest_stay_and_groups_without_a_direction_become_nan(interpreted):
+@pytest.mark.usefixtures("interpreted", "maximum")
+def test_points_at_rest_stay_and_groups_without_a_direction_become_nan():
     params, spec = weights((3, 3, 4, 6), "float32", "four types", "kernel")
     gradient = jax.tree.map(jnp.zeros_like, params)
     gradient["w"] = gradient["w"].at[0, 2, 1, 2].set(jnp.nan).at[1, 1, 3, 5].set(jnp.inf)
@@ -319,6 +329,27 @@ def every_operation(points, numbers):
     masks = [x < n, x > n, x <= n, x >= n, x == n, x != n, ~low, low & lax.is_finite(x), low | low]
     terms += [jnp.where(mask, x, 0) for mask in (*masks, whole > 1, jnp.any(low), jnp.all(low))]
     return (sum(map(jnp.sum, terms)) + jnp.max(x) + jnp.min(x),)
+
+
+@pytest.mark.usefixtures("maximum")
+def test_nan_is_kept():
+    entries = np.float32([1, np.nan, 2, np.nan])
+
+    def function(x, y):
+        pairs = jnp.maximum(x, y), jnp.minimum(x, y), jnp.clip(x, y, 3 * y)
+        return *pairs, jnp.max(x), jnp.min(x), jnp.where(jnp.isnan(x), 7, x)
+
+    for x, y in itertools.product(entries, entries):
+        shapes = [jax.ShapeDtypeStruct((2,), jnp.float32)] * 2
+        given = [[jnp.full(1, x), jnp.full(1, np.float32(number))] for number in (1, y)]
+        found = Scalars(function, *shapes)((1,), *given)
+        one, other = np.float32([x, 1]), np.float32([x, y])
+        expected = (
+            np.maximum(one, other), np.minimum(one, other), np.clip(one, other, 3 * other),
+            one.max(), one.min(), np.where(np.isnan(one), 7, one),
+        )  # fmt: skip
+        for entries_of_one, values in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(np.ravel(entries_of_one), np.ravel(values))
 
 
 @lowers_without_a_gpu

@@ -87,6 +87,58 @@ def test_derivatives_pass_through_the_step():
     np.testing.assert_allclose(of_weight, (moved(0.5 + h) - moved(0.5 - h)) / (2 * h), atol=1e-4)
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize("retraction", ["polar", "cayley", "qr"])
+def test_derivatives_pass_backward_through_mixtures(retraction):
+    params = {"w": jax.random.normal(jax.random.key(3), (3, 3, 2, 3))}
+    mixture = fg.Sphere(), fg.Oblique(), fg.Stiefel(retraction=retraction)
+    spec = fg.collection(params, ("w", fg.pom("PO", mixture)))
+    params = fg.project(params, spec)
+    tx = fg.fgsgd(0.3, spec)
+    state = tx.init(params)
+
+    def height(size):
+        gradients = jax.tree.map(lambda leaf: size * jnp.cos(100 * leaf), params)
+        return jnp.sum(jnp.sin(3 * fg.apply_gradients(tx, gradients, state, params)[0]["w"]))
+
+    height = jax.jit(height)
+    h = 1e-2
+    expected = (height(0.5 + h) - height(0.5 - h)) / (2 * h)
+    np.testing.assert_allclose(jax.jit(jax.grad(height))(0.5), expected, rtol=2e-2)
+
+
+def test_euclidean_leaves_may_have_an_optimizer_on_manifolds_that_changes_its_updates():
+    params, _, gradients = problem()
+    params |= {"d": jnp.eye(3)}
+    gradients |= {"d": jnp.ones((3, 3))}
+    of_w = fg.collection(params, ("w", fg.pom("PO", fg.Stiefel())), default=None)
+    of_d = fg.collection(params, ("d", fg.pom("layer", fg.Stiefel())), default=None)
+    params = fg.project(params, of_w)
+    tx = fg.fgsgd(0.1, of_w, euclidean=optax.chain(fg.rsgd(0.1, of_d), optax.scale(0.5)))
+    state = tx.init(params)
+    updates, _ = tx.update(gradients, state, params)
+    moved, _ = fg.apply_gradients(tx, gradients, state, params)
+    jax.tree.map(np.testing.assert_array_equal, moved, optax.apply_updates(params, updates))
+
+
+@pytest.mark.parametrize("kind", ["fgsgd", "optax"])
+def test_arguments_in_another_order_or_trees_that_do_not_match_are_named(kind):
+    params, spec, gradients = problem()
+    tx = fg.fgsgd(0.1, spec, momentum=0.9) if kind == "fgsgd" else optax.sgd(0.1, momentum=0.9)
+    state = tx.init(params)
+    order = r"apply_gradients\(tx, gradients, state, params\)"
+    with pytest.raises(TypeError, match=f"{order} begins with an Optax transformation, got dict"):
+        fg.apply_gradients(gradients, state, params, tx)
+    with pytest.raises(ValueError, match=f"no gradient for .*{order}"):
+        fg.apply_gradients(tx, gradients, params, state)
+    with pytest.raises(ValueError, match="no gradient for 'b'"):
+        fg.apply_gradients(tx, {"w": gradients["w"]}, state, params)
+    with pytest.raises(ValueError, match="no gradient for 'b'"):
+        fg.apply_gradients(tx, gradients | {"b": None}, state, params)
+    with pytest.raises(ValueError, match=r"gradient of 'b' has shape \(1,\).* shape \(3,\)"):
+        fg.apply_gradients(tx, gradients | {"b": jnp.ones(1)}, state, params)
+
+
 def test_what_is_wrong_is_said_as_by_update():
     params, spec, gradients = problem()
     tx = fg.fgsgd(0.1, spec)
