@@ -133,7 +133,7 @@ def _is_small(leaf_spec: LeafSpec) -> bool:
 def _by_platform(function: Callable[[str], Any]) -> dict[str, Callable]:
     """A function of the platform, for those that have kernels of Pallas."""
     # Under `jax_enable_x64` some numbers on the way have 64 bits, which kernels for TPUs refuse.
-    platforms = GPUS if jax.config.jax_enable_x64 else GPUS + TPUS
+    platforms = GPUS if jnp.result_type(float) == jnp.float64 else GPUS + TPUS
     return {platform: functools.partial(function, platform) for platform in platforms}
 
 

@@ -21,8 +21,9 @@ def dense_heads(
 
     Where a head is named, others that no layer reads may be one. In a transformer without, the
     last is a head if no layer reads it, and others that none reads may be. Among dense layers all
-    that none reads are, and the last, which its path alone tells to be the last if another layer
-    could read it; this matters where there are several modules.
+    that none reads are, and the last by its path may be one; where others could read all of them,
+    the last is one by its path alone, which matters where there are several modules. A weight that
+    holds stacked layers is no head.
 
     Args:
         preset: The name of the preset.
@@ -32,17 +33,19 @@ def dense_heads(
     none = frozenset()
     if preset not in ("mlp", "transformer"):
         return none, none, ""
-    unread = unread_dense(leaves, layouts.of_one)
+    of_one_layer = [leaf for leaf in leaves if "S" not in (layouts.own[leaf[0]] or "")]
+    single = {path for path, _ in of_one_layer}
+    unread = unread_dense(leaves, layouts.of_one) & single
     if names_a_head(leaves):
         return none, unread, ""
     if preset == "transformer":
-        heads = frozenset({last_unread_dense(leaves, layouts.of_one)} - {""})
+        heads = frozenset({last_unread_dense(leaves, layouts.of_one)} & single)
         return heads, unread - heads, ""
-    of_one_layer = [leaf for leaf in leaves if "S" not in (layouts.own[leaf[0]] or "")]
-    last = last_dense(of_one_layer or leaves)
+    last = frozenset({last_dense(of_one_layer or leaves)} - {""})
+    if unread:
+        return unread, last - unread, ""
     modules = {block_of(layer_of(path)) for path, _ in leaves}
-    by_path = last if last not in unread and len(modules) > 1 else ""
-    return unread | ({last} - {""}), none, by_path
+    return last, none, "".join(last) if len(modules) > 1 else ""
 
 
 def on_heads(maybe: Sequence[str], by_path: str) -> str:

@@ -18,7 +18,7 @@ Kind = Literal[
 WEIGHT_NAMES = frozenset({"kernel", "w", "weight", "embedding"})
 """What frameworks call the weight of a layer, whatever the layer is."""
 
-_BIASES = frozenset({"bias", "b", "biases"})
+_BIASES = frozenset({"bias", "b", "biases", "bq", "bk", "bv", "bo"})
 _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
 
 # Biases and normalization scales have at most three axes: heads, their size, stacked layers, or
@@ -41,7 +41,7 @@ _NAMES: tuple[tuple[Kind, str, str], ...] = (
 
 def keys_of(path: str) -> list[str]:
     """The keys of a path; the boxes of Flax's partitioned leaves, `kernel/value`, do not count."""
-    keys = path.split("/")
+    keys = path.replace(".", "/").split("/")  # state dicts of PyTorch have whole paths as keys
     boxed = len(keys) > 1 and keys[-1] == "value" and _is_leaf_name(keys[-2])
     return keys[:-1] if boxed else keys
 
@@ -61,7 +61,8 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
         ('convolution', 'query', 'bias')
     """
     *_, last = keys = keys_of(path)
-    if last in _BIASES or "bias" in words_of(last):
+    words, small = words_of(last), axes is None or axes <= LARGEST_VECTOR
+    if "bias" in words or (small and (last in _BIASES or "b" in words)):
         return "bias"
     if last in _NORMALIZATIONS:
         return "normalization"

@@ -42,6 +42,7 @@ def project(
         A tree with the structure of `params`.
 
     Raises:
+        TypeError: If a leaf is a shape without values.
         ValueError: If a component has no nearest point (it is zero, on a Stiefel manifold of
             deficient rank, or not finite), or the spec was not built from these parameters. Inside
             a jitted function, where values are unknown, such a component becomes NaN.
@@ -59,6 +60,11 @@ def project(
     manifold_ids, stds = spec.manifold_ids(), spec.feature_std(feature_std)
 
     def project_leaf(path, leaf_spec, weight):
+        if isinstance(weight, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"{path!r} is a shape without values, which nothing can move. Give project the "
+                "parameters, or call it in the function that jax.eval_shape is given."
+            )
         _require_scale(path, leaf_spec, weight)
         try:
             s = leaf_spec.scale(stds.get(path), weight.dtype)

@@ -5,7 +5,7 @@ scale; leaves of other kinds stay Euclidean. What a leaf is follows from its pat
 axes, and that layers are stacked from the layout alone.
 """
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -97,6 +97,10 @@ PRESETS: dict[str, Preset] = {
 }
 
 
+# What people may call the networks of the presets.
+OTHER_NAMES = {"cnn": "resnet", "vit": "transformer", "gpt": "transformer", "lstm": "rnn"}
+
+
 def checked_preset(preset: Any, default: Any) -> None:
     """Raises unless `preset` is None or a name, given without a default.
 
@@ -108,7 +112,7 @@ def checked_preset(preset: Any, default: Any) -> None:
     if preset not in PRESETS:
         raise ValueError(
             f"`preset` must be one of {', '.join(map(repr, PRESETS))}; got {preset!r}."
-            + did_you_mean(preset, PRESETS)
+            + did_you_mean(OTHER_NAMES.get(str(preset).lower(), preset), PRESETS)
         )
     if not (isinstance(default, str) and default == "by shape"):
         raise ValueError(
@@ -135,8 +139,10 @@ def by_preset(
         What is asked, and a sentence on what may be wrong with it, or "".
 
     Raises:
-        ValueError: If there is nothing to put on a manifold, or the preset has no cut for a weight.
+        ValueError: If there is nothing to put on a manifold, the preset has no cut for a weight, or
+            the tree is flat.
     """
+    _require_nested(preset, [path for path, _ in leaves])
     layout = layouts.own
     shapes = {path: without_stack(tuple(leaf.shape), layout[path]) for path, leaf in leaves}
     inner = [(path, jax.ShapeDtypeStruct(shapes[path], leaf.dtype)) for path, leaf in leaves]
@@ -189,6 +195,19 @@ def by_preset(
             f"leaves {listed(shapes)}. {unsaid or _instead(preset, weights, shapes, layouts)}"
         )
     return requests, "\n".join(filter(None, sentences))
+
+
+def _require_nested(preset: str, paths: Iterable[str]) -> None:
+    """Raises if a key is a whole path, so that no name says which leaves stand side by side."""
+    keys = {path: path.rpartition("/")[2] for path in paths}
+    flat = [path for path, key in keys.items() if "." in key or "', '" in key]
+    if flat:
+        by = ", sep='.'" if "." in keys[flat[0]] else ""
+        raise ValueError(
+            f"preset={preset!r} reads names of nested trees, but {flat[0]!r} is a whole path in "
+            f"one key. Nest the parameters, as flax.traverse_util.unflatten_dict(params{by}) does, "
+            "or place the leaves by rules."
+        )
 
 
 def _convolves(path: str) -> bool:

@@ -38,13 +38,13 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         shapes: The shapes of all leaves without stacked layers.
     """
     shape, kind = shapes[path], kind_of(path, len(shapes[path]))
+    if _is_low_rank(path, shapes):
+        return Reason.LOW_RANK
     why = without_geometry(leaf.dtype) or passed_over(path, shape)
     if why or math.prod(shape) == 0:
         return why or Reason.EMPTY
     if routes_beside_experts(path, shapes):
         return ROUTER
-    if "lora" in path.lower():
-        return Reason.LOW_RANK
     if sum(size > 1 for size in shape) < 2:
         return Reason.ONE_LONG_AXIS
     if preset == "resnet" and layout is None and may_have_outputs_before_inputs(path):
@@ -62,6 +62,17 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return found
     name = "attention" if kind == "query" else kind
     return f"{name} by its path" if name else f"not in the preset {preset!r}"
+
+
+def _is_low_rank(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a leaf is a factor of LoRA, by its name, or as an A or a B of one small rank."""
+    if "lora" in path.lower():
+        return True
+    layer, slash, name = path.rpartition("/")
+    a, b = (shapes.get(f"{layer}{slash}{factor}", ()) for factor in ("A", "B"))
+    if name not in ("A", "B") or not len(a) == len(b) == 2:
+        return False
+    return a[1] == b[0] < min(a[0], b[1]) or b[1] == a[0] < min(b[0], a[1])
 
 
 def _of_a_transformer(

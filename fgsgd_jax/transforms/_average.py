@@ -8,6 +8,7 @@ import optax
 
 from fgsgd_jax import linalg
 from fgsgd_jax.spec import Collection, map_leaves, require_collection
+from fgsgd_jax.transforms._guards import require_new_weights_on_manifolds
 from fgsgd_jax.transforms._link import (
     Link,
     SpecState,
@@ -88,6 +89,7 @@ def average_on_manifolds(
         del extra_args
         require_params(params, "the average is of the weights after the update")
         require_state(state, AverageOnManifoldsState, spec)
+        require_new_weights_on_manifolds(updates, params, spec, state.spec)
         number = jnp.maximum(state.count + 1 - start, 1)
         share = 1 / number if decay is None else jnp.maximum(1 / number, 1 - decay)
 

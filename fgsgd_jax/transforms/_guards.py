@@ -112,9 +112,32 @@ def require_still_on_manifolds(params: Any, spec: Collection, state: SpecState) 
     }
     if off:
         raise ValueError(
-            f"{_described(off, distances)}: something else moved them since the last update, or "
-            "they belong to a spec with another scale. Give the weights that this optimizer "
-            "updated last, or move them to the manifolds: params = fgsgd_jax.project(params, spec)."
+            f"{_described(off, distances)}: something else moved them since the last update, a "
+            "chain lacks retract_updates(spec) at its end, they belong to a spec with another "
+            "scale, or they are no weights: the order is update(gradients, state, params). Give "
+            "the weights that this optimizer updated last, or move them to the manifolds: params "
+            "= fgsgd_jax.project(params, spec)."
+        )
+
+
+def require_new_weights_on_manifolds(
+    updates: Any, params: Any, spec: Collection, state: SpecState
+) -> None:
+    """Raises if weights after an update are known, and not on their manifolds. NaN passes."""
+    if not are_known((updates, params, state.next_feature_std)):
+        return
+    new = map_leaves(spec, lambda path, leaf_spec, u, w: w + u, lambda u, w: w, updates, params)
+    distances = _distances(new, spec, state.next_feature_std)
+    off = {
+        path: found
+        for path, found in distances.items()
+        if not (found.near or math.isnan(found.residual))
+    }
+    if off:
+        raise ValueError(
+            f"After this update {_described(off, distances)}. average_on_manifolds averages the "
+            "weights after a step, so it comes behind all that changes the step: "
+            "optax.chain(fgsgd_jax.fgsgd(rate, spec), average_on_manifolds(spec))."
         )
 
 

@@ -12,6 +12,7 @@ from fgsgd_jax.spec import (
     require_collection,
     step_radius,
 )
+from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 from fgsgd_jax.transforms._link import (
     Link,
     SpecState,
@@ -58,12 +59,14 @@ def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -
     coordinates = checked_coordinates(coordinates)
 
     def init_fn(params):
+        require_on_manifolds(params, spec)
         return SpecState.of(spec, params)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "the tangent space depends on the present weights")
         require_state(state, SpecState, spec)
+        require_still_on_manifolds(params, spec, state)
 
         def on_manifold(path, leaf_spec, gradient, weight):
             manifold_ids, s, _ = state.leaf(path, leaf_spec, weight)

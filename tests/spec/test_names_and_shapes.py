@@ -284,3 +284,67 @@ def test_pytorchs_fused_weight_is_no_head_and_keys_of_a_feed_forward_layer_are_n
         "block/att/value/weight": (16, 16),
     }
     assert "rule" in reason(spec, "block/ffn/key/weight")
+
+
+@pytest.mark.parametrize(
+    ("params", "advice"),
+    [
+        ({"fc1.weight": (8, 16), "fc2.weight": (4, 8)}, r"unflatten_dict\(params, sep='.'\)"),
+        ({("fc1", "kernel"): (8, 16), ("fc2", "kernel"): (16, 4)}, r"unflatten_dict\(params\)"),
+    ],
+)
+def test_a_flat_tree_is_to_be_nested_for_a_preset(params, advice):
+    shapes = {key: jax.ShapeDtypeStruct(shape, jnp.float32) for key, shape in params.items()}
+    with pytest.raises(ValueError, match=f"whole path in one key.*{advice}"):
+        fg.collection(shapes, preset="mlp")
+
+
+@pytest.mark.parametrize("name", ["b_Q", "query_b", "bk", "b"])
+def test_biases_by_short_names_are_euclidean_and_kernels_called_so_are_not(name):
+    shapes = {
+        "attn": {"W_Q": jax.ShapeDtypeStruct((64, 64), jnp.float32)},
+        name: jax.ShapeDtypeStruct((4, 16), jnp.float32),
+        "block": {"b": jax.ShapeDtypeStruct((3, 3, 16, 16), jnp.float32)},
+    }
+    spec = fg.collection(shapes, default=fg.pom("layer", fg.Stiefel(), component="matrix"))
+    assert spec[name] is None
+    assert spec["attn/W_Q"] is not None
+    assert spec["block/b"] is not None
+
+
+@pytest.mark.parametrize(("a", "b"), [((64, 4), (4, 32)), ((4, 64), (32, 4))])
+def test_factors_of_a_low_rank_update_are_euclidean_whatever_they_are_called(a, b):
+    kernel = {"kernel": (64, 32), "A": a, "B": b}
+    shapes = {"q_proj": {name: jax.ShapeDtypeStruct(s, jnp.float32) for name, s in kernel.items()}}
+    spec = fg.collection(shapes, preset="transformer")
+    assert spec["q_proj/kernel"] is not None
+    assert spec["q_proj/A"] is None
+    assert spec["q_proj/B"] is None
+
+
+def test_a_convolutional_network_is_told_its_preset():
+    shapes = {"conv": {"kernel": jax.ShapeDtypeStruct((3, 3, 4, 4), jnp.float32)}}
+    with pytest.raises(ValueError, match="Did you mean 'resnet'"):
+        fg.collection(shapes, preset="cnn")
+
+
+def test_a_trunk_is_hidden_beside_a_head_that_no_layer_can_read():
+    sizes = {"trunk/0": (17, 256), "trunk/1": (256, 256), "policy": (256, 6)}
+    shapes = {
+        f"{name}/kernel": jax.ShapeDtypeStruct(size, jnp.float32) for name, size in sizes.items()
+    }
+    spec = fg.collection(shapes, preset="mlp")
+    assert spec["policy/kernel"] is None
+    assert spec["trunk/1/kernel"] is not None
+    assert "'trunk/1/kernel' may give the output of the network" in str(spec)
+
+
+def test_stacked_layers_are_not_the_last_layer():
+    sizes = {"gate_up_proj": (8, 64, 256), "down_proj": (8, 128, 64)}
+    shapes = {
+        f"layers/mlp/{name}/kernel": jax.ShapeDtypeStruct(size, jnp.float32)
+        for name, size in sizes.items()
+    } | {"emb/embedding": jax.ShapeDtypeStruct((100, 64), jnp.float32)}
+    spec = fg.collection(shapes, preset="transformer", layout="SIO")
+    assert spec["layers/mlp/gate_up_proj/kernel"] is not None
+    assert spec["layers/mlp/down_proj/kernel"] is not None

@@ -160,3 +160,47 @@ def test_a_checked_optimizer_needs_params_and_a_collection():
         tx.update(params, tx.init(params))
     with pytest.raises(TypeError, match="Collection"):
         fg.checked(fg.fgsgd(0.1, spec), params)  # pyright: ignore[reportArgumentType]
+
+
+def two_weights():
+    params = {"w": jax.random.normal(jax.random.key(0), (6, 3)), "b": jnp.zeros(3)}
+    spec = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel())), default=None)
+    return params, spec
+
+
+def test_averages_before_the_step_are_refused():
+    params, spec = two_weights()
+    params = fg.project(params, spec)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    averaged, step = fg.average_on_manifolds(spec), fg.rsgd(0.1, spec)
+    wrong, right = optax.chain(averaged, step), optax.chain(step, averaged)
+    right.update(gradients, right.init(params), params)
+    with pytest.raises(ValueError, match="it comes behind all that changes the step"):
+        wrong.update(gradients, wrong.init(params), params)
+
+
+def test_a_chain_without_its_last_link_is_refused():
+    params, spec = two_weights()
+    tx = optax.chain(fg.project_to_tangent(spec), optax.scale_by_learning_rate(0.05))
+    with pytest.raises(ValueError, match=r"Move them there first.*project\(params, spec\)"):
+        tx.init(params)
+    params = fg.project(params, spec)
+    gradients = jax.tree.map(jnp.ones_like, params)
+    updates, state = tx.update(gradients, tx.init(params), params)
+    params = optax.apply_updates(params, updates)
+    with pytest.raises(ValueError, match=r"a chain lacks retract_updates\(spec\) at its end"):
+        tx.update(gradients, state, params)
+
+
+def test_gradients_in_the_place_of_weights_are_told_the_order():
+    params, spec = two_weights()
+    params = fg.project(params, spec)
+    gradients, tx = jax.tree.map(jnp.ones_like, params), fg.fgsgd(0.1, spec)
+    with pytest.raises(ValueError, match=r"the order is update\(gradients, state, params\)"):
+        tx.update(params, tx.init(params), gradients)
+
+
+def test_shapes_without_values_cannot_be_projected():
+    params, spec = two_weights()
+    with pytest.raises(TypeError, match="'w' is a shape without values"):
+        fg.project(jax.eval_shape(lambda: params), spec)
