@@ -68,8 +68,13 @@ class MixtureKernel(Kernel):
         no orthogonal matrix is. The derivative of `select` multiplies that by 0, which is NaN.
         """
         own = self.manifold_ids == index
-        # XLA drops a choice between equal arrays, so that steps pay nothing.
-        return jax.tree.map(lambda a: jnp.where(own, a, jax.lax.stop_gradient(a)), numbers)
+
+        def masked(number):
+            # XLA drops a choice between equal arrays, so that steps pay nothing.
+            array = jnp.broadcast_to(number, jnp.broadcast_shapes(number.shape, own.shape))
+            return jnp.where(own, array, jax.lax.stop_gradient(array))
+
+        return jax.tree.map(masked, numbers)
 
     def _shared(self, x: jax.Array, numbers: list[Any]) -> tuple:
         usual = (x.shape[2:], x.shape[1:])
