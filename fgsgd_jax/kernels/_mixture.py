@@ -1,6 +1,6 @@
 """A step of a mixture: every lane takes the numbers and the move of its own manifold."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import jax
@@ -48,18 +48,16 @@ class MixtureKernel(Kernel):
         return self.vector([kernel.shortened(t, length) for kernel in self.kernels])
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
-        aimed = []
-        for index, (kernel, *numbers) in enumerate(zip(self.kernels, v, normal, strict=True)):
-            own_x, own_t, *own = self._without_derivatives_elsewhere(index, (x, t, *numbers))
-            aimed.append(kernel.aim(own_x, own[0], own_t, own[1], squares, at_rest, exact=exact))
-        return self._shared(x, aimed)
+        each = self._each(x, v, t, normal)
+        return self._shared(x, [k.aim(*own, squares, at_rest, exact=exact) for k, *own in each])
 
     def move(self, x, v, t, aimed, *, exact):
-        moves = []
-        for index, (kernel, *numbers) in enumerate(zip(self.kernels, v, aimed, strict=True)):
-            own_x, own_t, *own = self._without_derivatives_elsewhere(index, (x, t, *numbers))
-            moves.append(kernel.move(own_x, own[0], own_t, own[1], exact=exact))
-        return self.vector(moves)
+        return self.vector([k.move(*own, exact=exact) for k, *own in self._each(x, v, t, aimed)])
+
+    def _each(self, x, v, t, numbers) -> Iterator[tuple]:
+        """Every kernel with x, its part of v, t and its numbers, derived in its own lanes only."""
+        for index, (kernel, part, n) in enumerate(zip(self.kernels, v, numbers, strict=True)):
+            yield kernel, *self._without_derivatives_elsewhere(index, (x, part, t, n))
 
     def _without_derivatives_elsewhere(self, index: int, numbers: Any) -> Any:
         """The same numbers, constant for derivatives in the lanes of other manifolds.

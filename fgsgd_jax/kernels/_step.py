@@ -64,13 +64,15 @@ def _tangent_norms(leaf_spec, weight, gradient, manifold_ids, s, after, *, setti
         normal = kernel.normal(x, g)
         return kernel.length(kernel.tangent(x, g, normal), normal)
 
-    numbers = Numbers(*(jnp.zeros([], weight.dtype),) * 2)  # of a step, which is not taken here
-    step = Step(
-        leaf_spec, kernel, weight, gradient, None, None, (s, None), numbers, None, None, settings
-    )
     in_registers: dict[str, Callable] = {}
-    if settings.pallas and _is_small(leaf_spec) and fits_norms(step):
-        in_registers = _by_platform(lambda platform: norms_by_blocks(step, platform))
+    if settings.pallas and _is_small(leaf_spec):
+        numbers = Numbers(*(jnp.zeros([], weight.dtype),) * 2)  # of a step, which is not taken here
+        step = Step(
+            leaf_spec, kernel, weight, gradient, None, None, (s, None), numbers, None, None,
+            settings,
+        )  # fmt: skip
+        if fits_norms(step):
+            in_registers = _by_platform(lambda platform: norms_by_blocks(step, platform))
     if isinstance(kernel, RescalingKernel):  # for which XLA makes one kernel, with what follows
         in_registers |= dict.fromkeys(GPUS, lambda: norms(linalg.Entries.of))
     return _on_platform(

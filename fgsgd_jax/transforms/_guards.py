@@ -105,11 +105,7 @@ def require_still_on_manifolds(params: Any, spec: Collection, state: SpecState) 
     if not are_known((params, state.feature_std)):
         return
     distances = _distances(params, spec, state.feature_std)
-    off = {
-        path: found
-        for path, found in distances.items()
-        if not (found.near or math.isnan(found.residual))
-    }
+    off = _off_by_a_number(distances)
     if off:
         raise ValueError(
             f"{_described(off, distances)}: something else moved them since the last update, a "
@@ -128,11 +124,7 @@ def require_new_weights_on_manifolds(
         return
     new = map_leaves(spec, lambda path, leaf_spec, u, w: w + u, lambda u, w: w, updates, params)
     distances = _distances(new, spec, state.next_feature_std)
-    off = {
-        path: found
-        for path, found in distances.items()
-        if not (found.near or math.isnan(found.residual))
-    }
+    off = _off_by_a_number(distances)
     if off:
         raise ValueError(
             f"After this update {_described(off, distances)}. average_on_manifolds averages the "
@@ -174,6 +166,15 @@ def _distances(params: Any, spec: Collection, feature_std: Any) -> dict[str, _Di
         measured = residual(params, spec, feature_std=feature_std)
         values = {path: float(distance) for path, distance in measured.items()}
     return {path: _Distance(value, value <= tolerances[path]) for path, value in values.items()}
+
+
+def _off_by_a_number(distances: dict[str, _Distance]) -> dict[str, _Distance]:
+    """The weights that are not on their manifolds, but for those that are NaN."""
+    return {
+        path: found
+        for path, found in distances.items()
+        if not (found.near or math.isnan(found.residual))
+    }
 
 
 def _described(off: dict[str, _Distance], distances: dict[str, _Distance]) -> str:

@@ -33,6 +33,7 @@ from fgsgd_jax.experiments.study import (
     grid,
     permuted,
     rates,
+    recurrent,
     report,
     robustness_network,
     scales,
@@ -618,7 +619,7 @@ def test_pixels_come_in_one_order_for_all_images_and_averaged_to_a_length():
 
 
 def test_the_recurrent_network_is_a_loop_over_the_pixels():
-    params = permuted.initial(jax.random.key(0), classes=3)
+    params = recurrent.initial(jax.random.key(0), 1, 3)
     numbers = np.random.default_rng(0)
     params["bias"] = jnp.asarray(numbers.normal(size=64), jnp.float32)
     w = {name: np.asarray(leaf, np.float64) for name, leaf in params.items()}

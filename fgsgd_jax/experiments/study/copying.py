@@ -24,7 +24,7 @@ from fgsgd_jax.experiments.study.grid import Study
 
 SYMBOLS, COPIED = 8, 10
 BLANK, MARKER = SYMBOLS, SYMBOLS + 1
-UNITS, BATCH = 64, 20
+BATCH = 20
 WINDOW = 50  # steps over which losses are averaged, and after which they are kept
 SOLVED = 0.1  # times the loss without memory
 
@@ -39,10 +39,10 @@ def study(delays: Sequence[int], *, smoke: bool) -> Study:
     without = ", ".join(f"{without_memory(delay):.3g}" for delay in delays)
     return Study(
         name="copying-" + "-".join(map(str, delays)),
-        title=f"{UNITS} units with modReLU, {steps:,} steps of {BATCH} sequences, the same "
-        f"orthogonal recurrent matrices to start from. Loss without memory: {without}. Steps: "
-        f"until the mean loss of {WINDOW} steps is below {SOLVED:g} times this; all of them if it "
-        "never is. Rate: of the recurrent matrix; others: of all other weights, by Adam",
+        title=f"{recurrent.UNITS} units with modReLU, {steps:,} steps of {BATCH} sequences, "
+        f"the same orthogonal recurrent matrices to start from. Loss without memory: {without}. "
+        f"Steps: until the mean loss of {WINDOW} steps is below {SOLVED:g} times this; all of them "
+        "if it never is. Rate: of the recurrent matrix; others: of all other weights, by Adam",
         cases=[{"delay": delay} for delay in delays],
         methods=methods,
         run=functools.partial(_run, steps=steps),
@@ -68,19 +68,6 @@ def sequences(key: jax.Array, number: int, delay: int) -> tuple[jax.Array, jax.A
     blanks = jnp.full((delay + COPIED, number), BLANK)
     inputs = jnp.concatenate([symbols, blanks.at[delay - 1].set(MARKER)])
     return inputs, jnp.concatenate([blanks, symbols])
-
-
-def initial(key: jax.Array) -> dict[str, jax.Array]:
-    """An orthogonal recurrent matrix and normal weights."""
-    keys = jax.random.split(key, 3)
-    glorot = jax.nn.initializers.glorot_normal()
-    return {
-        "recurrent": jax.nn.initializers.orthogonal()(keys[0], (UNITS, UNITS)),
-        "input": glorot(keys[1], (SYMBOLS + 2, UNITS)),
-        "bias": jnp.zeros(UNITS),
-        "output": glorot(keys[2], (UNITS, SYMBOLS + 1)),
-        "output_bias": jnp.zeros(SYMBOLS + 1),
-    }
 
 
 def network(params: dict[str, jax.Array], inputs: jax.Array) -> jax.Array:
@@ -116,7 +103,7 @@ def _run(trial: Row, *, steps: int) -> Row:
 def _trained(method: str, delay: int, steps: int, key, rate, others) -> tuple[Row, jax.Array]:
     """The results, and the mean loss of every window of steps."""
     keys = jax.random.split(key, 4)
-    params = initial(keys[0])
+    params = recurrent.initial(keys[0], SYMBOLS + 2, SYMBOLS + 1)
     tx = recurrent.optimizer(method, params, rate, optax.adam(others))
 
     def step(carried, key):
@@ -129,11 +116,11 @@ def _trained(method: str, delay: int, steps: int, key, rate, others) -> tuple[Ro
     start = params, tx.init(params)
     end: Any
     end, losses = jax.lax.scan(step, start, jax.random.split(keys[1], steps))
-    params, w = end[0], end[0]["recurrent"]
+    params = end[0]
     return {
         "validation_loss": loss_of(params, *sequences(keys[2], 500, delay)),
         "loss": loss_of(params, *sequences(keys[3], 500, delay)),
-        "residual": jnp.linalg.norm(w.T @ w - jnp.eye(UNITS)) / math.sqrt(UNITS),
+        "residual": recurrent.residual(params),
     }, losses.reshape(-1, WINDOW).mean(1)
 
 

@@ -10,7 +10,6 @@ References:
 """
 
 import functools
-import math
 import statistics
 from pathlib import Path
 from typing import Any
@@ -27,7 +26,7 @@ from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.paper_images import shrunken
 from fgsgd_jax.experiments.study.training import fit
 
-UNITS, BATCH = 64, 50
+BATCH = 50
 LARGEST = 14  # pixels along a side
 
 
@@ -41,9 +40,9 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         name=f"permuted-{images.name}",
         title=f"{images.name}: {len(problem.train[1])} training, {len(problem.validation[1])} "
         f"validation and {len(problem.test[1])} test images, as sequences of "
-        f"{problem.train[0].shape[1]} pixels in one random order; {UNITS} units with modReLU, "
-        f"{epochs} epochs, the same orthogonal recurrent matrices to start from. Rate: of the "
-        "recurrent matrix; others: of all other weights, by Adam",
+        f"{problem.train[0].shape[1]} pixels in one random order; {recurrent.UNITS} units with "
+        f"modReLU, {epochs} epochs, the same orthogonal recurrent matrices to start from. Rate: "
+        "of the recurrent matrix; others: of all other weights, by Adam",
         cases=[{}],
         methods=methods,
         run=problem.run,
@@ -92,7 +91,7 @@ class _Problem:
     @functools.partial(jax.jit, static_argnums=(0, 1))
     def _trained(self, method: str, key, rate, others) -> dict[str, jax.Array]:
         keys = jax.random.split(key)
-        params = initial(keys[0], self.classes)
+        params = recurrent.initial(keys[0], 1, self.classes)
         tx = recurrent.optimizer(method, params, rate, optax.adam(others))
         params, _ = fit(
             loss_of, tx, params, *self.train, keys[1], epochs=self.epochs, batch_size=BATCH
@@ -101,26 +100,12 @@ class _Problem:
         def error(inputs, labels):
             return jnp.mean(network(params, inputs).argmax(-1) != labels)
 
-        w = params["recurrent"]
         return {
             "validation_error": error(*self.validation),
             "test_error": error(*self.test),
             "train_loss": loss_of(params, *self.train),
-            "residual": jnp.linalg.norm(w.T @ w - jnp.eye(UNITS)) / math.sqrt(UNITS),
+            "residual": recurrent.residual(params),
         }
-
-
-def initial(key: jax.Array, classes: int) -> dict[str, jax.Array]:
-    """An orthogonal recurrent matrix and normal weights."""
-    keys = jax.random.split(key, 3)
-    glorot = jax.nn.initializers.glorot_normal()
-    return {
-        "recurrent": jax.nn.initializers.orthogonal()(keys[0], (UNITS, UNITS)),
-        "input": glorot(keys[1], (1, UNITS)),
-        "bias": jnp.zeros(UNITS),
-        "output": glorot(keys[2], (UNITS, classes)),
-        "output_bias": jnp.zeros(classes),
-    }
 
 
 def network(params: dict[str, jax.Array], inputs: jax.Array) -> jax.Array:

@@ -10,6 +10,7 @@ References:
 """
 
 import itertools
+import math
 from collections.abc import Sequence
 
 import jax
@@ -17,6 +18,27 @@ import jax.numpy as jnp
 import optax
 
 import fgsgd_jax as fg
+
+UNITS = 64
+
+
+def initial(key: jax.Array, inputs: int, outputs: int) -> dict[str, jax.Array]:
+    """An orthogonal recurrent matrix, and normal weights of these numbers of inputs and outputs."""
+    keys = jax.random.split(key, 3)
+    glorot = jax.nn.initializers.glorot_normal()
+    return {
+        "recurrent": jax.nn.initializers.orthogonal()(keys[0], (UNITS, UNITS)),
+        "input": glorot(keys[1], (inputs, UNITS)),
+        "bias": jnp.zeros(UNITS),
+        "output": glorot(keys[2], (UNITS, outputs)),
+        "output_bias": jnp.zeros(outputs),
+    }
+
+
+def residual(params: dict[str, jax.Array]) -> jax.Array:
+    """How far the recurrent matrix is from orthogonal, ‖WᵀW − 1‖ / √units."""
+    w = params["recurrent"]
+    return jnp.linalg.norm(w.T @ w - jnp.eye(UNITS)) / math.sqrt(UNITS)
 
 
 def units(params: dict[str, jax.Array], inputs: jax.Array) -> jax.Array:
