@@ -36,9 +36,9 @@ def apply_gradients(
     """A whole step: `tx.update` and `optax.apply_updates` in one call, with the same result.
 
     `fgsgd`, `rsgd` and `riemannian_adam`, with or without `euclidean=…` and weight decay, write the
-    new weights directly. That saves memory traffic where kernels of Pallas take the step
-    (`fgsgd_jax.kernels.PALLAS`, on GPUs and TPUs). Everywhere else, and for any other
-    transformation, it is a shorter way to write the two calls. Donate `state` and `params` to the
+    new weights directly. That saves memory traffic on GPUs and TPUs, where kernels of Pallas take
+    the step (`fgsgd_jax.kernels` says which). Everywhere else, and for any other transformation, it
+    is a shorter way to write the two calls. Donate `state` and `params` to the
     jitted function that calls this, so that both are updated in place.
 
     Args:

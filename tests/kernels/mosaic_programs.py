@@ -13,7 +13,7 @@ from typing import Any
 import jax
 import jax.experimental.pallas as pallas
 import numpy as np
-from jax._src.lib import tpu as dialect
+from jax._src.lib import tpu as dialect  # pyright: ignore[reportPrivateImportUsage]
 from jaxlib.mlir import ir
 
 from tests.kernels.mlir_programs import computed, context, custom_calls, shape_and_dtype

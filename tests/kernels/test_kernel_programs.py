@@ -26,10 +26,9 @@ from tests.kernels.test_fused_step import (
     links,
     weights,
 )
-from tests.kernels.test_pallas_step import SECOND_BLOCK, every_operation, lowers_without_a_gpu
+from tests.kernels.test_pallas_step import SECOND_BLOCK, every_operation
 
-pytestmark = [lowers_without_a_gpu, pytest.mark.usefixtures("quickly_compiled", "computed")]
-
+pytestmark = pytest.mark.usefixtures("quickly_compiled", "computed")
 
 TRITON = functools.partial(triton_programs.emulated_call, False)
 FUSED = functools.partial(triton_programs.emulated_call, True)
@@ -41,7 +40,8 @@ def computed(request, monkeypatch):
     jax.clear_caches()
     monkeypatch.setattr(kernels, "PALLAS", True)
     monkeypatch.setattr(_step, "GPUS", ("cpu",))
-    monkeypatch.setattr(_step, "TPUS", ())
+    monkeypatch.setattr(_pallas, "GPUS", ("cpu",))
+    monkeypatch.setattr(_pallas, "TPUS", ())
     if request.param == "mosaic":
         monkeypatch.setattr(_pallas_gpu, "launch", _pallas_tpu.launch)
     calls = {"triton": TRITON, "fused": FUSED, "mosaic": mosaic_programs.emulated_call}
