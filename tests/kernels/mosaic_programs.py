@@ -28,13 +28,7 @@ def emulated_call(kernel: Callable, shapes: Sequence[Any], **options: Any) -> Ca
     aliases = options["input_output_aliases"]
 
     def call(*arrays):
-        like = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
-        unchecked = [jax.export.DisabledSafetyCheck.custom_call(NAME)]
-        compiled = jax.jit(PALLAS_CALL(kernel, shapes, **options))
-        export = jax.export.export(compiled, platforms=["tpu"], disabled_checks=unchecked)
-        (config,) = custom_calls(export(*like).mlir_module(), NAME)
-        body = json.loads(ir.StringAttr(config).value)["custom_call_config"]["body"]
-        program = Program(base64.b64decode(body), options["grid"])
+        program = program_of(PALLAS_CALL(kernel, shapes, **options), *arrays)
 
         def compute(*arrays):
             return program(arrays, shapes, aliases)
@@ -44,19 +38,29 @@ def emulated_call(kernel: Callable, shapes: Sequence[Any], **options: Any) -> Ca
     return call
 
 
+def program_of(function: Callable, *arrays: Any) -> "Program":
+    """The only Mosaic program that a function of arrays calls."""
+    like = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
+    unchecked = [jax.export.DisabledSafetyCheck.custom_call(NAME)]
+    export = jax.export.export(jax.jit(function), platforms=["tpu"], disabled_checks=unchecked)
+    (config,) = custom_calls(export(*like).mlir_module(), NAME)
+    body = json.loads(ir.StringAttr(config).value)["custom_call_config"]["body"]
+    return Program(base64.b64decode(body))
+
+
 class Program:
     """A Mosaic program.
 
     Args:
         body: Its module, as MLIR bytecode.
-        grid: How many instances of it run, in each direction.
     """
 
-    def __init__(self, body: bytes, grid: tuple[int, ...]):
+    def __init__(self, body: bytes):
         with context(dialect.register_dialect):
             self.module = ir.Module.parse(body)
         self.function, *self.places = self.module.body.operations
-        self.grid = grid
+        bounds = self.function.attributes["iteration_bounds"]
+        self.grid = tuple(ir.DenseI64ArrayAttr(bounds))
 
     def __call__(
         self, arrays: Sequence[np.ndarray], shapes: Sequence[Any], aliases: Mapping[int, int]

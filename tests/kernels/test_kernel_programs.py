@@ -28,7 +28,8 @@ from tests.kernels.test_fused_step import (
 )
 from tests.kernels.test_pallas_step import SECOND_BLOCK, every_operation
 
-pytestmark = pytest.mark.usefixtures("quickly_compiled", "computed")
+pytestmark = pytest.mark.usefixtures("quickly_compiled")
+from_programs = pytest.mark.usefixtures("computed")
 
 TRITON = functools.partial(triton_programs.emulated_call, False)
 FUSED = functools.partial(triton_programs.emulated_call, True)
@@ -68,6 +69,7 @@ def test_every_manifold_scheme_and_dtype(shape, dtype, names, scheme, momentum, 
     compare(shape, dtype, names, scheme, momentum, size=0.3)
 
 
+@from_programs
 @pytest.mark.parametrize("name", ["sphere", "four types"])
 def test_new_weights_are_written_in_the_place_of_the_old_ones(name):
     params, spec = weights((3, 3, 4, 6), "float32", name, "PO")
@@ -85,6 +87,7 @@ def test_new_weights_are_written_in_the_place_of_the_old_ones(name):
     assert_close(one, other, TOLERANCES["float32"])
 
 
+@from_programs
 @pytest.mark.slow
 def test_adaptive_steps_of_scaled_weights(monkeypatch):
     params = {"w": jax.random.normal(jax.random.key(0), (3, 3, 4, 6))}
@@ -101,6 +104,7 @@ def test_adaptive_steps_of_scaled_weights(monkeypatch):
     np.testing.assert_allclose(by_programs, update(), rtol=1e-4, atol=2e-6)
 
 
+@from_programs
 def test_points_at_rest_stay_and_groups_without_a_direction_become_nan():
     params, spec = weights((3, 3, 4, 6), "float32", "four types", "kernel")
     gradient = jax.tree.map(jnp.zeros_like, params)
@@ -113,6 +117,7 @@ def test_points_at_rest_stay_and_groups_without_a_direction_become_nan():
     assert not update.any()
 
 
+@from_programs
 def test_nearly_normal_gradients_leave_weights_on_their_manifolds():
     params = {"w": jax.random.normal(jax.random.key(0), (3, 3, 4, 6))}
     request = fg.pom("PO", (fg.Sphere(), fg.Oblique(), fg.Stiefel()))
@@ -126,6 +131,7 @@ def test_nearly_normal_gradients_leave_weights_on_their_manifolds():
     assert float(fg.residual(moved, spec)["w"]) < 1e-6
 
 
+@from_programs
 def test_every_operation_that_is_taken():
     rng = np.random.default_rng(0)
     x, n = (np.asarray(rng.uniform(0.2, 4, size), np.float32) for size in ((2, 2, 7), (7,)))
@@ -133,6 +139,27 @@ def test_every_operation_that_is_taken():
     (found,) = jax.jit(lambda: kernel("cpu", {}))()
     expected = [every_operation((x[..., i],), (n[i],))[0] for i in range(7)]
     np.testing.assert_allclose(found, expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("programs", "platform"), [(triton_programs, "cuda"), (mosaic_programs, "tpu")]
+)
+def test_a_kernel_that_is_mapped_over_a_batch(programs, platform):
+    rng = np.random.default_rng(0)
+    x, n = (np.asarray(rng.normal(size=size), np.float32) for size in ((3, 2, 2, 150), (3, 150)))
+
+    def scaled(points, numbers):
+        return (points[0] * numbers[0],)
+
+    @jax.vmap
+    def kernel(x, n):
+        return _pallas.OneKernel(scaled, (x,), (n,))(platform, {})
+
+    program = programs.program_of(kernel, x, n)
+    shape, numbers = ((3, 4, 150), n) if platform == "cuda" else ((3, 4, 1, 150), n[:, None])
+    shapes = [jax.ShapeDtypeStruct(shape, jnp.float32)]
+    (found,) = program([x.reshape(shape), numbers], shapes, {})
+    np.testing.assert_array_equal(found.reshape(x.shape), x * n[:, None, None])
 
 
 @pytest.mark.parametrize(

@@ -11,6 +11,7 @@ All instances of a program are computed at once, along the first axis.
 """
 
 import functools
+import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
@@ -38,12 +39,7 @@ def emulated_call(fused: bool, kernel: Callable, shapes: Sequence[Any], **option
     aliases = options["input_output_aliases"]
 
     def call(*arrays):
-        like = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
-        unchecked = [jax.export.DisabledSafetyCheck.custom_call(NAME)]
-        compiled = jax.jit(PALLAS_CALL(kernel, shapes, **options))
-        export = jax.export.export(compiled, platforms=["cuda"], disabled_checks=unchecked)
-        (config,) = custom_calls(export(*like).mlir_module(), NAME)
-        program = Program(ir.DictAttr(config))
+        program = program_of(PALLAS_CALL(kernel, shapes, **options), *arrays)
 
         def compute(*arrays):
             return program(arrays, shapes, aliases, fused)
@@ -51,6 +47,15 @@ def emulated_call(fused: bool, kernel: Callable, shapes: Sequence[Any], **option
         return jax.pure_callback(compute, list(shapes), *arrays, vmap_method="sequential")
 
     return call
+
+
+def program_of(function: Callable, *arrays: Any) -> "Program":
+    """The only Triton program that a function of arrays calls."""
+    like = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
+    unchecked = [jax.export.DisabledSafetyCheck.custom_call(NAME)]
+    export = jax.export.export(jax.jit(function), platforms=["cuda"], disabled_checks=unchecked)
+    (config,) = custom_calls(export(*like).mlir_module(), NAME)
+    return Program(ir.DictAttr(config))
 
 
 class Program:
@@ -61,9 +66,7 @@ class Program:
     """
 
     def __init__(self, config: ir.DictAttr):
-        grid = [ir.IntegerAttr(config[f"grid_{axis}"]).value for axis in "xyz"]
-        assert grid[1:] == [1, 1]
-        self.instances = grid[0]
+        self.grid = [ir.IntegerAttr(config[f"grid_{axis}"]).value for axis in "xyz"]
         with context(dialect.register_dialect):
             self.module = ir.Module.parse(ir.StringAttr(config["ir"]).value_bytes)
         (self.function,) = self.module.body.operations
@@ -73,7 +76,7 @@ class Program:
         arrays: Sequence[np.ndarray],
         shapes: Sequence[Any],
         aliases: Mapping[int, int],
-        fused: bool,
+        fused: bool = False,
     ) -> list[np.ndarray]:
         """The results.
 
@@ -92,7 +95,7 @@ class Program:
         for argument, buffer in zip(block.arguments, inputs + outputs, strict=True):
             values[argument] = _Pointer(buffer, np.zeros((1,), np.int64))
         for operation in block.operations:
-            _evaluate(operation, values, self.instances, fused)
+            _evaluate(operation, values, self.grid, fused)
         for buffer, shape in zip(outputs, shapes, strict=True):
             buffer.require_written_once()
             assert buffer.array.size == np.prod(shape.shape)
@@ -169,9 +172,9 @@ LIBRARY: dict[str, Callable] = {
 }  # fmt: skip
 
 
-def _evaluate(operation, values: dict, instances: int, fused: bool) -> None:
+def _evaluate(operation, values: dict, grid: list[int], fused: bool) -> None:
     name = operation.operation.name
-    inputs = [values[operand] for operand in operation.operands]
+    inputs, instances = [values[operand] for operand in operation.operands], math.prod(grid)
     if name == "tt.return":
         return
     if name == "tt.store":
@@ -182,7 +185,7 @@ def _evaluate(operation, values: dict, instances: int, fused: bool) -> None:
         if fused and name in {"arith.addf", "arith.subf"}:
             value = _sum_of_products(name, operation, inputs, values)
         elif name.startswith("tt."):
-            value = _of_triton(name, operation, inputs, instances)
+            value = _of_triton(name, operation, inputs, grid)
         else:
             value = computed(name, operation, inputs)
     values[result] = value
@@ -190,18 +193,19 @@ def _evaluate(operation, values: dict, instances: int, fused: bool) -> None:
         assert (value.shape[1:], value.dtype) == shape_and_dtype(result.type), name
 
 
-def _of_triton(name, operation, inputs, instances):
+def _of_triton(name, operation, inputs, grid):
     attributes = operation.attributes
     shape, dtype = shape_and_dtype(operation.results[0].type)
     if name == "tt.get_program_id":
-        return np.arange(instances, dtype=np.int32)
+        axis = ir.IntegerAttr(attributes["axis"]).value
+        return np.unravel_index(np.arange(math.prod(grid)), grid)[axis].astype(np.int32)
     if name == "tt.make_range":
         ends = (ir.IntegerAttr(attributes[end]).value for end in ("start", "end"))
         return np.arange(*ends, dtype=np.int32)[None]
     if name == "tt.addptr":
         return inputs[0].moved(inputs[1])
     if name == "tt.load":
-        return _load(instances, *inputs)
+        return _load(math.prod(grid), *inputs)
     if name == "tt.fp_to_fp":
         return inputs[0].astype(dtype)
     if name == "tt.extern_elementwise":
