@@ -20,7 +20,7 @@ from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Settings, Study
 from fgsgd_jax.experiments.study.rates_network import initial, network
-from fgsgd_jax.experiments.study.training import to_zero
+from fgsgd_jax.experiments.study.training import split, to_zero
 
 CHANNELS = (32, 64, 64)
 BATCH = 50
@@ -79,16 +79,7 @@ class _Problem:
     """The images, and the training of one trial."""
 
     def __init__(self, images: ImageData, channels: tuple[int, ...], epochs: int):
-        mean, deviation = images.statistics()
-        held_out = len(images.train_labels) // 5
-
-        def scaled(pixels):
-            return (jnp.asarray(pixels, jnp.float32) - mean) / deviation
-
-        inputs, labels = scaled(images.train_images), jnp.asarray(images.train_labels)
-        self.train = inputs[:-held_out], labels[:-held_out]
-        self.validation = inputs[-held_out:], labels[-held_out:]
-        self.test = scaled(images.test_images), jnp.asarray(images.test_labels)
+        self.train, self.validation, self.test = split(images)
         self.classes, self.channels, self.epochs = images.classes, channels, epochs
         self.steps = len(self.train[1]) // BATCH
 
