@@ -55,20 +55,20 @@ def study(images: ImageData, *, smoke: bool) -> Study:
 
 
 def _methods() -> dict[str, list[Settings]]:
-    """Four rates and three values of another number for each method."""
+    """Five rates and three values of another number for each method."""
 
     def grid(rates: Sequence[float], name: str, values: Sequence[float]) -> list[Settings]:
         return [{"rate": rate, name: value} for rate, value in itertools.product(rates, values)]
 
     others = "others", (1e-3, 3e-3, 1e-2)
-    by_adam = grid((0.01, 0.03, 0.1, 0.3), *others)
+    by_adam = grid((0.01, 0.03, 0.1, 0.3, 1.0), *others)
     return {
-        "AdamW": grid((3e-4, 1e-3, 3e-3, 1e-2), "decay", (0, 0.01, 0.1)),
-        "SGD": grid((0.01, 0.03, 0.1, 0.3), "decay", (0, 1e-4, 1e-3)),
+        "AdamW": grid((3e-4, 1e-3, 3e-3, 1e-2, 3e-2), "decay", (0, 0.01, 0.1)),
+        "SGD": grid((0.003, 0.01, 0.03, 0.1, 0.3), "decay", (0, 1e-4, 1e-3)),
         "sphere, riemannian_adam": by_adam,
         "three types, riemannian_adam": by_adam,
         "three types, on_manifold(adam)": by_adam,
-        "three types, fgsgd": grid((0.3, 1.0, 3.0, 10.0), *others),
+        "three types, fgsgd": grid((0.1, 0.3, 1.0, 3.0, 10.0), *others),
     }
 
 
