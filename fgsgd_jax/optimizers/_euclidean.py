@@ -8,10 +8,10 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from fgsgd_jax._numbers import require_number_or_schedule
+from fgsgd_jax._numbers import checked_schedule, require_number_or_schedule
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import AS_ASKED, Collection, require_gradients
-from fgsgd_jax.transforms import WritesWeights, checked_schedule, wrong_state
+from fgsgd_jax.transforms import WritesWeights, wrong_state
 
 # The rate of Euclidean leaves over the rate of leaves on manifolds. A step of `fgsgd` turns a
 # component by at most 0.42 times the rate, whatever the gradient; nothing limits a step of SGD, so

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import checked_schedule
 from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.optimizers._wrapped import (
     check_arguments,
@@ -30,7 +31,6 @@ from fgsgd_jax.spec import (
 )
 from fgsgd_jax.transforms import (
     SpecState,
-    checked_schedule,
     nearest_points,
     previous_weights,
     require_on_manifolds,

@@ -13,7 +13,8 @@ from fgsgd_jax.spec import Groups, LeafSpec, map_leaves, require_gradients
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._new_weights import NewWeight, WritesWeights
-from fgsgd_jax.transforms._step import group_of, is_travelled, normalizer, value_at
+from fgsgd_jax.transforms._per_group import group_of, is_travelled, value_at
+from fgsgd_jax.transforms._step import normalizer
 
 # Where removing the rounding of earlier steps costs another pass, it is done once in so many steps:
 # until then rounding grows by no more than a few units in the last place.
