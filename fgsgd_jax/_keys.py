@@ -20,5 +20,5 @@ def require_key(key: Any) -> None:
     if (typed or older) and key.ndim == (0 if typed else 1):
         return
     given = f"keys of shape {key.shape}" if typed else shown(key)
-    seed = key if isinstance(key, int) else 0
+    seed = key if type(key) is int else 0
     raise TypeError(f"`key` must be one key, such as jax.random.key({seed}), got {given}.")

@@ -20,7 +20,7 @@ def did_you_mean(given: object, names: Iterable[str]) -> str:
 
 
 def shown(value: object, most: int = 100) -> str:
-    """A wrong value in a message: an array by its shape, anything else as code, shortened.
+    """A wrong value in a message: an array by its shape, anything else on one line, shortened.
 
     >>> import numpy as np
     >>> shown(np.ones((2, 3))), shown("0.1"), shown(list(range(9)), most=8)
@@ -29,7 +29,7 @@ def shown(value: object, most: int = 100) -> str:
     shape = getattr(value, "shape", ())
     if isinstance(shape, tuple) and shape:
         return f"an array of shape {shape}"
-    text = repr(value)
+    text = " ".join(repr(value).split())
     return text if len(text) <= most else text[:most] + "…"
 
 

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgsgd_jax._keys import require_key
 from fgsgd_jax.checks import _points
 from fgsgd_jax.checks._laws import ROUNDING, LawTable
 from fgsgd_jax.checks._report import Report
@@ -44,7 +45,7 @@ def check_gradient(
         A report of two laws.
 
     Raises:
-        TypeError: If the manifold is a class, or not a `Manifold`.
+        TypeError: If the manifold is a class, or not a `Manifold`, or the key is no key of JAX.
         ValueError: If there is no law of a given name.
 
     Example:
@@ -58,6 +59,7 @@ def check_gradient(
         True
     """
     require_manifold(manifold)
+    require_key(key)
     selected = LAWS.select("check_gradient", manifold, laws, tolerances)
     gradient = manifold.to_tangent(x, manifold.representer(x, jax.grad(function)(x)))
     sample = _Sample(manifold, function, x, gradient, _points.unit_tangent(manifold, key, x))

@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._keys import require_key
 from fgsgd_jax.checks import _basic_laws, _geodesic_laws
 from fgsgd_jax.checks._laws import LawTable
 from fgsgd_jax.checks._points import hashable
@@ -47,7 +48,7 @@ def check_manifold(
         A report. Errors are absolute for unit vectors, relative for distances.
 
     Raises:
-        TypeError: If the manifold is a class, or not a `Manifold`.
+        TypeError: If the manifold is a class, or not a `Manifold`, or the key is no key of JAX.
         ValueError: If there is no law of a given name, it does not apply to the manifold, a verb
             returns arrays of a wrong shape, or the dtype is another.
 
@@ -67,6 +68,7 @@ def check_manifold(
         [('project keeps points', 0.0001, True), ('to_tangent is linear', 1e-06, True)]
     """
     require_manifold(manifold)
+    require_key(key)
     dtype = jnp.dtype(dtype)
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(

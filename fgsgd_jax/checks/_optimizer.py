@@ -10,6 +10,7 @@ import numpy as np
 import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
+from fgsgd_jax._keys import require_key
 from fgsgd_jax.checks._laws import LawTable, always
 from fgsgd_jax.checks._report import Report
 from fgsgd_jax.spec import Collection, residual
@@ -51,7 +52,8 @@ def check_optimizer(
         A report. A law that holds or does not hold is measured as 0 or 1.
 
     Raises:
-        TypeError: If an update needs arguments that `extra_args` does not have.
+        TypeError: If the key is not one key of JAX, or an update needs arguments that `extra_args`
+            does not have.
         ValueError: If there is no law of a given name, or it does not apply; or if a link of the
             chain refuses known values, such as `retract_updates` a step that is not tangent.
 
@@ -65,6 +67,7 @@ def check_optimizer(
         True
     """
     key = jax.random.key(0) if key is None else key
+    require_key(key)
     run = _Run(tx, params, spec, key, steps, dict(extra_args or {}))
     run.require_arguments()
     selected = LAWS.select("check_optimizer", run, laws, tolerances)

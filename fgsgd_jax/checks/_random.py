@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fgsgd_jax._keys import require_key
 from fgsgd_jax.checks._laws import LawTable
 from fgsgd_jax.checks._report import Report
 from fgsgd_jax.checks._sample import require_manifold
@@ -44,7 +45,7 @@ def check_random(
         A report of the largest deviations, in standard errors estimated from the draws.
 
     Raises:
-        TypeError: If the manifold is a class, or not a `Manifold`.
+        TypeError: If the manifold is a class, or not a `Manifold`, or the key is no key of JAX.
         ValueError: If there is no law of a given name, or it does not apply.
 
     Example:
@@ -54,6 +55,7 @@ def check_random(
         True
     """
     require_manifold(manifold)
+    require_key(key)
     selected = LAWS.select("check_random", shape, laws, tolerances)
     point_key, rotation_key = jax.random.split(key)
     x = np.asarray(manifold.random(point_key, (*shape, draws)), np.float64)

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgsgd_jax._keys import require_key
 from fgsgd_jax.checks import _points
 from fgsgd_jax.checks._report import Law, Report
 from fgsgd_jax.checks._sample import require_manifold
@@ -39,7 +40,7 @@ def check_retraction(
         equals `exp` up to round-off has no slope and passes.
 
     Raises:
-        TypeError: If the manifold is a class, or not a `Manifold`.
+        TypeError: If the manifold is a class, or not a `Manifold`, or the key is no key of JAX.
         ValueError: If it has no `exp`.
 
     Example:
@@ -49,6 +50,7 @@ def check_retraction(
         True
     """
     require_manifold(manifold)
+    require_key(key)
     if not hasattr(manifold, "exp"):
         raise ValueError(
             f"check_retraction compares `retract` with `exp`, which {manifold!r} does not have. "

@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgsgd_jax import linalg
+from fgsgd_jax._keys import require_key
 from fgsgd_jax.pathsgd._chain import AffineMap, Layers, chain_of
 
 # Without biases, one round gives all layers the same norm. With biases, a round leaves at most
@@ -93,6 +94,7 @@ def unbalance(
         A tree like `params`.
 
     Raises:
+        TypeError: If the key is not one key of JAX, or a number is none.
         ValueError: As `balance` for the layers; also if `draws` is negative.
 
     Example:
@@ -105,6 +107,7 @@ def unbalance(
     References:
         Neyshabur, Salakhutdinov & Srebro, 2015, section 5 (2000 draws, factor 10, log-normal c).
     """
+    require_key(key)
     leaves, structure, chain = chain_of(params, layers)
     arrays = [linalg.in_working_dtype(leaf) for leaf in leaves]
     widths = [arrays[affine.kernel].shape[-1] for affine in chain[:-1]]

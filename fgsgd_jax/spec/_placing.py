@@ -10,6 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fgsgd_jax._keys import require_key
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.geometry import NOT_FINITE
 from fgsgd_jax.spec._collection import Collection, require_collection, require_parameters
@@ -92,6 +93,7 @@ def initialize(key: jax.Array, params: Tree, spec: Collection) -> Tree:
         A tree with the structure of `params`.
 
     Raises:
+        TypeError: If the key is not one key of JAX.
         ValueError: If the spec was not built from these parameters.
 
     Example:
@@ -104,6 +106,7 @@ def initialize(key: jax.Array, params: Tree, spec: Collection) -> Tree:
         (True, True)
     """
     require_collection(spec)
+    require_key(key)
     require_parameters(params, spec)
     manifold_ids = spec.manifold_ids()
 
