@@ -31,12 +31,14 @@ from fgsgd_jax.spec import (
 )
 from fgsgd_jax.transforms import (
     SpecState,
+    finished,
     nearest_points,
     previous_weights,
     require_on_manifolds,
     require_params,
     require_state,
     require_still_on_manifolds,
+    require_unfinished,
 )
 
 Tangent = Literal["none", "direction", "gradient"]
@@ -171,6 +173,7 @@ def on_manifold(
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step on a manifold starts from the present weights")
         require_state(state, OnManifoldState, spec)
+        require_unfinished(updates)
         require_still_on_manifolds(params, spec, state.spec)
         require_gradients(spec, updates, params)
         eta = relative_step(state.count) if callable(relative_step) else relative_step
@@ -201,7 +204,7 @@ def on_manifold(
         inner = map_fields(state.inner, momentum, carry)
         weights = _at_unit_scale(spec, state.spec, params)
         steps, inner = tx.update(gradients, inner, weights, **extra_args)
-        moves = map_leaves(spec, move, cast, steps, params)
+        moves = finished(map_leaves(spec, move, cast, steps, params), spec)
         count = jnp.asarray(optax.safe_increment(state.count))
         previous = previous_weights(spec, state.spec, params) if momentum else {}
         return moves, OnManifoldState(count, inner, previous, state.spec.after_update())

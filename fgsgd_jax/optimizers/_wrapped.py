@@ -11,7 +11,7 @@ from fgsgd_jax import linalg
 from fgsgd_jax._numbers import require_number_or_schedule
 from fgsgd_jax._trees import leaves_with_paths, listed
 from fgsgd_jax.spec import Collection
-from fgsgd_jax.transforms import are_known
+from fgsgd_jax.transforms import LEAVES_MANIFOLDS, are_known
 
 
 def map_fields(state: Any, names: Sequence[str], function: Callable) -> Any:
@@ -53,10 +53,7 @@ def require_supported(inner: Any, momentum: Sequence[str]) -> None:
         return isinstance(node, optax.contrib.ScheduleFreeState)
 
     if any(map(is_average, jax.tree.leaves(inner, is_leaf=is_average))):
-        raise ValueError(
-            "optax.contrib.schedule_free keeps averages of weights along straight lines, which "
-            "leave the manifolds. Wrap its base optimizer alone, and decay the rate instead."
-        )
+        raise ValueError(LEAVES_MANIFOLDS)
     for name in momentum:
         found: list[Any] = []
         map_fields(inner, (name,), found.append)

@@ -9,6 +9,8 @@ from fgsgd_jax.transforms._checked import checked as checked
 from fgsgd_jax.transforms._component_norms import Moment as Moment
 from fgsgd_jax.transforms._feature_std import get_feature_std as get_feature_std
 from fgsgd_jax.transforms._feature_std import set_feature_std as set_feature_std
+from fgsgd_jax.transforms._finished import finished as finished
+from fgsgd_jax.transforms._finished import require_unfinished as require_unfinished
 from fgsgd_jax.transforms._fused import FusedState as FusedState
 from fgsgd_jax.transforms._fused import chain_links as chain_links
 from fgsgd_jax.transforms._fused_adam import chain_adam_links as chain_adam_links
@@ -47,4 +49,5 @@ from fgsgd_jax.transforms._retraction import retract_updates as retract_updates
 from fgsgd_jax.transforms._step import ScaleByFgsgdState as ScaleByFgsgdState
 from fgsgd_jax.transforms._step import normalizer as normalizer
 from fgsgd_jax.transforms._step import scale_by_fgsgd as scale_by_fgsgd
+from fgsgd_jax.transforms._straight_averages import LEAVES_MANIFOLDS as LEAVES_MANIFOLDS
 from fgsgd_jax.transforms._tangent import project_to_tangent as project_to_tangent

@@ -17,6 +17,7 @@ from fgsgd_jax.spec import (
     require_gradients,
 )
 from fgsgd_jax.transforms._component_norms import Moment, divide, moment_shape, sizes
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._link import (
     Link,
     SpecState,
@@ -141,6 +142,7 @@ def scale_by_riemannian_adam(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
+        require_unfinished(updates)
         require_gradients(spec, updates, params, of_all=True)
         require_moments(state, spec, moment, amsgrad)
         count = jnp.asarray(optax.safe_increment(state.count))

@@ -10,6 +10,7 @@ import optax
 from fgsgd_jax._numbers import checked_float_dtype
 from fgsgd_jax._trees import leaves_with_paths, map_with_path
 from fgsgd_jax.spec import Collection, project, require_collection
+from fgsgd_jax.transforms._finished import finished, require_unfinished
 from fgsgd_jax.transforms._guards import are_known, require_on_manifolds
 from fgsgd_jax.transforms._link import SpecState, copy_for_state, require_params, require_state
 
@@ -94,6 +95,7 @@ def with_master_weights(
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step starts from the present weights")
         require_state(state, MasterState, spec)
+        require_unfinished(updates)
         _require_roundings(params, state.master)
         gradients = jax.tree.map(lambda leaf: _longer(leaf, dtype), updates)
         old = map_with_path(lambda path, leaf: state.master.get(path, leaf), params)
@@ -107,7 +109,8 @@ def with_master_weights(
             rounded = master[path].astype(weights[path].dtype)
             return rounded.astype(dtype) - weights[path].astype(dtype)
 
-        return map_with_path(to_rounding, steps), MasterState(master, inner_state, state.spec)
+        moves = finished(map_with_path(to_rounding, steps), spec)
+        return moves, MasterState(master, inner_state, state.spec)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 

@@ -18,6 +18,7 @@ from fgsgd_jax.spec import (
     require_collection,
     split_by_rows,
 )
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._link import (
     Link,
     SpecState,
@@ -120,6 +121,7 @@ def scale_by_manifold_muon(
         del extra_args
         require_params(params, "the tangent space depends on the present weights")
         require_state(state, ScaleByManifoldMuonState, spec)
+        require_unfinished(updates)
         tangency = dict(state.tangency)
 
         def direction(path, leaf_spec, g, weight):

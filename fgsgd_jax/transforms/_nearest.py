@@ -19,7 +19,9 @@ from fgsgd_jax.spec import (
     split_by_rows,
     times,
 )
+from fgsgd_jax.transforms._finished import finished
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._straight_averages import require_no_straight_averages
 
 
 def keep_on_manifolds(spec: Collection) -> Link:
@@ -63,6 +65,7 @@ def keep_on_manifolds(spec: Collection) -> Link:
     require_collection(spec)
 
     def init_fn(params):
+        require_no_straight_averages(spec)
         halves = _halves(params)
         for half in halves:
             map_leaves(spec, lambda path, leaf_spec, leaf: leaf, lambda leaf: leaf, half)
@@ -85,7 +88,7 @@ def keep_on_manifolds(spec: Collection) -> Link:
             for half in zip(_halves(updates), _halves(params), strict=True)
         ]
         moves = optax.LookaheadParams(*kept) if _is_pair(params) else kept[0]
-        return moves, state.after_update()
+        return finished(moves, spec), state.after_update()
 
     return Link.of(init_fn, update_fn, spec=spec)
 

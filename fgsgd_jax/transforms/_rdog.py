@@ -15,6 +15,7 @@ import optax
 from fgsgd_jax import linalg
 from fgsgd_jax.spec import Collection, Groups, drawn_groups, map_leaves, require_collection
 from fgsgd_jax.transforms._component_norms import divide, norms_of_groups, sizes
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._travelled import Travelled
 
@@ -124,6 +125,7 @@ def scale_by_rdog(
         del extra_args
         require_params(params, "distances are measured between weights")
         require_state(state, ScaleByRdogState, spec)
+        require_unfinished(updates)
         count = jnp.asarray(optax.safe_increment(state.count))
         farthest, total = dict(state.travelled.farthest), dict(state.total)
 

@@ -18,6 +18,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax.spec import Collection, Groups, map_leaves, require_collection
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._guards import require_tangent_vectors
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._per_group import (
@@ -117,6 +118,7 @@ def scale_by_fgsgd(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_state(state, ScaleByFgsgdState, spec)
+        require_unfinished(updates)
         if needs_weights:
             require_params(params, "the inner product, or the distance, depends on the weights")
         require_tangent_vectors(updates, params, spec)
