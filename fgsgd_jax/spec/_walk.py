@@ -11,6 +11,10 @@ from fgsgd_jax._trees import joined_path, leaves_with_paths, listed, map_with_pa
 from fgsgd_jax.spec._collection import Collection, require_parameters
 from fgsgd_jax.spec._leaf import LeafSpec
 
+_TO_STAY = (
+    "Give zeros for a weight that is to stay, or take it out of the optimizer by optax.masked."
+)
+
 
 def map_leaves(
     spec: Collection, on_manifold: Callable, on_euclidean: Callable, tree: Any, *rest: Any
@@ -86,38 +90,41 @@ def require_known_leaves(spec: Collection, tree: Any) -> None:
 
 
 def require_gradients(
-    spec: Collection, tree: Any, params: Any = None, *, of_all: bool = False
+    spec: Collection | None,
+    gradients: Any,
+    params: Any = None,
+    *,
+    of_all: bool = False,
+    order: str = "update(gradients, state, params)",
 ) -> None:
-    """Raises unless a tree has a gradient for every leaf of the parameters.
+    """Raises unless there is a gradient for every leaf of the parameters.
 
     None in place of a gradient leaves a weight as it is, unless the optimizer keeps some of it.
 
     Args:
-        spec: The spec of the parameters.
-        tree: The gradients.
+        spec: The spec of the parameters; None where it is unknown, and all need gradients.
+        gradients: The gradients.
         params: The parameters, or None to look only at leaves on manifolds.
         of_all: Whether the optimizer keeps something of Euclidean leaves as well.
+        order: The call that was given them, for the messages.
 
     Raises:
         ValueError: The message names the leaf.
     """
-    nodes, _ = tree_flatten_with_path(tree, is_leaf=lambda node: node is None)
-    without = [joined_path(keys) for keys, leaf in nodes if leaf is None]
-    for path in without:
-        if path in spec and (of_all or spec[path] is not None):
-            on_manifolds = "on manifolds " if spec[path] is not None else ""
-            raise ValueError(
-                f"The gradient of {path!r} is None. Give zeros for a weight {on_manifolds}that is "
-                "to stay, or take it out of the optimizer by optax.masked."
-            )
-    gradients = dict(leaves_with_paths(tree))
-    for path, leaf in leaves_with_paths(params):
-        if path in gradients:
-            _require_same_shape(path, gradients[path], leaf)
+    nodes, _ = tree_flatten_with_path(gradients, is_leaf=lambda node: node is None)
+    without = {joined_path(keys) for keys, leaf in nodes if leaf is None}
+    known, weights = dict(leaves_with_paths(gradients)), dict(leaves_with_paths(params))
+    needed = weights if spec is None else spec
+    for path in sorted(without.intersection(needed)):
+        if spec is None or of_all or spec[path] is not None:
+            raise ValueError(f"The gradient of {path!r} is None. {_TO_STAY}")
+    for path, weight in weights.items():
+        if path in known:
+            _require_same_shape(path, known[path], weight, order)
         elif path not in without:
             raise ValueError(
-                f"The gradients have no leaf {path!r}, which the parameters have. Give zeros for a "
-                "leaf that is to stay, or take it out of the optimizer by optax.masked."
+                f"The gradients have no leaf {path!r}, which the parameters have; the order is "
+                f"{order}. {_TO_STAY}"
             )
 
 
@@ -138,12 +145,12 @@ def _advice(known: Container[str], unknown: list[str]) -> str:
     return "Build the spec from the parameters you use it with."
 
 
-def _require_same_shape(path: str, leaf: Any, other: Any) -> None:
-    if np.shape(leaf) != np.shape(other):
+def _require_same_shape(path: str, leaf: Any, weight: Any, order: str = "") -> None:
+    if np.shape(leaf) != np.shape(weight):
         raise ValueError(
             f"The gradient, update or momentum of {path!r} has shape {np.shape(leaf)}, but its "
-            f"weight has shape {np.shape(other)}. Give gradients of these parameters, and the "
-            "state that was made for them."
+            f"weight has shape {np.shape(weight)}. Give gradients of these parameters, and the "
+            f"state that was made for them{order and ', in the order ' + order}."
         )
 
 
