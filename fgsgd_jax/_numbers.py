@@ -111,6 +111,7 @@ def require_momentum(momentum: Any, nesterov: Any, accumulator_dtype: Any = None
     """
     if accumulator_dtype is not None:
         checked_float_dtype("accumulator_dtype", accumulator_dtype)
+    require_flag("nesterov", nesterov)
     if momentum is not None:
         require_decay("momentum", momentum, "a number, or None for none")
     elif isinstance(nesterov, bool) and nesterov:
@@ -138,6 +139,27 @@ def checked_float_dtype(name: str, dtype: Any) -> jnp.dtype:
     if dtype is None or not real:
         raise TypeError(f"{name} must be a floating-point dtype, such as 'float32', got {dtype!r}.")
     return jnp.dtype(dtype)
+
+
+def require_count(name: str, number: Any, lowest: int = 0) -> None:
+    """Raises unless an argument is a whole number that is not below a bound.
+
+    Raises:
+        TypeError: If it is no whole number.
+        ValueError: If it is below the bound.
+    """
+    whole = isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+    if not whole:
+        raise TypeError(f"{name} must be a whole number, got {shown(number)}.")
+    if number < lowest:
+        raise ValueError(f"{name} must be at least {lowest}, got {number!r}.")
+
+
+def require_flag(name: str, value: Any) -> None:
+    """Raises a TypeError unless an argument is True or False, also as a scalar array."""
+    scalar = isinstance(value, (np.ndarray, np.generic, jax.Array)) and value.ndim == 0
+    if not (isinstance(value, bool) or (scalar and value.dtype == bool)):
+        raise TypeError(f"{name} must be True or False, got {shown(value)}.")
 
 
 def require_number(name: str, number: Any, wanted: str = "a number") -> None:

@@ -9,9 +9,10 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import checked_float_dtype
 from fgsgd_jax.checks import _basic_laws, _geodesic_laws
 from fgsgd_jax.checks._laws import LawTable
-from fgsgd_jax.checks._points import hashable
+from fgsgd_jax.checks._points import checked_shape
 from fgsgd_jax.checks._report import Report
 from fgsgd_jax.checks._sample import Sample, Subject, require_manifold, require_shapes
 from fgsgd_jax.geometry import Manifold
@@ -69,14 +70,15 @@ def check_manifold(
     """
     require_manifold(manifold)
     require_key(key)
-    dtype = jnp.dtype(dtype)
+    shape = checked_shape(shape)
+    dtype = checked_float_dtype("dtype", dtype)
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(
             f"check_manifold measures laws in float32 or float64, not in {dtype}: shorter dtypes "
             "have no tolerances. Check the manifold in float32."
         )
     dimension = manifold.dimension(_shape_of_a_point(shape))
-    subject = Subject(manifold, hashable(shape), dimension, dtype, injectivity_radius)
+    subject = Subject(manifold, shape, dimension, dtype, injectivity_radius)
     selected = LAWS.select("check_manifold", subject, laws, tolerances)
     if laws is None:  # single laws trace only the verbs that they need
         require_shapes(subject)

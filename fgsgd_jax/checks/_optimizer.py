@@ -9,11 +9,13 @@ import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
 from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import require_count
+from fgsgd_jax._text import shown
 from fgsgd_jax.checks._laws import LawTable, always
 from fgsgd_jax.checks._report import Report
 from fgsgd_jax.checks._run import Run
-from fgsgd_jax.spec import Collection
-from fgsgd_jax.transforms import SpecState
+from fgsgd_jax.spec import Collection, require_collection, require_weights
+from fgsgd_jax.transforms import SpecState, require_transformation
 
 LAWS = LawTable()
 
@@ -51,10 +53,11 @@ def check_optimizer(
         A report. A law that holds or does not hold is measured as 0 or 1.
 
     Raises:
-        TypeError: If the key is not one key of JAX, or an update needs arguments that `extra_args`
-            does not have.
-        ValueError: If there is no law of a given name, or it does not apply; or if a link of the
-            chain refuses known values, such as `retract_updates` a step that is not tangent.
+        TypeError: If an argument is of the wrong type, or an update needs arguments that
+            `extra_args` does not have.
+        ValueError: If `params` are not those of the spec, there is no law of a given name, or it
+            does not apply; or if a link of the chain refuses known values, such as
+            `retract_updates` a step that is not tangent.
 
     Example:
         >>> import jax, optax
@@ -67,6 +70,16 @@ def check_optimizer(
     """
     key = jax.random.key(0) if key is None else key
     require_key(key)
+    require_transformation(tx)
+    require_count("steps", steps, lowest=1)
+    if spec is not None:
+        require_collection(spec)
+        require_weights(params, spec)
+    if not (extra_args is None or isinstance(extra_args, Mapping)):
+        raise TypeError(
+            "`extra_args` are keyword arguments by name, such as {'value': 1.0}, got "
+            f"{shown(extra_args)}."
+        )
     run = Run(tx, params, spec, key, steps, dict(extra_args or {}))
     run.require_arguments()
     selected = LAWS.select("check_optimizer", run, laws, tolerances)

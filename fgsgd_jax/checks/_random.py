@@ -8,7 +8,9 @@ import jax
 import numpy as np
 
 from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import require_count
 from fgsgd_jax.checks._laws import LawTable
+from fgsgd_jax.checks._points import checked_shape
 from fgsgd_jax.checks._report import Report
 from fgsgd_jax.checks._sample import require_manifold
 from fgsgd_jax.geometry import Manifold
@@ -56,6 +58,8 @@ def check_random(
     """
     require_manifold(manifold)
     require_key(key)
+    shape = checked_shape(shape)
+    require_count("draws", draws, lowest=2)
     selected = LAWS.select("check_random", shape, laws, tolerances)
     point_key, rotation_key = jax.random.split(key)
     x = np.asarray(manifold.random(point_key, (*shape, draws)), np.float64)

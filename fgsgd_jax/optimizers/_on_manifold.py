@@ -13,6 +13,7 @@ from fgsgd_jax._numbers import checked_schedule
 from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.optimizers._wrapped import (
     check_arguments,
+    checked_names,
     map_fields,
     require_no_decay,
     require_supported,
@@ -158,7 +159,7 @@ def on_manifold(
         )
     tx = optax.with_extra_args_support(tx)
     relative_step = checked_schedule("relative_step", relative_step)
-    momentum = (transport,) if isinstance(transport, str) else tuple(transport)
+    momentum = checked_names(transport)
 
     def init_fn(params):
         require_on_manifolds(params, spec)

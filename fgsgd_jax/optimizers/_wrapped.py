@@ -9,9 +9,10 @@ import optax
 
 from fgsgd_jax import linalg
 from fgsgd_jax._numbers import require_number_or_schedule
+from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths, listed
 from fgsgd_jax.spec import Collection
-from fgsgd_jax.transforms import LEAVES_MANIFOLDS, are_known
+from fgsgd_jax.transforms import LEAVES_MANIFOLDS, are_known, require_transformation
 
 
 def map_fields(state: Any, names: Sequence[str], function: Callable) -> Any:
@@ -31,10 +32,7 @@ def map_fields(state: Any, names: Sequence[str], function: Callable) -> Any:
 
 def check_arguments(tx, spec: Collection, relative_step) -> None:
     """Raises unless the arguments of `on_manifold` are of the right types and fit the spec."""
-    if not (hasattr(tx, "init") and hasattr(tx, "update")):
-        raise TypeError(
-            f"on_manifold takes a transformation first, such as optax.adam(1e-3), got {tx!r}."
-        )
+    require_transformation(tx)
     if relative_step is None:
         return
     require_number_or_schedule("relative_step", relative_step)
@@ -44,6 +42,21 @@ def check_arguments(tx, spec: Collection, relative_step) -> None:
             f"A relative_step needs manifolds that fix the norm of a component, but {listed(free)} "
             "may change theirs. Leave relative_step out, or choose other manifolds for them."
         )
+
+
+def checked_names(transport: Any) -> tuple[str, ...]:
+    """The names of momentum that is transported, one or several.
+
+    Raises:
+        TypeError: If they are no names.
+    """
+    names = (transport,) if isinstance(transport, str) else transport
+    if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "`transport` has the names of momentum in the states of the optimizer, such as "
+            f"('mu',), got {shown(transport)}."
+        )
+    return tuple(names)
 
 
 def require_supported(inner: Any, momentum: Sequence[str]) -> None:

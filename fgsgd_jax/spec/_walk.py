@@ -3,10 +3,12 @@
 from collections.abc import Callable, Container
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.tree_util import tree_flatten_with_path
 
+from fgsgd_jax._text import shown
 from fgsgd_jax._trees import joined_path, leaves_with_paths, listed, map_with_path
 from fgsgd_jax.spec._collection import Collection, require_parameters
 from fgsgd_jax.spec._leaf import LeafSpec
@@ -37,6 +39,11 @@ def map_leaves(
     """
     require_known_leaves(spec, tree)
     others = [dict(leaves_with_paths(other)) for other in rest]
+    if others and others[0] and _is_bare(tree):
+        raise ValueError(
+            f"The gradients, or updates, are {shown(tree)}, but the parameters have the leaves "
+            f"{listed(others[0])}. The order is update(gradients, state, params)."
+        )
 
     def map_leaf(path, leaf):
         if any(path not in other for other in others):
@@ -65,12 +72,53 @@ def spec_of_leaf(spec: Collection, path: str, leaf: Any) -> LeafSpec | None:
     """
     leaf_spec = spec.leaf_spec_of(path, leaf)
     if leaf_spec is not None and not _has_working_dtype(leaf.dtype):
-        raise ValueError(
-            f"{path!r} has dtype {leaf.dtype}, but weights on manifolds, and their gradients, need "
-            "float16, bfloat16, float32 or float64. Cast the leaf to one of them, or make it "
-            "Euclidean in the spec (None)."
-        )
+        raise ValueError(_wrong_dtype(path, leaf))
     return leaf_spec
+
+
+def _wrong_dtype(path: str, leaf: Any) -> str:
+    return (
+        f"{path!r} has dtype {leaf.dtype}, but weights on manifolds, and their gradients, need "
+        "float16, bfloat16, float32 or float64. Cast the leaf to one of them, or make it "
+        "Euclidean in the spec (None)."
+    )
+
+
+def require_weights(
+    params: Any, spec: Collection, *, empty: bool = False, shapes: bool = False
+) -> None:
+    """Raises unless a tree has weights of a spec.
+
+    Args:
+        params: What was given as parameters: all leaves of the spec, or some of them.
+        spec: The spec.
+        empty: Whether it may have no leaves, as the trees with which Optax calls `init`.
+        shapes: Whether leaves may be shapes without values.
+
+    Raises:
+        TypeError: If it is no tree of arrays, or a leaf is a shape without values.
+        ValueError: If it has other leaves than the spec, of other shapes, or of dtypes that no
+            weight on a manifold has.
+    """
+    leaves = leaves_with_paths(params)
+    require_parameters(params, spec)
+    if not leaves and not empty:
+        raise ValueError(
+            f"The parameters have no leaves, but the spec was built from {listed(spec)}. Give the "
+            "parameters that it was built from."
+        )
+    require_known_leaves(spec, params)
+    for path, leaf in leaves:
+        if not (hasattr(leaf, "shape") and hasattr(leaf, "dtype")):
+            raise TypeError(f"{path!r} is {shown(leaf)}, which is no array.")
+        if not shapes and isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"{path!r} is a shape without values. Give the parameters, or make this call in "
+                "the function that jax.eval_shape is given."
+            )
+        on_manifolds = spec_of_leaf(spec, path, leaf) is not None
+        if on_manifolds and not jnp.issubdtype(leaf.dtype, jnp.floating):
+            raise ValueError(_wrong_dtype(path, leaf))
 
 
 def require_known_leaves(spec: Collection, tree: Any) -> None:
@@ -118,6 +166,11 @@ def require_gradients(
     for path in sorted(without.intersection(needed)):
         if spec is None or of_all or spec[path] is not None:
             raise ValueError(f"The gradient of {path!r} is None. {_TO_STAY}")
+    if params is not None and (others := [path for path in known if path not in weights]):
+        raise ValueError(
+            f"The gradients have a leaf {others[0]!r}, which the parameters do not have; the order "
+            f"is {order}. Give gradients of these parameters."
+        )
     for path, weight in weights.items():
         if path in known:
             _require_same_shape(path, known[path], weight, order)
@@ -136,6 +189,9 @@ def _advice(known: Container[str], unknown: list[str]) -> str:
             "optax.contrib.split_real_and_imaginary splits every complex leaf: wrap only the "
             "transformation of the Euclidean leaves in it, which you give as `euclidean`."
         )
+    above = {"/".join(path.split("/")[:count]) for path in unknown for count in range(1, 4)}
+    if lists := [path for path in sorted(above) if path in known]:
+        return f"{listed(lists)} is no array; convert it with jnp.asarray."
     if unknown == [""]:
         return (
             "A single array was given in place of the tree, as by optax.flatten, which hides the "
@@ -152,6 +208,12 @@ def _require_same_shape(path: str, leaf: Any, weight: Any, order: str = "") -> N
             f"weight has shape {np.shape(weight)}. Give gradients of these parameters, and the "
             f"state that was made for them{order and ', in the order ' + order}."
         )
+
+
+def _is_bare(tree: Any) -> bool:
+    """Whether a tree is a single node without leaves, such as None or a spec; masks have more."""
+    structure = jax.tree.structure(tree)
+    return structure.num_nodes == 1 and structure.num_leaves == 0
 
 
 def _has_working_dtype(dtype: Any) -> bool:

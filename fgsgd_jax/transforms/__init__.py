@@ -22,6 +22,7 @@ from fgsgd_jax.transforms._link import Link as Link
 from fgsgd_jax.transforms._link import SpecState as SpecState
 from fgsgd_jax.transforms._link import require_params as require_params
 from fgsgd_jax.transforms._link import require_state as require_state
+from fgsgd_jax.transforms._link import require_transformation as require_transformation
 from fgsgd_jax.transforms._link import wrong_state as wrong_state
 from fgsgd_jax.transforms._master import MasterState as MasterState
 from fgsgd_jax.transforms._master import with_master_weights as with_master_weights

@@ -17,9 +17,8 @@ from fgsgd_jax.spec import (
     Coordinates,
     LeafSpec,
     map_leaves,
-    require_known_leaves,
+    require_weights,
     residual,
-    spec_of_leaf,
 )
 from fgsgd_jax.transforms._link import SpecState, has_known_values
 from fgsgd_jax.transforms._straight_averages import require_no_straight_averages
@@ -160,13 +159,13 @@ def _distances(params: Any, spec: Collection, feature_std: Any) -> dict[str, _Di
     Raises:
         ValueError: If the parameters are not those of the spec.
     """
-    require_known_leaves(spec, params)
+    require_weights(params, spec, empty=True, shapes=True)
     tolerances = {
         path: tolerance(leaf_spec, leaf.dtype)
         for path, leaf in leaves_with_paths(params)
-        if (leaf_spec := spec_of_leaf(spec, path, leaf)) is not None
+        if (leaf_spec := spec.leaf_spec_of(path, leaf)) is not None
     }
-    if not are_known(params):
+    if not tolerances or not are_known(params):
         return {}
     with jax.ensure_compile_time_eval():  # known weights may be used in a function being traced
         measured = residual(params, spec, feature_std=feature_std)

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import require_flag, require_number
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Stiefel
 from fgsgd_jax.spec import (
@@ -81,6 +82,8 @@ def land_updates(spec: Collection, *, attraction: float = 0.5, after_step: bool 
             f"land_updates is for Stiefel manifolds, but {listed(others)} is on another, whose "
             "retraction costs as little. Use retract_updates."
         )
+    require_flag("after_step", after_step)
+    require_number("attraction", attraction)
     if not 0 < attraction <= 0.5:
         raise ValueError(f"attraction must be above 0 and at most ½, got {attraction!r}.")
 

@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from fgsgd_jax._numbers import checked_float_dtype, require_decay
+from fgsgd_jax._numbers import checked_float_dtype, require_decay, require_flag
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, map_leaves, require_collection, require_gradients
 from fgsgd_jax.transforms._finished import require_unfinished
@@ -72,6 +72,7 @@ def trace_on_manifold(
     """
     require_collection(spec)
     require_decay("decay", decay)
+    require_flag("nesterov", nesterov)
     if accumulator_dtype is not None:
         accumulator_dtype = checked_float_dtype("accumulator_dtype", accumulator_dtype)
 

@@ -15,6 +15,7 @@ from fgsgd_jax.spec import (
     keeps_sharding,
     map_leaves,
     require_collection,
+    require_weights,
     select,
     split_by_rows,
     times,
@@ -68,7 +69,7 @@ def keep_on_manifolds(spec: Collection) -> Link:
         require_no_straight_averages(spec)
         halves = _halves(params)
         for half in halves:
-            map_leaves(spec, lambda path, leaf_spec, leaf: leaf, lambda leaf: leaf, half)
+            require_weights(half, spec, empty=True, shapes=True)
         return SpecState.of(spec, halves[0])
 
     def update_fn(updates, state, params=None, **extra_args):

@@ -11,6 +11,7 @@ import jax
 import optax
 
 from fgsgd_jax.spec import require_gradients
+from fgsgd_jax.transforms._link import require_transformation
 
 _ORDER = "apply_gradients(tx, gradients, state, params)"
 
@@ -68,8 +69,7 @@ def apply_gradients(
         >>> bool(fg.residual(params, spec)["kernel"] < 1e-6)
         True
     """
-    if not (hasattr(tx, "init") and hasattr(tx, "update")):
-        raise TypeError(f"{_ORDER} begins with an Optax transformation, got {type(tx).__name__}.")
+    require_transformation(tx, f"`tx` in {_ORDER}")
     require_gradients(None, gradients, params, order=_ORDER)
     if isinstance(tx, WritesWeights):
         extra_args["new_weights"] = True

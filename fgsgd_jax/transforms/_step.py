@@ -17,7 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from fgsgd_jax.spec import Collection, Groups, map_leaves, require_collection
+from fgsgd_jax.spec import Collection, Groups, map_leaves, require_collection, require_weights
 from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._guards import require_tangent_vectors
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
@@ -108,6 +108,7 @@ def scale_by_fgsgd(
     )
 
     def init_fn(params):
+        require_weights(params, spec, empty=True, shapes=True)
         groups = {} if per_component else spec.drawn_groups()
         of_spec = SpecState.of(spec, params) if needs_weights else SpecState.without_arrays(spec)
         state = ScaleByFgsgdState(jnp.zeros([], jnp.int32), groups, of_spec)

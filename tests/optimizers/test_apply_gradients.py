@@ -127,7 +127,7 @@ def test_arguments_in_another_order_or_trees_that_do_not_match_are_named(kind):
     tx = fg.fgsgd(0.1, spec, momentum=0.9) if kind == "fgsgd" else optax.sgd(0.1, momentum=0.9)
     state = tx.init(params)
     order = r"apply_gradients\(tx, gradients, state, params\)"
-    with pytest.raises(TypeError, match=f"{order} begins with an Optax transformation, got dict"):
+    with pytest.raises(TypeError, match=f"`tx` in {order} must be an Optax transformation"):
         fg.apply_gradients(gradients, state, params, tx)
     with pytest.raises(ValueError, match=f"gradients have no leaf .*the order is {order}"):
         fg.apply_gradients(tx, gradients, params, state)
