@@ -173,7 +173,6 @@ WRONG = {
         lambda: checks.check_optimizer(SGD, PARAMS, steps=0),
         "steps must be at least 1, got 0",
     ),
-    "spec of a check": (lambda: checks.check_optimizer(SGD, PARAMS, PARAMS), "`spec` must be a"),
     "extra_args": (
         lambda: checks.check_optimizer(SGD, PARAMS, extra_args=(1,)),
         r"`extra_args` are .* got \(1,\)",
