@@ -166,11 +166,6 @@ def require_gradients(
     for path in sorted(without.intersection(needed)):
         if spec is None or of_all or spec[path] is not None:
             raise ValueError(f"The gradient of {path!r} is None. {_TO_STAY}")
-    if params is not None and (others := [path for path in known if path not in weights]):
-        raise ValueError(
-            f"The gradients have a leaf {others[0]!r}, which the parameters do not have; the order "
-            f"is {order}. Give gradients of these parameters."
-        )
     for path, weight in weights.items():
         if path in known:
             _require_same_shape(path, known[path], weight, order)
@@ -179,6 +174,11 @@ def require_gradients(
                 f"The gradients have no leaf {path!r}, which the parameters have; the order is "
                 f"{order}. {_TO_STAY}"
             )
+    if params is not None and (others := [path for path in known if path not in weights]):
+        raise ValueError(
+            f"The gradients have a leaf {others[0]!r}, which the parameters do not have; the order "
+            f"is {order}. Give gradients of these parameters."
+        )
 
 
 def _advice(known: Container[str], unknown: list[str]) -> str:
