@@ -96,6 +96,8 @@ class _Problem:
             order = jax.random.permutation(key, len(self.train[1]))
             for batch in order[: self.steps * BATCH].reshape(self.steps, BATCH):
                 params, state = self._step(method, params, state, batch, *numbers)
+                # Many steps in flight can deadlock on two cores (seen with JAX 0.10.2).
+                jax.block_until_ready(params)
         return self._measured(params)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
