@@ -21,7 +21,7 @@ from fgsgd_jax.spec._kinds import (
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
-from fgsgd_jax.spec._stacked import of_one_layer
+from fgsgd_jax.spec._stack_axes import of_one_layer
 
 ROUTER = "router: a gate beside experts"
 

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from fgsgd_jax.spec._attention import Shape, beside
+from fgsgd_jax.spec._attention import Shape, beside, outputs_first
 from fgsgd_jax.spec._kinds import keys_of, kind_of, module_and_name
 from fgsgd_jax.spec._reasons import Reason
 
@@ -59,3 +59,14 @@ def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
     of_cell = [gates for word, gates in _GATES.items() if word in path.lower()]
     known = {1} if of_one_gate else of_cell[0] if of_cell else _ANY
     return RECURRENT if large // small in known else Reason.GATES
+
+
+def cut_by_gates(shape: Shape) -> str:
+    """The cut of a weight into one square matrix for each gate, as text.
+
+    Example:
+        >>> cut_by_gates((8, 32)), cut_by_gates((24, 8))
+        ('in:rows (gates=4:stack out:columns)', '(gates=3:stack out:columns) in:rows')
+    """
+    cut = f"in:rows (gates={max(shape) // min(shape)}:stack out:columns)"
+    return cut if shape[0] < shape[1] else outputs_first(cut)

@@ -22,7 +22,7 @@ from fgsgd_jax.spec._kinds import (
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, recurrent
-from fgsgd_jax.spec._stacked import without_stack
+from fgsgd_jax.spec._stack_axes import without_stack
 
 GATES = 2  # of a gated layer (gates, in, out), whose first axis nothing else has so short
 
@@ -101,7 +101,7 @@ def _of_a_transformer(
     return "embedding by its path" if embeds else "dense"
 
 
-def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape]) -> bool:
+def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape], layout: str | None) -> bool:
     """Whether another axis than in Flax seems to count heads, in a weight of attention of 3 axes.
 
     Nobody has more heads than features, as a query (heads, in, size) would read as (in, heads,
@@ -110,6 +110,8 @@ def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape]) -> bool:
     shape = shapes[path]
     if len(shape) != 3 or "einsum" in path:
         return False
+    if (letters_for(layout or DEFAULT, 2) or "").startswith("O"):
+        return True  # no framework whose outputs come first has (in, heads, size)
     if not is_attention_output(path, shapes):
         return shape[0] < shape[1]
     queries = [its for its in queries_beside(path, shapes) if len(its) == 3]
