@@ -56,7 +56,7 @@ def _why_not_every_pom(
 ) -> str:
     """Why a pom that is a default does not mean a leaf; "" if it does."""
     kind = kind_of(path, len(shape))
-    if kind in ("embedding", "router"):
+    if kind in ("embedding", "router", "token"):
         return f"{kind} by its path"
     if routes_beside_experts(path, paths):
         return ROUTER

@@ -1,7 +1,7 @@
 """The head of a network whose path does not say so: the last layer, which no other reads."""
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from fgsgd_jax._text import natural_order
@@ -110,12 +110,7 @@ def unread_dense(leaves: Leaves, layout: str | None) -> frozenset[str]:
     if len(dense) < 2 or letters is None:
         return frozenset()
 
-    matrices = Counter(layer_of(path) for path in dense)
-
-    def layer(path: str) -> Block:
-        """The layer of a leaf, or itself where weights have no layers of their own."""
-        return layer_of(path) if matrices[layer_of(path)] < 2 else (path,)
-
+    layer = _layer_among(dense)
     layers_with = _layers_with(leaves, layer)
     inputs = {shape[letters.index("I")] for shape in dense.values()}
     outputs = {path: shape[letters.index("O")] for path, shape in dense.items()}
@@ -146,14 +141,21 @@ def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
     depth = min(path.count("/") for path in dense)
     last = max((path for path in dense if path.count("/") == depth), key=natural_order)
     outputs = dense[last].shape[letters.index("O")]
-    return last if _layers_with(leaves, layer_of)[outputs] == {layer_of(last)} else ""
+    layer = _layer_among(dense)
+    return last if _layers_with(leaves, layer)[outputs] == {layer(last)} else ""
+
+
+def _layer_among(dense: Iterable[str]) -> Callable[[str], Block]:
+    """The layer of a leaf, or itself where several dense weights have no layers of their own."""
+    matrices = Counter(layer_of(path) for path in dense)
+    return lambda path: layer_of(path) if matrices[layer_of(path)] < 2 else (path,)
 
 
 def _layers_with(leaves: Leaves, layer: Callable[[str], Block]) -> dict[int, set[Block]]:
     """By size, the layers that have an axis so long, embeddings aside."""
     found: dict[int, set[Block]] = {}
     for path, leaf in leaves:
-        if kind_of(path) != "embedding":
+        if kind_of(path) not in ("embedding", "token"):
             for size in leaf.shape:
                 found.setdefault(size, set()).add(layer(path))
     return found

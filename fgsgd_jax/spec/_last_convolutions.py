@@ -83,7 +83,9 @@ class _Network:
         shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
         dense = [path for path in shapes if _is_dense(path, shapes[path])]
         matrices = [
-            path for path, its in shapes.items() if len(its) == 2 and kind_of(path) != "embedding"
+            path
+            for path, its in shapes.items()
+            if len(its) == 2 and kind_of(path) not in ("embedding", "token")
         ]
 
         def channels(paths):

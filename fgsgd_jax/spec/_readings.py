@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 from fgsgd_jax.spec._attention import Shape, beside, is_attention_output, queries_beside
 from fgsgd_jax.spec._blocks import layer_of
-from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._stack_axes import with_stack, without_stack
 

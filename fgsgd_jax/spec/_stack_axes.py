@@ -1,4 +1,4 @@
-"""Stacked axes: which axes of a weight its layout stacks, and shapes and cuts without and with them."""
+"""Stacked axes of a weight: shapes without those that its layout stacks, and cuts with them."""
 
 import re
 

@@ -20,7 +20,7 @@ from fgsgd_jax.spec._stack_counts import different_counts
 Shape = tuple[int, ...]
 Leaves = Sequence[tuple[str, Any]]
 
-_NOT_OF_A_BLOCK = ("embedding", "router", "head", "expert")
+_NOT_OF_A_BLOCK = ("embedding", "router", "head", "expert", "token")
 
 
 class Layouts(NamedTuple):

@@ -13,6 +13,7 @@ from fgsgd_jax.spec._attention import (
     seems_of_attention,
 )
 from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
+from fgsgd_jax.spec._feed_forward import is_of_feed_forward
 from fgsgd_jax.spec._kinds import (
     keys_of,
     kind_of,
@@ -90,6 +91,8 @@ def _of_a_transformer(
         return "query, key, value, heads first" if einsum else "query, key, value"
     if is_attention_output(path, shapes):
         return "attention output"
+    if kind == "" and is_of_feed_forward(path, shapes):
+        kind = "dense"
     if kind not in ("attention", "dense"):
         return ""
     if is_in_attention(path):
