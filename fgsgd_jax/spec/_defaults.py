@@ -5,11 +5,12 @@ and shape agree; a pom passes over the leaves that need their length or mean som
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 
 from fgsgd_jax.geometry import Oblique, Sphere, Stiefel
+from fgsgd_jax.spec._biases import swapped_by_bias
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._kinds import (
     LARGEST_VECTOR,
@@ -30,7 +31,11 @@ BY_SHAPE = pom("PIO", (Sphere(), Oblique(), Stiefel()))
 
 
 def by_default(
-    path: str, leaf, default: Pom | str | None, layout: str | None, paths: Iterable[str] = ()
+    path: str,
+    leaf,
+    default: Pom | str | None,
+    layout: str | None,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> Pom | str:
     """What the default asks for a leaf, or why it leaves it Euclidean.
 
@@ -39,16 +44,28 @@ def by_default(
         leaf: Anything with a shape and a dtype.
         default: A pom, "by shape" or None.
         layout: The layout given to `collection`, or None.
-        paths: The paths of all leaves.
+        shapes: The shapes of all leaves.
     """
     shape = tuple(leaf.shape)
     unsuitable = without_geometry(leaf.dtype) or (Reason.EMPTY if math.prod(shape) == 0 else "")
     if default is None or unsuitable:
         return unsuitable or Reason.NO_DEFAULT
     why = passed_over(path, of_one_layer(shape, layout))
+    named = isinstance(default, Pom) and (
+        default.layout or isinstance(default.component, Component)
+    )
+    if not named and swapped_by_bias(path, layout, shapes):
+        why = why or Reason.SWAPPED
     if not isinstance(default, Pom):
         return why or why_no_convolution(path, shape, layout) or BY_SHAPE
-    return why or _why_not_every_pom(path, shape, default, layout, paths) or default
+    return why or _why_not_every_pom(path, shape, default, layout, shapes) or default
+
+
+def _names_axes(default: Pom | str) -> bool:
+    """Whether a default is a pom that says itself what the axes of its weights are."""
+    if not isinstance(default, Pom):
+        return False
+    return default.layout is not None or isinstance(default.component, Component)
 
 
 def _why_not_every_pom(
@@ -62,7 +79,7 @@ def _why_not_every_pom(
         return ROUTER
     if len(shape) > 2 and sum(size > 1 for size in shape) < 2:
         return Reason.ONE_LONG_AXIS  # such as the token of a class, (1, 1, width)
-    known = isinstance(default.component, Component) or default.layout or layout
+    known = _names_axes(default) or layout
     if not known and (len(shape) in (3, 5) or len(shape) > 5):
         if not (len(shape) == 3 and kind == "convolution"):
             return (

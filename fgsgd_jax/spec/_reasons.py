@@ -23,6 +23,11 @@ class Reason(enum.StrEnum):
     GATES = "no name says how many gates it holds: name them in a rule"
     LAST_DENSE = "the last dense layer"
     TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"
+    SWAPPED = "its bias is as long as its inputs: give a layout with inputs and outputs swapped"
+    TRANSPOSED_BESIDE_OTHERS = (
+        "its inputs may come before its outputs, as in PyTorch: give layout='IOHW' or 'OIHW' in a "
+        "pom"
+    )
     LAST_CONVOLUTION = "the last layer: no other reads its outputs"
 
 

@@ -12,9 +12,11 @@ from fgsgd_jax.spec._attention import (
     queries_beside,
     seems_of_attention,
 )
+from fgsgd_jax.spec._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
 from fgsgd_jax.spec._feed_forward import is_of_feed_forward
 from fgsgd_jax.spec._kinds import (
+    is_transposed,
     keys_of,
     kind_of,
     may_have_outputs_before_inputs,
@@ -50,6 +52,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return Reason.ONE_LONG_AXIS
     if preset == "resnet" and layout is None and may_have_outputs_before_inputs(path):
         return Reason.TRANSPOSED
+    if preset == "resnet" and _may_be_of_pytorch(path, layout, shapes):
+        return Reason.TRANSPOSED_BESIDE_OTHERS
     unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)
     if preset == "resnet" and (kind == "convolution" or unnamed):
         return "convolution"
@@ -63,6 +67,13 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return found
     name = "attention" if kind == "query" else kind
     return f"{name} by its path" if name else f"not in the preset {preset!r}"
+
+
+def _may_be_of_pytorch(path: str, layout: str | None, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a transposed convolution may be (in, out, …) beside others that are (out, in, …)."""
+    of_one = (layout or "").replace("S", "")
+    certain = says_which_axis_counts_outputs(path, of_one, shapes)
+    return of_one.startswith("O") and is_transposed(path) and not certain
 
 
 def _is_low_rank(path: str, shapes: Mapping[str, Shape]) -> bool:

@@ -59,7 +59,9 @@ def test_a_printed_rule_of_heads_before_inputs_cuts_a_matrix_for_each_head(name,
     text = printed(params, layout)
     for path, cut in RULE.findall(text):
         rule = (path, fg.pom("layer", fg.Stiefel(), component=cut))
-        assert fg.collection(params, rule, default=None)[path].points_shape == (64, 16, 8)
+        heads, rows, columns = params[path].shape
+        spec = fg.collection(params, rule, default=None)
+        assert spec[path].points_shape == (rows, columns, heads)
     placed = [path for path in params if params[path].shape == (8, 64, 16)]
     if not RULE.search(text):  # then they are placed, and rightly
         spec = fg.collection(params, preset="transformer", layout=layout)
