@@ -40,6 +40,26 @@ def on_unsaid(weights: Mapping[str, str], shapes: Mapping[str, Shape], layouts: 
     )
 
 
+def on_circular(weights: Mapping[str, str], shapes: Mapping[str, Shape], layouts: Layouts) -> str:
+    """A sentence on the ends of modules that can read each other; "" if there are none.
+
+    Args:
+        weights: By path, the weight of the preset that a leaf is, or why it is none.
+        shapes: By path, the shapes, stacked layers included.
+        layouts: The layout of every leaf.
+    """
+    ends = [path for path in weights if weights[path] == Reason.CIRCULAR]
+    if not ends:
+        return ""
+    found = readings(ends[-1], shapes[ends[-1]], shapes, layouts.own[ends[-1]])
+    stays = "stays Euclidean, because it ends" if len(ends) == 1 else "stay Euclidean, as each ends"
+    return (
+        f"{listed(ends, 3)} {stays} one of two modules that can read each other, as those of an "
+        "autoencoder, and may give the output of the network. Place one that does not by a rule, "
+        f"such as {as_rules(ends[-1], shapes[ends[-1]], found)}."
+    )
+
+
 def _how_to_place(path: str, why: str, shapes: Mapping[str, Shape], layout: str | None) -> str:
     """What to write for a weight, for the end of a sentence."""
     found = readings(path, shapes[path], shapes, layout)

@@ -35,7 +35,11 @@ LARGEST_VECTOR = 3
 # In the order in which they are tried: parts of a key, and whole words of it.
 _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("normalization", "norm", "bn ln"),
-    ("embedding", "embed", "emb wte wpe vocab vocabulary table lookup codebook"),
+    (
+        "embedding",
+        "embed fourier posenc pos_enc",
+        "emb wte wpe vocab vocabulary table lookup codebook positional rff frequencies freqs",
+    ),
     ("convolution", "conv", ""),
     ("expert", "", "moe"),
     ("query", "", "q k v query key value qkv kv wq wk wv wqkv wkv"),
@@ -69,7 +73,8 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
     """
     *_, last = keys = keys_of(path)
     words, small = words_of(last), axes is None or axes <= LARGEST_VECTOR
-    if "bias" in words or (small and (last in _BIASES or "b" in words)):
+    matrix = last == "B" and axes != 1  # of random Fourier features, or of a low-rank update
+    if "bias" in words or (small and not matrix and (last in _BIASES or "b" in words)):
         return "bias"
     if last in _NORMALIZATIONS:
         return "normalization"

@@ -14,7 +14,7 @@ from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, THREE, TWO, outputs_first
 from fgsgd_jax.spec._blocks import doubtful_normalizations, normalized
-from fgsgd_jax.spec._doubts import on_normalizations, on_unsaid
+from fgsgd_jax.spec._doubts import on_circular, on_normalizations, on_unsaid
 from fgsgd_jax.spec._heads import Leaves, dense_heads, on_heads
 from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._last_convolutions import last_convolutions
@@ -165,20 +165,22 @@ def by_preset(
     }
     if preset == "resnet":
         convolutions = [path for path, weight in weights.items() if weight in placements]
-        heads, maybe = last_convolutions(inner, convolutions, layouts.of_one)
-        why, guessed = Reason.LAST_CONVOLUTION, ""
+        found, maybe = last_convolutions(inner, convolutions, layouts.of_one)
+        heads, guessed = dict.fromkeys(found, Reason.LAST_CONVOLUTION), ""
     else:
-        why, (heads, maybe, guessed) = Reason.LAST_DENSE, dense_heads(preset, inner, layouts)
+        heads, maybe, guessed = dense_heads(preset, inner, layouts)
     may_be_heads = {path for path, weight in weights.items() if weight in _MAY_BE_HEADS}
-    weights |= dict.fromkeys(heads & may_be_heads, why)
-    doubtful = [path for path in weights if path in (maybe & may_be_heads) - heads]
+    weights |= {path: heads[path] for path in heads.keys() & may_be_heads}
+    doubtful = [path for path in weights if path in (maybe & may_be_heads) - heads.keys()]
     # Convolutions that are not placed use up a normalization as well.
     followed = [path for path in weights if weights[path] in placements or _convolves(path)]
     sizes = list(shapes.items())
     kept = normalized(sizes, followed)
     unruled = {path: weight for path, weight in weights.items() if not ruled[path]}
-    unsaid = on_unsaid(unruled, {path: tuple(leaf.shape) for path, leaf in leaves}, layouts)
+    whole = {path: tuple(leaf.shape) for path, leaf in leaves}
+    unsaid = on_unsaid(unruled, whole, layouts)
     sentences = [on_heads([path for path in doubtful if path in unruled], guessed), unsaid]
+    sentences.append(on_circular(unruled, whole, layouts))
     if any(placement.scale == UNLESS_NORMALIZED for placement in placements.values()):
         sentences.append(on_normalizations(doubtful_normalizations(sizes), sizes, followed, kept))
 

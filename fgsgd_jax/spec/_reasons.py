@@ -22,6 +22,8 @@ class Reason(enum.StrEnum):
     NOT_RECURRENT = "may be recurrent, but no input matrix is beside it: give a rule"
     GATES = "no name says how many gates it holds: name them in a rule"
     LAST_DENSE = "the last dense layer"
+    NAMED_OUTPUT = "an output of the network by its name"
+    CIRCULAR = "perhaps the last dense layer: two modules can read each other"
     TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"
     SWAPPED = "its bias is as long as its inputs: give a layout with inputs and outputs swapped"
     TRANSPOSED_BESIDE_OTHERS = (
