@@ -20,7 +20,7 @@ from fgsgd_jax.spec._kinds import (
     routes_beside_experts,
 )
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
-from fgsgd_jax.spec._reasons import Reason
+from fgsgd_jax.spec._reasons import Reason, by_path
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._stack_axes import of_one_layer
 
@@ -74,7 +74,7 @@ def _why_not_every_pom(
     """Why a pom that is a default does not mean a leaf; "" if it does."""
     kind = kind_of(path, len(shape))
     if kind in ("embedding", "router", "token"):
-        return f"{kind} by its path"
+        return by_path(kind)
     if routes_beside_experts(path, paths):
         return ROUTER
     if len(shape) > 2 and sum(size > 1 for size in shape) < 2:
@@ -102,14 +102,14 @@ def passed_over(path: str, shape: tuple[int, ...]) -> str:
     kind = kind_of(path, len(shape))
     axes = sum(size > 1 for size in shape)
     small = kind in ("bias", "normalization") and axes <= LARGEST_VECTOR
-    return f"{kind} by its path" if small else ""
+    return by_path(kind) if small else ""
 
 
 def why_no_convolution(path: str, shape: tuple[int, ...], layout: str | None) -> str:
     """Why a leaf is not taken for a convolution cut into slices; "" if it is."""
     kind = kind_of(path, len(shape))
     if kind not in ("convolution", "bias", "normalization", ""):
-        return f"{'attention' if kind == 'query' else kind} by its path"
+        return by_path(kind)
     if layout is None and keys_of(path)[-1] == "weight":
         return "called 'weight', and no layout is given"
     if layout is None and may_have_outputs_before_inputs(path):

@@ -21,6 +21,7 @@ class Reason(enum.StrEnum):
     HEADS_ELSEWHERE = "3 axes, of which another may count the heads: name them in a rule"
     NOT_RECURRENT = "may be recurrent, but no input matrix is beside it: give a rule"
     GATES = "no name says how many gates it holds: name them in a rule"
+    INPUT_MATRIX = "the input matrix of a recurrent layer"
     LAST_DENSE = "the last dense layer"
     NAMED_OUTPUT = "an output of the network by its name"
     CIRCULAR = "perhaps the last dense layer: two modules can read each other"
@@ -47,3 +48,9 @@ UNSAID = frozenset(
 
 AS_ASKED = frozenset({Reason.RULE, Reason.NO_DEFAULT, Reason.FEW_AXES})
 """The reasons of leaves that nobody expects on a manifold: an optimizer warns of all others."""
+
+
+def by_path(kind: str) -> str:
+    """The reason of a leaf that is Euclidean because of its kind, as `kind_of` gives it."""
+    name = {"query": "attention", "recurrent": "in a recurrent layer"}.get(kind, kind)
+    return f"{name} by its path"

@@ -16,7 +16,7 @@ _CERTAIN = re.compile(
 _GATES_OF_FLAX = re.compile(r"(.*/)?h[ifgorzn]?")  # a matrix for each gate, or without gates
 _ALL_GATES = re.compile(r"(.*/)?(dense_h|w_hh?)")  # NNX; Haiku
 # The input matrices that stand beside them.
-_INPUTS = re.compile(r"i[ifgorzn]?_?|dense_i|w_ih?")
+_INPUTS = re.compile(r"i[ifgorzn]?_?|dense_i|w_ih?|weight_ih(_l\d+(_reverse)?)?|input_to_hidden")
 # Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
 _INPUT_AND_RECURRENT = re.compile(r"(^|.*/)lstm\w*/linear/w")
 
@@ -27,6 +27,23 @@ _ANY = {1, 3, 4}
 def holds_input_and_recurrent(path: str) -> bool:
     """Whether a weight is that of Haiku's LSTM, which holds two matrices."""
     return _INPUT_AND_RECURRENT.fullmatch(path) is not None
+
+
+def is_input_matrix(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a weight multiplies the input of a recurrent layer, by its name and those beside it.
+
+    Example:
+        >>> is_input_matrix(
+        ...     "lstm/weight_ih", {"lstm/weight_ih": (32, 5), "lstm/weight_hh": (32, 8)}
+        ... )
+        True
+    """
+    layer, _, last = path.rpartition("/")
+    of_keras = last == "kernel" and f"{layer}/recurrent_kernel" in shapes
+    named = _INPUTS.fullmatch(module_and_name(path)[1]) is not None
+    return of_keras or (
+        named and any(recurrent(other, shapes[other], shapes) for other in beside(path, shapes))
+    )
 
 
 def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:

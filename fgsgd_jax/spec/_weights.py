@@ -23,8 +23,8 @@ from fgsgd_jax.spec._kinds import (
     routes_beside_experts,
 )
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for
-from fgsgd_jax.spec._reasons import Reason
-from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, recurrent
+from fgsgd_jax.spec._reasons import Reason, by_path
+from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, is_input_matrix, recurrent
 from fgsgd_jax.spec._stack_axes import without_stack
 
 GATES = 2  # of a gated layer (gates, in, out), whose first axis nothing else has so short
@@ -65,8 +65,9 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return "input and recurrent matrices in one weight"
     if preset == "rnn" and (found := recurrent(path, shape, shapes)):
         return found
-    name = "attention" if kind == "query" else kind
-    return f"{name} by its path" if name else f"not in the preset {preset!r}"
+    if preset == "rnn" and is_input_matrix(path, shapes):
+        return Reason.INPUT_MATRIX
+    return by_path(kind) if kind else f"not in the preset {preset!r}"
 
 
 def _may_be_of_pytorch(path: str, layout: str | None, shapes: Mapping[str, Shape]) -> bool:
@@ -112,7 +113,7 @@ def _of_a_transformer(
     if len(shape) == 3 and shape[0] != GATES and "gating" not in path:
         return Reason.GATES_OR_HEADS
     embeds = len(shape) > 3 and any("embed" in key for key in keys_of(path))
-    return "embedding by its path" if embeds else "dense"
+    return by_path("embedding") if embeds else "dense"
 
 
 def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape], layout: str | None) -> bool:
