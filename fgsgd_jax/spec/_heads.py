@@ -42,7 +42,7 @@ def dense_heads(
     single = {path for path, _ in of_one_layer}
     named = outputs_by_name(path for path, _ in leaves) if preset == "mlp" else frozenset()
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
-    layers = DenseLayers.of(shapes, layouts.of_one, named)
+    layers = DenseLayers.of(shapes, layouts.of_one, named, preset == "mlp")
     unread = layers.unread() & single if layers else frozenset()
     if preset == "transformer":
         last = {last_unread_dense(leaves, layouts.of_one)} & single
@@ -91,7 +91,7 @@ def last_dense(leaves: Leaves) -> str:
         'Dense_10/kernel'
     """
     dense = [
-        path for path, leaf in leaves if kind_of(path) in ("dense", "") and len(leaf.shape) > 1
+        path for path, leaf in leaves if kind_of(path) in ("dense", "") and len(leaf.shape) == 2
     ]
     if names_a_head(leaves) or not dense:
         return ""

@@ -28,16 +28,18 @@ class DenseLayers:
         outputs: By path, the number of outputs.
         others: The sizes of the axes of other layers, such as normalizations and convolutions.
         named: The paths of outputs by their names, which no layer is taken to read.
+        ordered: Whether numbers are an order: not those of `w1`, `w2`, `w3` in a transformer.
     """
 
     inputs: Mapping[str, int]
     outputs: Mapping[str, int]
     others: frozenset[int]
     named: frozenset[str]
+    ordered: bool
 
     @classmethod
     def of(
-        cls, shapes: Mapping[str, Shape], layout: str | None, named: Iterable[str]
+        cls, shapes: Mapping[str, Shape], layout: str | None, named: Iterable[str], ordered: bool
     ) -> "DenseLayers | None":
         """The dense layers of a tree; None if there are fewer than two, or no axes I and O."""
         letters = letters_for(layout or DEFAULT, 2)
@@ -56,6 +58,7 @@ class DenseLayers:
             {path: shapes[path][o] for path in dense},
             frozenset(others),
             frozenset(named),
+            ordered,
         )
 
     def unread(self) -> frozenset[str]:
@@ -85,35 +88,45 @@ class DenseLayers:
         One of the two gives the output of the network, and nothing says which. A module of one
         layer, such as a head, does not count.
         """
-        links: dict[tuple[Block, Block], set[str]] = {}
         whole = dataclasses.replace(self, named=frozenset())  # a latent mean is read
+        links: dict[str, set[Block]] = {}
         for path in self.outputs:
-            readers, own = whole.readers(path), module_of(path)
-            modules = {module_of(reader) for reader in readers}
-            alone = any(self._layers_in[module] < 2 for module in (own, *modules))
-            if alone or len(modules) != 1 or own in modules or self.outputs[path] in self.others:
-                continue
-            links.setdefault((own, modules.pop()), set()).add(path)
-        mutual = (paths for (a, b), paths in links.items() if (b, a) in links)
-        return frozenset().union(*mutual)
+            modules = {module_of(reader) for reader in whole.readers(path)}
+            alone = any(self._layers_in[module] < 2 for module in (module_of(path), *modules))
+            if not (alone or module_of(path) in modules or self.outputs[path] in self.others):
+                links[path] = modules
+        pairs = {(module_of(path), module) for path, modules in links.items() for module in modules}
+        return frozenset(
+            path
+            for path, modules in links.items()
+            if any((module, module_of(path)) in pairs for module in modules)
+        )
 
     def _is_before(self, other: str, path: str) -> bool:
         """Whether a layer stands before another in one list."""
-        return without_numbers(other) == without_numbers(path) and (
-            natural_order(other) < natural_order(path)
-        )
+        return self._in_one_list(other, path) and natural_order(other) < natural_order(path)
+
+    def _in_one_list(self, other: str, path: str) -> bool:
+        """Whether two layers differ in numbers only."""
+        return self.ordered and without_numbers(other) == without_numbers(path)
 
     def _reads_the_input(self, path: str, made_by: str) -> bool:
-        """Whether a layer, of a module of several, reads the input of the network for certain.
+        """Whether a layer may read the input of the network instead of what another makes.
 
         The input is as long as what the first layer of a list reads that nothing but a later one of
-        the list makes.
+        the list makes. A layer of another module of several reads it; one of the same list may, if
+        it has the shape of the first layer, and so may begin a network of its own.
         """
-        return (
-            self._layers_in[module_of(path)] > 1
-            and module_of(path) != module_of(made_by)
-            and self.inputs[path] in self._sizes_of_inputs
+        size, module = self.inputs[path], module_of(path)
+        first = self._first_layers.get(size, set())
+        if module != module_of(made_by):
+            return bool(first) and self._layers_in[module] > 1
+        alike = any(
+            self._in_one_list(path, other) and self.outputs[path] == self.outputs[other]
+            for other in first - {path}
         )
+        makers = [maker for maker in self.outputs if self.outputs[maker] == size]
+        return alike and makers == [made_by] and self.inputs[made_by] != size
 
     @functools.cached_property
     def _layers_in(self) -> Counter[Block]:
@@ -121,17 +134,21 @@ class DenseLayers:
         return Counter(map(module_of, self.inputs))
 
     @functools.cached_property
-    def _sizes_of_inputs(self) -> set[int]:
-        """The sizes that the network is given for certain."""
-        return {
-            size
-            for path, size in self.inputs.items()
-            if all(
-                without_numbers(maker) == without_numbers(path) and not self._is_before(maker, path)
+    def _first_layers(self) -> dict[int, set[str]]:
+        """By size, the layers that read an input of the network for certain."""
+        found: dict[int, set[str]] = {}
+        for path, size in self.inputs.items():
+            makers = [
+                maker
                 for maker in self.outputs
                 if self.outputs[maker] == size and maker not in self.named
-            )
-        }
+            ]
+            if all(
+                self._in_one_list(maker, path) and not self._is_before(maker, path)
+                for maker in makers
+            ):
+                found.setdefault(size, set()).add(path)
+        return found
 
 
 def module_of(path: str) -> Block:

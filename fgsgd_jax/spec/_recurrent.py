@@ -41,8 +41,9 @@ def is_input_matrix(path: str, shapes: Mapping[str, Shape]) -> bool:
     layer, _, last = path.rpartition("/")
     of_keras = last == "kernel" and f"{layer}/recurrent_kernel" in shapes
     named = _INPUTS.fullmatch(module_and_name(path)[1]) is not None
+    matrices = [other for other in beside(path, shapes) if len(shapes[other]) > 1]
     return of_keras or (
-        named and any(recurrent(other, shapes[other], shapes) for other in beside(path, shapes))
+        named and any(recurrent(other, shapes[other], shapes) for other in matrices)
     )
 
 

@@ -61,6 +61,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return found
     if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
         return "hidden dense"
+    if preset == "mlp" and kind == "dense" and len(shape) == 3 and layout is None:
+        return Reason.THREE_AXES
     if preset == "rnn" and holds_input_and_recurrent(path):
         return "input and recurrent matrices in one weight"
     if preset == "rnn" and (found := recurrent(path, shape, shapes)):

@@ -139,3 +139,52 @@ def test_outputs_are_found_under_every_layout(layout):
     }
     spec = fg.collection(params, preset="mlp", layout=layout)
     assert {path for path, _ in spec.on_manifolds()} == {"fc1/w", "fc2/w"}
+
+
+@pytest.mark.parametrize("size", [2, 4])
+def test_a_policy_before_a_critic_in_one_list_is_an_output_whatever_it_is_as_long_as(size):
+    sizes = [(4, 64), (64, 64), (64, size), (4, 64), (64, 64), (64, 1)]
+    params = kernels(**{f"Dense_{i}": shape for i, shape in enumerate(sizes)})
+    assert placed(params) == {"Dense_0", "Dense_1", "Dense_3", "Dense_4"}
+    bottleneck = kernels(Dense_0=(32, 64), Dense_1=(64, 4), Dense_2=(4, 64), Dense_3=(64, 32))
+    assert placed(bottleneck) == {"Dense_0", "Dense_1", "Dense_2"}
+    hidden = kernels(Dense_0=(64, 128), Dense_1=(128, 64), Dense_2=(64, 10))
+    assert placed(hidden) == {"Dense_0", "Dense_1"}
+
+
+def test_the_ends_of_a_coder_with_further_readers_stay_euclidean():
+    sizes = {"encoder": (64, 32), "decoder": (32, 64), "reward": (32, 1), "dynamics": (40, 32)}
+    params = {}
+    for name, (inputs, outputs) in sizes.items():
+        params |= kernels(
+            **{f"{name}__linear_0": (inputs, 128), f"{name}__linear_1": (128, outputs)}
+        )
+    ends = {"encoder/linear_1", "decoder/linear_1", "reward/linear_1"}
+    assert placed(params) == {path.removesuffix("/kernel") for path in params} - ends
+
+
+def test_a_stacked_critic_is_told_its_layout():
+    params = kernels(actor__Dense_0=(17, 64), actor__Dense_1=(64, 6), critic__Dense_0=(2, 23, 64))
+    spec = fg.collection(params, preset="mlp")
+    assert "layout='SIO'" in reason(spec, "critic/Dense_0/kernel")
+
+
+def test_the_weights_of_a_gated_layer_are_read_in_any_order():
+    """`w2` reads `w1` and `w3`, although it stands before one of them."""
+    names = {"w1": (172, 64), "w2": (64, 172), "w3": (172, 64)}
+    params = {f"layers/0/feed_forward/{name}/weight": leaf(*its) for name, its in names.items()}
+    params |= {f"layers/0/attention/w{name}/weight": leaf(64, 64) for name in "qkvo"}
+    params |= {"head/weight": leaf(99, 64)}
+    spec = fg.collection(params, preset="transformer", layout="OIHW")
+    assert len(list(spec.on_manifolds())) == 7
+    assert "may give the output" not in str(spec)
+
+
+@pytest.mark.parametrize("channels", [1, 3, 4])
+@pytest.mark.parametrize("name", ["conv_out", "final_conv", "out"])
+def test_the_image_of_a_network_with_attention_and_embeddings_of_time_is_an_output(channels, name):
+    params = kernels(conv_in=(3, 3, channels, 64), mid__attn__to_q=(64, 64), time__fc=(256, 64))
+    params |= kernels(down__conv1=(3, 3, 64, 64), up__conv1=(3, 3, 128, 64))
+    params |= kernels(**{name: (3, 3, 64, channels)})
+    spec = fg.collection(params, preset="resnet")
+    assert reason(spec, f"{name}/kernel") == "the last layer: no other reads its outputs"

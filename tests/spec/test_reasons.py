@@ -28,7 +28,9 @@ INPUTS = {  # the input matrix and the recurrent one
 @pytest.mark.parametrize("name", INPUTS)
 def test_an_input_matrix_is_not_said_to_be_recurrent(name):
     inward, recurrent, of_input, of_hidden = INPUTS[name]
-    spec = fg.collection({inward: leaf(*of_input), recurrent: leaf(*of_hidden)}, preset="rnn")
+    params = {inward: leaf(*of_input), recurrent: leaf(*of_hidden)}
+    params |= {f"{recurrent.rpartition('/')[0]}/bias": leaf(of_hidden[-1])}
+    spec = fg.collection(params, preset="rnn")
     assert reason(spec, inward) == "the input matrix of a recurrent layer"
 
 
