@@ -5,11 +5,11 @@ from typing import Any
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax._trees import listed
-from fgsgd_jax.spec._blocks import Block, block_of, layer_of
+from fgsgd_jax.spec._blocks import Block
 from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
-from fgsgd_jax.spec._outputs import outputs_by_name
-from fgsgd_jax.spec._readers import DenseLayers, layer_among
+from fgsgd_jax.spec._outputs import outputs_by_name, without_numbers
+from fgsgd_jax.spec._readers import DenseLayers, at_the_same_place, layer_among
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._stacked import Layouts
 
@@ -53,12 +53,15 @@ def dense_heads(
     if names_a_head(leaves):
         return heads, unread - heads.keys(), ""
     last = frozenset({last_dense(of_one_layer or leaves)} - {""})
-    heads |= dict.fromkeys(unread - named, Reason.LAST_DENSE)
-    if heads:
+    found = unread - named if heads or unread else last
+    alike = frozenset().union(*(at_the_same_place(path, shapes) for path in found)) & single
+    heads = dict.fromkeys(alike - named, Reason.LIKE_LAST_DENSE) | heads
+    heads |= dict.fromkeys(found, Reason.LAST_DENSE)
+    if found != last:
         return heads, last - heads.keys(), ""
-    modules = {block_of(layer_of(path)) for path, _ in leaves}
-    by_path = "".join(last) if len(modules) > 1 else ""
-    return dict.fromkeys(last, Reason.LAST_DENSE), frozenset(), by_path
+    one_list = len({without_numbers(path) for path in layers.outputs} if layers else last) < 2
+    by_path = "" if unread or one_list else "".join(last)
+    return heads, frozenset(), by_path
 
 
 def on_heads(maybe: Sequence[str], by_path: str) -> str:

@@ -68,16 +68,17 @@ class DenseLayers:
     def is_read(self, path: str) -> bool:
         """Whether another layer reads the output of a layer, or half of it, as behind a gate."""
         size = self.outputs[path]
-        gated = size % 2 == 0 and size // 2 in self.inputs.values()
+        gated = size % 2 == 0 and bool(self.readers(path, size // 2))
         return size in self.others or gated or bool(self.readers(path))
 
-    def readers(self, path: str) -> set[str]:
-        """The layers that may read the output of a layer."""
+    def readers(self, path: str, size: int | None = None) -> set[str]:
+        """The layers that may read the output of a layer, or as many of its features as given."""
+        features = self.outputs[path] if size is None else size
         return {
             other
             for other in self.inputs
             if other != path
-            and self.inputs[other] == self.outputs[path]
+            and self.inputs[other] == features
             and not self._is_before(other, path)
             and not self._reads_the_input(other, path)
         }
@@ -149,6 +150,21 @@ class DenseLayers:
             ):
                 found.setdefault(size, set()).add(path)
         return found
+
+
+def at_the_same_place(path: str, paths: Iterable[str]) -> frozenset[str]:
+    """The paths of the same layer in modules alike up to numbers, as the members of an ensemble.
+
+    Example:
+        >>> paths = ["m_0/Dense_0/kernel", "m_0/Dense_1/kernel", "m_1/Dense_1/kernel"]
+        >>> sorted(at_the_same_place("m_1/Dense_1/kernel", paths))
+        ['m_0/Dense_1/kernel', 'm_1/Dense_1/kernel']
+    """
+
+    def place(of: str) -> tuple[Block, str]:
+        return module_of(of), of.split("/", len(module_and_name(of)[0]))[-1]
+
+    return frozenset(other for other in paths if place(other) == place(path))
 
 
 def module_of(path: str) -> Block:

@@ -24,6 +24,7 @@ class Reason(enum.StrEnum):
     GATES = "no name says how many gates it holds: name them in a rule"
     INPUT_MATRIX = "the input matrix of a recurrent layer"
     LAST_DENSE = "the last dense layer"
+    LIKE_LAST_DENSE = "like the last dense layer, in a module of the same name"
     NAMED_OUTPUT = "an output of the network by its name"
     CIRCULAR = "perhaps the last dense layer: two modules can read each other"
     TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"

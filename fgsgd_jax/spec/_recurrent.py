@@ -14,9 +14,11 @@ _CERTAIN = re.compile(
     r"(.*/)?(weight_hh(_l\d+(_reverse)?)?|recurrent_kernel|hidden_to_hidden|vanilla_rnn\w*/linear_1)"
 )
 _GATES_OF_FLAX = re.compile(r"(.*/)?h[ifgorzn]?")  # a matrix for each gate, or without gates
-_ALL_GATES = re.compile(r"(.*/)?(dense_h|w_hh?)")  # NNX; Haiku
+_ALL_GATES = re.compile(r"(.*/)?(dense_h|[wW]_hh?|U)")  # NNX; Haiku; by hand
 # The input matrices that stand beside them.
-_INPUTS = re.compile(r"i[ifgorzn]?_?|dense_i|w_ih?|weight_ih(_l\d+(_reverse)?)?|input_to_hidden")
+_INPUTS = re.compile(
+    r"i[ifgorzn]?_?|dense_i|[wW]_ih?|[wW]_xh?|weight_ih(_l\d+(_reverse)?)?|input_to_hidden"
+)
 # Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
 _INPUT_AND_RECURRENT = re.compile(r"(^|.*/)lstm\w*/linear/w")
 

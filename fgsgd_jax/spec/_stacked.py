@@ -66,7 +66,9 @@ def own_layouts(leaves: Leaves, layout: str | None) -> Layouts:
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
     one = layout.replace("S", "")
     stacked = {path: _is_stacked(path, shapes, layout) for path in shapes}
-    own = {path: one if answer is False else layout for path, answer in stacked.items()}
+    own: dict[str, str | None] = {
+        path: one if answer is False else layout for path, answer in stacked.items()
+    }
     unclear = {path: _unclear(path, shapes) for path, answer in stacked.items() if answer is None}
     certain = {path: shapes[path] for path, answer in stacked.items() if answer}
     return Layouts(own, unclear | different_counts(certain, layout), one)

@@ -22,7 +22,7 @@ from fgsgd_jax.spec._kinds import (
     may_have_outputs_before_inputs,
     routes_beside_experts,
 )
-from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for
+from fgsgd_jax.spec._layouts import DEFAULT, LARGEST_KERNEL, contradiction, letters_for, spatial
 from fgsgd_jax.spec._reasons import Reason, by_path
 from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, is_input_matrix, recurrent
 from fgsgd_jax.spec._stack_axes import without_stack
@@ -139,7 +139,7 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
     """Whether a residual network has a convolution here, such as a shortcut called `down`.
 
     Its four axes, without stacked ones, can be nothing else unless the path says so, or the shape
-    speaks for another layout.
+    speaks for another layout, or its kernel is neither square nor small.
     """
     shape = tuple(leaf.shape)
     letters = letters_for(layout or DEFAULT, len(shape))
@@ -149,5 +149,10 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
         and len(without_stack(shape, layout)) == 4
         and known
         and letters is not None
+        and _is_kernel([shape[letters.index(letter)] for letter in spatial(letters)])
         and not contradiction(letters, shape, guessed=layout is None)
     )
+
+
+def _is_kernel(sizes: list[int]) -> bool:
+    return len(set(sizes)) == 1 or max(sizes) <= LARGEST_KERNEL

@@ -188,3 +188,42 @@ def test_the_image_of_a_network_with_attention_and_embeddings_of_time_is_an_outp
     params |= kernels(**{name: (3, 3, 64, channels)})
     spec = fg.collection(params, preset="resnet")
     assert reason(spec, f"{name}/kernel") == "the last layer: no other reads its outputs"
+
+
+@pytest.mark.parametrize("members", [2, 3])
+@pytest.mark.parametrize("sizes", [(4, 4), (2, 4), (5, 3)])
+@pytest.mark.parametrize("module", ["member_{}/Dense_{}", "ens/{}/layers/{}", "net{}/linear_{}"])
+def test_the_ends_of_all_members_of_an_ensemble_stay_euclidean(members, sizes, module):
+    inputs, outputs = sizes
+    params = {}
+    for member in range(members):
+        for i, shape in enumerate([(inputs, 16), (16, 16), (16, outputs)]):
+            params[f"{module.format(member, i)}/kernel"] = leaf(*shape)
+    expected = {module.format(member, i) for member in range(members) for i in range(2)}
+    assert placed(params) == expected
+
+
+def test_the_last_of_weights_that_no_numbers_order_is_named():
+    params = {"W_enc": leaf(64, 512), "W_dec": leaf(512, 64), "b_enc": leaf(512)}
+    assert "'W_enc' is taken for the last layer" in str(fg.collection(params, preset="mlp"))
+    in_order = {"W_0": leaf(64, 64), "W_1": leaf(64, 64)}
+    assert "is taken for" not in str(fg.collection(in_order, preset="mlp"))
+
+
+@pytest.mark.parametrize("shape", [(1152, 10, 16, 8), (32, 4, 16, 8), (16, 1, 8, 8)])
+def test_four_axes_that_no_name_calls_a_convolution_are_none_if_their_kernel_is_long(shape):
+    params = kernels(conv1=(3, 3, 1, 16), conv2=(3, 3, 16, 16), head=(16, 4)) | {"W": leaf(*shape)}
+    spec = fg.collection(params, preset="resnet")
+    assert {path for path, _ in spec.on_manifolds()} == {"conv1/kernel", "conv2/kernel"}
+
+
+@pytest.mark.parametrize("names", [("W_xh", "W_hh"), ("W_x", "W_h"), ("W", "U"), ("W_ih", "W_hh")])
+@pytest.mark.parametrize("gates", [1, 4])
+def test_recurrent_matrices_by_hand_are_found_in_recurrent_modules(names, gates):
+    params = {f"lstm/{names[0]}": leaf(5, 8 * gates), f"lstm/{names[1]}": leaf(8, 8 * gates)}
+    if gates == 1:
+        params = {path.replace("lstm", "cell"): its for path, its in params.items()}
+    spec = fg.collection(params | {"out/W": leaf(8, 3)}, preset="rnn")
+    ((path, leaf_spec),) = spec.on_manifolds()
+    assert path.endswith(names[1])
+    assert leaf_spec.points_shape == ((8, 8) if gates == 1 else (8, 8, 4))
