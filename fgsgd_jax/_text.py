@@ -33,6 +33,15 @@ def shown(value: object, most: int = 100) -> str:
     return text if len(text) <= most else text[:most] + "…"
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "component"), counted(1200, "component")
+    ('1 component', '1,200 components')
+    """
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
     """The lines of a table, every column as wide as its widest cell.
 

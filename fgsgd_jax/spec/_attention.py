@@ -10,7 +10,7 @@ from collections.abc import Iterable, Mapping
 
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._kinds import keys_of, kind_of, module_and_name, words_of
-from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for, stacked
 from fgsgd_jax.spec._spelling import axis_called
 
 Shape = tuple[int, ...]
@@ -29,7 +29,7 @@ _QUERIES = {"query", "qkv", "kv", "wq", "wk", "wv", "wqkv", "wkv"}
 _PROJECTS = {"proj", "projection", "w", "to"}
 _PARTS = {"qkv": 3, "wqkv": 3, "kv": 2, "wkv": 2}
 _BY_HEADS = "give a rule, such as component='in:rows (heads=6:stack out:columns)'"
-_BY_AXES = "give a rule that names its axes, or layout='S…' if layers are stacked"
+_BY_AXES = "give a rule that names its axes, or layout={!r} if its first axis stacks layers"
 
 
 def is_attention_output(path: str, paths: Iterable[str]) -> bool:
@@ -123,7 +123,11 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
     letters = letters_for(layout or DEFAULT, len(shape)) or ""
     if len(shape) != 2:
         counted = known > 1 and shape[1:2] == (known,) and not letters.startswith("O")
-        return _named(known) if counted else f"{name} of {len(shape)} axes: {_BY_AXES}"
+        return (
+            _named(known)
+            if counted
+            else f"{name} of {len(shape)} axes: {_BY_AXES.format(stacked(layout))}"
+        )
     if spelled_out or words - set(_PARTS) - _PLAIN:
         return f"several matrices in one, their order unknown: {_BY_HEADS}"
     inputs, outputs = (shape[letters.index(letter)] for letter in "IO")
@@ -154,9 +158,14 @@ def parts_of(path: str) -> int:
 
 
 def outputs_first(cut: str) -> str:
-    """The cut of a weight (out, in) from that of (in, out), as text."""
-    inputs, _, outputs = cut.partition(" ")
-    return f"{outputs} {inputs}"
+    """The cut of a weight whose outputs come before its inputs, from that of the usual order.
+
+    Example:
+        >>> outputs_first("in:rows (qkv=3:stack out:columns)")
+        '(qkv=3:stack out:columns) in:rows'
+    """
+    before, _, outputs = cut.partition("in:rows ")
+    return f"{before}{outputs} in:rows"
 
 
 def check_heads(
@@ -188,8 +197,8 @@ def check_heads(
         raise ValueError(
             f"has shape {shape}, with {shape[first]} heads on axis {first} as the output of an "
             f"attention layer, but its component {component.name!r} names axis {axis} heads. Give "
-            "it a rule of its own, before this one, such as component='heads:rows size:rows "
-            "out:columns'"
+            f"it a rule of its own, before this one, such as component='{'layers ' * first}"
+            "heads:rows size:rows out:columns'"
         )
     if keeps_variance and axis in component.stack:
         cut = re.sub(r"\bheads(=\d+)?(:stack)?", r"heads\1:inputs", component.name)

@@ -17,6 +17,9 @@ Block = tuple[str, ...]
 # first, the convolution of the shortcut has none of its own.
 WEIGHTS, NORMALIZATIONS = 3, 2
 
+# Parts of the names of layers that standardize their weights, in lower case without underscores.
+_STANDARDIZED = ("wsconv", "stdconv", "standardized", "weightnorm")
+
 
 def layer_of(path: str) -> Block:
     """The keys of the layer of a leaf."""
@@ -50,6 +53,18 @@ def doubtful_normalizations(leaves: Iterable[tuple[str, tuple[int, ...]]]) -> di
     well be the slopes of PReLU, or what multiplies the output of a block.
     """
     return _normalization_layers(dict(leaves))[1]
+
+
+def is_standardized(path: str) -> bool:
+    """Whether a layer divides its weight by its own norm or deviation, so that no length matters.
+
+    Example:
+        >>> [is_standardized(f"{layer}/kernel") for layer in ("WSConv_0", "StdConv", "Conv_0")]
+        [True, True, False]
+    """
+    *layer, last = keys_of(path)
+    names = [key.lower().replace("_", "") for key in layer]
+    return last == "weight_v" or any(part in key for key in names for part in _STANDARDIZED)
 
 
 def _normalization_layers(
@@ -118,7 +133,9 @@ def normalized(
         needed = counted[outer] * NORMALIZATIONS
         return available[outer] > 0 and available[outer] * WEIGHTS >= needed
 
-    return frozenset(path for path, block in own.items() if is_normalized(block))
+    return frozenset(
+        path for path, block in own.items() if is_standardized(path) or is_normalized(block)
+    )
 
 
 def restored(
@@ -149,4 +166,6 @@ def restored(
         outer = block_of(block)
         return available[outer] > 0 and (outer != () or at_top)
 
-    return frozenset(path for path, block in own.items() if is_restored(block))
+    return frozenset(
+        path for path, block in own.items() if is_standardized(path) or is_restored(block)
+    )

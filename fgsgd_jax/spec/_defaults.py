@@ -5,11 +5,12 @@ and shape agree; a pom passes over the leaves that need their length or mean som
 """
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 import jax.numpy as jnp
 
 from fgsgd_jax.geometry import Oblique, Sphere, Stiefel
+from fgsgd_jax.spec._biases import swapped_by_bias
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._kinds import (
     LARGEST_VECTOR,
@@ -19,9 +20,9 @@ from fgsgd_jax.spec._kinds import (
     routes_beside_experts,
 )
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
-from fgsgd_jax.spec._reasons import Reason
+from fgsgd_jax.spec._reasons import Reason, by_path
 from fgsgd_jax.spec._request import Pom, pom
-from fgsgd_jax.spec._stacked import of_one_layer
+from fgsgd_jax.spec._stack_axes import of_one_layer
 
 ROUTER = "router: a gate beside experts"
 
@@ -30,7 +31,11 @@ BY_SHAPE = pom("PIO", (Sphere(), Oblique(), Stiefel()))
 
 
 def by_default(
-    path: str, leaf, default: Pom | str | None, layout: str | None, paths: Iterable[str] = ()
+    path: str,
+    leaf,
+    default: Pom | str | None,
+    layout: str | None,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> Pom | str:
     """What the default asks for a leaf, or why it leaves it Euclidean.
 
@@ -39,16 +44,28 @@ def by_default(
         leaf: Anything with a shape and a dtype.
         default: A pom, "by shape" or None.
         layout: The layout given to `collection`, or None.
-        paths: The paths of all leaves.
+        shapes: The shapes of all leaves.
     """
     shape = tuple(leaf.shape)
     unsuitable = without_geometry(leaf.dtype) or (Reason.EMPTY if math.prod(shape) == 0 else "")
     if default is None or unsuitable:
         return unsuitable or Reason.NO_DEFAULT
     why = passed_over(path, of_one_layer(shape, layout))
+    named = isinstance(default, Pom) and (
+        default.layout or isinstance(default.component, Component)
+    )
+    if not named and swapped_by_bias(path, layout, shapes):
+        why = why or Reason.SWAPPED
     if not isinstance(default, Pom):
         return why or why_no_convolution(path, shape, layout) or BY_SHAPE
-    return why or _why_not_every_pom(path, shape, default, layout, paths) or default
+    return why or _why_not_every_pom(path, shape, default, layout, shapes) or default
+
+
+def _names_axes(default: Pom | str) -> bool:
+    """Whether a default is a pom that says itself what the axes of its weights are."""
+    if not isinstance(default, Pom):
+        return False
+    return default.layout is not None or isinstance(default.component, Component)
 
 
 def _why_not_every_pom(
@@ -56,13 +73,13 @@ def _why_not_every_pom(
 ) -> str:
     """Why a pom that is a default does not mean a leaf; "" if it does."""
     kind = kind_of(path, len(shape))
-    if kind in ("embedding", "router"):
-        return f"{kind} by its path"
+    if kind in ("embedding", "router", "token"):
+        return by_path(kind)
     if routes_beside_experts(path, paths):
         return ROUTER
     if len(shape) > 2 and sum(size > 1 for size in shape) < 2:
         return Reason.ONE_LONG_AXIS  # such as the token of a class, (1, 1, width)
-    known = isinstance(default.component, Component) or default.layout or layout
+    known = _names_axes(default) or layout
     if not known and (len(shape) in (3, 5) or len(shape) > 5):
         if not (len(shape) == 3 and kind == "convolution"):
             return (
@@ -85,14 +102,14 @@ def passed_over(path: str, shape: tuple[int, ...]) -> str:
     kind = kind_of(path, len(shape))
     axes = sum(size > 1 for size in shape)
     small = kind in ("bias", "normalization") and axes <= LARGEST_VECTOR
-    return f"{kind} by its path" if small else ""
+    return by_path(kind) if small else ""
 
 
 def why_no_convolution(path: str, shape: tuple[int, ...], layout: str | None) -> str:
     """Why a leaf is not taken for a convolution cut into slices; "" if it is."""
     kind = kind_of(path, len(shape))
     if kind not in ("convolution", "bias", "normalization", ""):
-        return f"{'attention' if kind == 'query' else kind} by its path"
+        return by_path(kind)
     if layout is None and keys_of(path)[-1] == "weight":
         return "called 'weight', and no layout is given"
     if layout is None and may_have_outputs_before_inputs(path):

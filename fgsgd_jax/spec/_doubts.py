@@ -3,48 +3,71 @@
 from collections.abc import Collection, Mapping
 
 from fgsgd_jax._trees import listed
-from fgsgd_jax.spec._attention import Shape, outputs_first
+from fgsgd_jax.spec._attention import Shape
 from fgsgd_jax.spec._blocks import Block, normalized
-from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._readings import Reading, as_rules, readings
 from fgsgd_jax.spec._reasons import UNSAID, Reason
+from fgsgd_jax.spec._recurrent import cut_by_gates
+from fgsgd_jax.spec._stack_axes import with_stack, without_stack
+from fgsgd_jax.spec._stacked import Layouts
 
-_HEADS, _MATRIX = "in:rows heads:stack out:columns", "in:rows out:columns"
 
-
-def on_unsaid(weights: Mapping[str, str], shapes: Mapping[str, Shape], layout: str | None) -> str:
+def on_unsaid(weights: Mapping[str, str], shapes: Mapping[str, Shape], layouts: Layouts) -> str:
     """A sentence on weights of which nothing says what they are, with a rule for one of them.
 
     Args:
         weights: By path, the weight of the preset that a leaf is, or why it is none.
-        shapes: By path, the shapes without stacked layers.
-        layout: The layout of one layer, or None.
+        shapes: By path, the shapes, stacked layers included.
+        layouts: The layout of every leaf.
 
     Returns:
-        The sentence; "" if there are no such weights, or all have more than three axes.
+        The sentence; "" if there are no such weights, or all have more than three axes in a layer.
     """
-    unsaid = [path for path in weights if weights[path] in UNSAID and len(shapes[path]) < 4]
+    own = layouts.own
+    unsaid = [
+        path
+        for path in weights
+        if weights[path] in UNSAID and len(without_stack(shapes[path], own[path])) < 4
+    ]
     if not unsaid:
         return ""
     one = len(unsaid) == 1
-    stays, it_is, it = ("stays", "it is", "it") if one else ("stay", "they are", "one")
-    cut = _example(weights[unsaid[0]], shapes[unsaid[0]], layout)
+    stays, it_is, it = ("stays", "it is", "it") if one else ("stay", "they are", repr(unsaid[0]))
+    how = _how_to_place(unsaid[0], weights[unsaid[0]], shapes, own[unsaid[0]])
     return (
         f"{listed(unsaid, 3)} {stays} Euclidean, because neither name nor shape says for certain "
-        f"what {it_is}. To place {it}, name its axes in a rule, such as ({unsaid[0]!r}, "
-        f"fg.pom('layer', fg.Stiefel(), component={cut!r}))."
+        f"what {it_is}. To place {it}, {how}."
     )
 
 
-def _example(why: str, shape: Shape, layout: str | None) -> str:
-    """A cut of a weight, as text."""
-    if len(shape) == 3:
-        first = why == Reason.GATES_OR_HEADS and shape[0] < min(shape[1:])
-        return "heads:stack in:rows out:columns" if first else _HEADS
+def on_circular(weights: Mapping[str, str], shapes: Mapping[str, Shape], layouts: Layouts) -> str:
+    """A sentence on the ends of modules that can read each other; "" if there are none.
+
+    Args:
+        weights: By path, the weight of the preset that a leaf is, or why it is none.
+        shapes: By path, the shapes, stacked layers included.
+        layouts: The layout of every leaf.
+    """
+    ends = [path for path in weights if weights[path] == Reason.CIRCULAR]
+    if not ends:
+        return ""
+    found = readings(ends[-1], shapes[ends[-1]], shapes, layouts.own[ends[-1]])
+    stays = "stays Euclidean, because it ends" if len(ends) == 1 else "stay Euclidean, as each ends"
+    return (
+        f"{listed(ends, 3)} {stays} one of two modules that can read each other, as those of an "
+        "autoencoder, and may give the output of the network. Place one that does not by a rule, "
+        f"such as {as_rules(ends[-1], shapes[ends[-1]], found)}."
+    )
+
+
+def _how_to_place(path: str, why: str, shapes: Mapping[str, Shape], layout: str | None) -> str:
+    """What to write for a weight, for the end of a sentence."""
+    found = readings(path, shapes[path], shapes, layout)
     if why == Reason.GATES:
-        cut = f"in:rows (gates={max(shape) // min(shape)}:stack out:columns)"
-        return cut if shape[0] < shape[1] else outputs_first(cut)
-    first = (letters_for(layout or DEFAULT, 2) or "").startswith("O")
-    return outputs_first(_MATRIX) if first else _MATRIX
+        found = [Reading("", with_stack(cut_by_gates(without_stack(shapes[path], layout)), layout))]
+    if not found:
+        return "name its axes in a rule"
+    return f"name its axes in a rule, such as {as_rules(path, shapes[path], found)}"
 
 
 def on_normalizations(

@@ -1,14 +1,16 @@
 """The head of a network whose path does not say so: the last layer, which no other reads."""
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax._trees import listed
-from fgsgd_jax.spec._blocks import Block, block_of, layer_of
+from fgsgd_jax.spec._blocks import Block
 from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._outputs import outputs_by_name, without_numbers
+from fgsgd_jax.spec._readers import DenseLayers, at_the_same_place, layer_among
+from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._stacked import Layouts
 
 Leaves = Sequence[tuple[str, Any]]
@@ -16,36 +18,50 @@ Leaves = Sequence[tuple[str, Any]]
 
 def dense_heads(
     preset: str, leaves: Leaves, layouts: Layouts
-) -> tuple[frozenset[str], frozenset[str], str]:
+) -> tuple[dict[str, Reason], frozenset[str], str]:
     """The dense layers that are heads, those that may be, and one that is a head by its path alone.
 
     Where a head is named, others that no layer reads may be one. In a transformer without, the
     last is a head if no layer reads it, and others that none reads may be. Among dense layers all
-    that none reads are, and the last by its path may be one; where others could read all of them,
-    the last is one by its path alone, which matters where there are several modules. A weight that
-    holds stacked layers is no head.
+    are that are named as outputs, that none reads, or that end one of two modules of which each
+    reads the other, and the last by its path may be one; where others could read all of them, the
+    last is one by its path alone, which matters where there are several modules. A weight that
+    holds stacked layers is no head, unless it is named as an output.
 
     Args:
         preset: The name of the preset.
         leaves: The pairs (path, leaf), without stacked layers.
         layouts: The layout of every leaf.
+
+    Returns:
+        By path, why a layer is a head; the paths of layers that may be; a path, or "".
     """
-    none = frozenset()
     if preset not in ("mlp", "transformer"):
-        return none, none, ""
+        return {}, frozenset(), ""
     of_one_layer = [leaf for leaf in leaves if "S" not in (layouts.own[leaf[0]] or "")]
     single = {path for path, _ in of_one_layer}
-    unread = unread_dense(leaves, layouts.of_one) & single
-    if names_a_head(leaves):
-        return none, unread, ""
+    named = outputs_by_name(path for path, _ in leaves) if preset == "mlp" else frozenset()
+    shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
+    layers = DenseLayers.of(shapes, layouts.of_one, named, preset == "mlp")
+    unread = layers.unread() & single if layers else frozenset()
     if preset == "transformer":
-        heads = frozenset({last_unread_dense(leaves, layouts.of_one)} & single)
-        return heads, unread - heads, ""
+        last = {last_unread_dense(leaves, layouts.of_one)} & single
+        heads = frozenset() if names_a_head(leaves) else frozenset(last)
+        return dict.fromkeys(heads, Reason.LAST_DENSE), unread - heads, ""
+    circular = layers.circular() & single if layers else frozenset()
+    heads = dict.fromkeys(circular, Reason.CIRCULAR) | dict.fromkeys(named, Reason.NAMED_OUTPUT)
+    if names_a_head(leaves):
+        return heads, unread - heads.keys(), ""
     last = frozenset({last_dense(of_one_layer or leaves)} - {""})
-    if unread:
-        return unread, last - unread, ""
-    modules = {block_of(layer_of(path)) for path, _ in leaves}
-    return last, none, "".join(last) if len(modules) > 1 else ""
+    found = unread - named if heads or unread else last
+    alike = frozenset().union(*(at_the_same_place(path, shapes) for path in found)) & single
+    heads = dict.fromkeys(alike - named, Reason.LIKE_LAST_DENSE) | heads
+    heads |= dict.fromkeys(found, Reason.LAST_DENSE)
+    if found != last:
+        return heads, last - heads.keys(), ""
+    one_list = len({without_numbers(path) for path in layers.outputs} if layers else last) < 2
+    by_path = "" if unread or one_list else "".join(last)
+    return heads, frozenset(), by_path
 
 
 def on_heads(maybe: Sequence[str], by_path: str) -> str:
@@ -57,8 +73,9 @@ def on_heads(maybe: Sequence[str], by_path: str) -> str:
     """
     if by_path:
         return (
-            f"{by_path!r} is taken for the last layer, because it is the last by its path: if "
-            "another is, leave that Euclidean by a rule."
+            f"{by_path!r} is taken for the last layer and stays Euclidean, because it is the last "
+            "by its path. If another layer gives the output of the network, place this one and "
+            "leave the other Euclidean by rules."
         )
     if not maybe:
         return ""
@@ -77,53 +94,11 @@ def last_dense(leaves: Leaves) -> str:
         'Dense_10/kernel'
     """
     dense = [
-        path for path, leaf in leaves if kind_of(path) in ("dense", "") and len(leaf.shape) > 1
+        path for path, leaf in leaves if kind_of(path) in ("dense", "") and len(leaf.shape) == 2
     ]
     if names_a_head(leaves) or not dense:
         return ""
     return max(dense, key=natural_order)
-
-
-def unread_dense(leaves: Leaves, layout: str | None) -> frozenset[str]:
-    """The paths of dense weights whose output no other layer can read, of several.
-
-    No layer can read an output if no axis of another layer, embeddings aside, is as long, and no
-    dense layer has half as many inputs, as behind a gate.
-
-    Args:
-        leaves: The pairs (path, leaf).
-        layout: The layout given to `collection`, or None.
-
-    Example:
-        >>> import jax.numpy as jnp
-        >>> shapes = {"pi/Dense_0": (8, 64), "pi/Dense_1": (64, 4), "q/Dense_0": (64, 1)}
-        >>> leaves = [(f"{path}/kernel", jnp.ones(shape)) for path, shape in shapes.items()]
-        >>> sorted(unread_dense(leaves, None))
-        ['pi/Dense_1/kernel', 'q/Dense_0/kernel']
-    """
-    letters = letters_for(layout or DEFAULT, 2)
-    dense = {
-        path: leaf.shape
-        for path, leaf in leaves
-        if kind_of(path) in ("dense", "") and len(leaf.shape) == 2
-    }
-    if len(dense) < 2 or letters is None:
-        return frozenset()
-
-    matrices = Counter(layer_of(path) for path in dense)
-
-    def layer(path: str) -> Block:
-        """The layer of a leaf, or itself where weights have no layers of their own."""
-        return layer_of(path) if matrices[layer_of(path)] < 2 else (path,)
-
-    layers_with = _layers_with(leaves, layer)
-    inputs = {shape[letters.index("I")] for shape in dense.values()}
-    outputs = {path: shape[letters.index("O")] for path, shape in dense.items()}
-    return frozenset(
-        path
-        for path, number in outputs.items()
-        if layers_with[number] == {layer(path)} and number / 2 not in inputs
-    )
 
 
 def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
@@ -146,14 +121,15 @@ def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
     depth = min(path.count("/") for path in dense)
     last = max((path for path in dense if path.count("/") == depth), key=natural_order)
     outputs = dense[last].shape[letters.index("O")]
-    return last if _layers_with(leaves, layer_of)[outputs] == {layer_of(last)} else ""
+    layer = layer_among(dense)
+    return last if _layers_with(leaves, layer)[outputs] == {layer(last)} else ""
 
 
 def _layers_with(leaves: Leaves, layer: Callable[[str], Block]) -> dict[int, set[Block]]:
     """By size, the layers that have an axis so long, embeddings aside."""
     found: dict[int, set[Block]] = {}
     for path, leaf in leaves:
-        if kind_of(path) != "embedding":
+        if kind_of(path) not in ("embedding", "token"):
             for size in leaf.shape:
                 found.setdefault(size, set()).add(layer(path))
     return found

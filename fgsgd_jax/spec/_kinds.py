@@ -10,13 +10,20 @@ from typing import Literal
 
 Kind = Literal[
     "bias", "normalization", "embedding", "router", "expert", "convolution", "recurrent", "query",
-    "head", "attention", "dense", "",
+    "head", "attention", "dense", "token", "",
 ]  # fmt: skip
 """What a leaf is for; "" where its path does not say. "query" stands for keys and values as well,
 "attention" for the output of an attention layer."""
 
 WEIGHT_NAMES = frozenset({"kernel", "w", "weight", "embedding"})
 """What frameworks call the weight of a layer, whatever the layer is."""
+
+# Words in the names of learned tokens, and words beside them that name a layer all the same.
+_TOKENS = frozenset(
+    "token tokens prompt prompts prefix cls register registers memory mem cache cached latent "
+    "latents slots null".split()
+)
+_OF_LAYERS = frozenset("w wi wo kernel weight mix mixer mixing norm".split())
 
 _BIASES = frozenset({"bias", "b", "biases", "bq", "bk", "bv", "bo"})
 _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
@@ -28,7 +35,11 @@ LARGEST_VECTOR = 3
 # In the order in which they are tried: parts of a key, and whole words of it.
 _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("normalization", "norm", "bn ln"),
-    ("embedding", "embed", "emb wte wpe vocab vocabulary table lookup codebook"),
+    (
+        "embedding",
+        "embed fourier posenc pos_enc",
+        "emb wte wpe vocab vocabulary table lookup codebook positional rff frequencies freqs",
+    ),
     ("convolution", "conv", ""),
     ("expert", "", "moe"),
     ("query", "", "q k v query key value qkv kv wq wk wv wqkv wkv"),
@@ -62,10 +73,13 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
     """
     *_, last = keys = keys_of(path)
     words, small = words_of(last), axes is None or axes <= LARGEST_VECTOR
-    if "bias" in words or (small and (last in _BIASES or "b" in words)):
+    matrix = last == "B" and axes != 1  # of random Fourier features, or of a low-rank update
+    if "bias" in words or (small and not matrix and (last in _BIASES or "b" in words)):
         return "bias"
     if last in _NORMALIZATIONS:
         return "normalization"
+    if is_token(next((key for key in reversed(keys) if not key.isdigit()), last)):
+        return "token"
     around = "/".join(keys).lower()
     if "router" in around or "expert" in around:  # all layers inside of them
         return "router" if "router" in around else "expert"
@@ -80,6 +94,21 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
             return kinds[0]
     output_heads = any("heads" in words_of(key) for key in keys)
     return "head" if output_heads else ""
+
+
+def is_token(name: str) -> bool:
+    """Whether a leaf is learned tokens by its own name: vectors that stand beside features.
+
+    Keys and values that are learned, as `prefix_k`, are no weights that make keys. A layer has the
+    name of its weight below its own, as `token_mixing/kernel`.
+
+    Example:
+        >>> is_token("prefix_k"), is_token("query_tokens"), is_token("token_proj"), is_token("w_k")
+        (True, True, False, False)
+    """
+    words = set(words_of(name))
+    of_layers = {"dense", "convolution", "head", "embedding"} & set(_kinds_of_key(name))
+    return bool(words & _TOKENS) and not (of_layers or words & _OF_LAYERS)
 
 
 def _kinds_of_key(key: str) -> list[Kind]:

@@ -83,7 +83,9 @@ class _Network:
         shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
         dense = [path for path in shapes if _is_dense(path, shapes[path])]
         matrices = [
-            path for path, its in shapes.items() if len(its) == 2 and kind_of(path) != "embedding"
+            path
+            for path, its in shapes.items()
+            if len(its) == 2 and kind_of(path) not in ("embedding", "token")
         ]
 
         def channels(paths):
@@ -136,8 +138,11 @@ class _Network:
     def is_read_besides_convolutions(self, path: str) -> bool:
         """Whether a normalization, attention or (after flattening) dense layer may read it."""
         outputs = self.outputs(path)
-        flat = any(its[0] % outputs == 0 for other, its in self.matrices.items() if other != path)
-        return outputs in self.norms | self.attention or flat
+        if outputs in self.norms | self.attention:
+            return True
+        if _is_called_last(path):  # flattened sizes are multiples of small numbers by chance
+            return any(its[0] == outputs for other, its in self.matrices.items() if other != path)
+        return any(its[0] % outputs == 0 for other, its in self.matrices.items() if other != path)
 
     def is_read(self, path: str) -> bool:
         """Whether a layer has as many inputs as this one has outputs; convolutions have groups."""

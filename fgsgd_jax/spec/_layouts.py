@@ -67,6 +67,11 @@ def letters_for(layout: str, axes: int) -> str | None:
     return layout if len(layout) == axes else None
 
 
+def stacked(layout: str | None) -> str:
+    """The layout of stacked layers for that of one, to write in a message."""
+    return f"S{layout or 'IO'}"
+
+
 def cut(name: ComponentName, letters: str) -> Component | None:
     """The component of a named cut; None where a weight has no such cut."""
 

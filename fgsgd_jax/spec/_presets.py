@@ -5,26 +5,27 @@ scale; leaves of other kinds stay Euclidean. What a leaf is follows from its pat
 axes, and that layers are stacked from the layout alone.
 """
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
 
 from fgsgd_jax._text import did_you_mean
-from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, THREE, TWO, outputs_first
 from fgsgd_jax.spec._blocks import doubtful_normalizations, normalized
-from fgsgd_jax.spec._doubts import on_normalizations, on_unsaid
+from fgsgd_jax.spec._doubts import on_circular, on_normalizations, on_unsaid
 from fgsgd_jax.spec._heads import Leaves, dense_heads, on_heads
-from fgsgd_jax.spec._kinds import keys_of, kind_of
+from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._last_convolutions import last_convolutions
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._nothing_placed import nothing_placed, require_nested, unreadable
 from fgsgd_jax.spec._reasons import Reason
-from fgsgd_jax.spec._recurrent import RECURRENT, holds_input_and_recurrent
+from fgsgd_jax.spec._recurrent import RECURRENT, cut_by_gates
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._schemes import Scheme
-from fgsgd_jax.spec._stacked import Layouts, seems_stacked, with_stack, without_stack
+from fgsgd_jax.spec._stack_axes import with_stack, without_stack
+from fgsgd_jax.spec._stacked import Layouts, seems_stacked
 from fgsgd_jax.spec._weights import counts_heads_elsewhere, weight_of
 
 # Keeps the variance of features where no normalization layer does, and is 1 where one does.
@@ -142,7 +143,7 @@ def by_preset(
         ValueError: If there is nothing to put on a manifold, the preset has no cut for a weight, or
             the tree is flat.
     """
-    _require_nested(preset, [path for path, _ in leaves])
+    require_nested(preset, [path for path, _ in leaves])
     layout = layouts.own
     shapes = {path: without_stack(tuple(leaf.shape), layout[path]) for path, leaf in leaves}
     inner = [(path, jax.ShapeDtypeStruct(shapes[path], leaf.dtype)) for path, leaf in leaves]
@@ -159,25 +160,27 @@ def by_preset(
         for path, weight in weights.items()
         if weight in placements
         and placements[weight].cuts in (_HEADS, _OUTPUT)
-        and counts_heads_elsewhere(path, shapes)
+        and counts_heads_elsewhere(path, shapes, layouts.of_one)
         and not ("S" not in (layout[path] or "") and seems_stacked(path, leaves))
     }
     if preset == "resnet":
         convolutions = [path for path, weight in weights.items() if weight in placements]
-        heads, maybe = last_convolutions(inner, convolutions, layouts.of_one)
-        why, guessed = Reason.LAST_CONVOLUTION, ""
+        found, maybe = last_convolutions(inner, convolutions, layouts.of_one)
+        heads, guessed = dict.fromkeys(found, Reason.LAST_CONVOLUTION), ""
     else:
-        why, (heads, maybe, guessed) = Reason.LAST_DENSE, dense_heads(preset, inner, layouts)
+        heads, maybe, guessed = dense_heads(preset, inner, layouts)
     may_be_heads = {path for path, weight in weights.items() if weight in _MAY_BE_HEADS}
-    weights |= dict.fromkeys(heads & may_be_heads, why)
-    doubtful = [path for path in weights if path in (maybe & may_be_heads) - heads]
+    weights |= {path: heads[path] for path in heads.keys() & may_be_heads}
+    doubtful = [path for path in weights if path in (maybe & may_be_heads) - heads.keys()]
     # Convolutions that are not placed use up a normalization as well.
     followed = [path for path in weights if weights[path] in placements or _convolves(path)]
     sizes = list(shapes.items())
     kept = normalized(sizes, followed)
     unruled = {path: weight for path, weight in weights.items() if not ruled[path]}
-    unsaid = on_unsaid(unruled, shapes, layouts.of_one)
+    whole = {path: tuple(leaf.shape) for path, leaf in leaves}
+    unsaid = on_unsaid(unruled, whole, layouts)
     sentences = [on_heads([path for path in doubtful if path in unruled], guessed), unsaid]
+    sentences.append(on_circular(unruled, whole, layouts))
     if any(placement.scale == UNLESS_NORMALIZED for placement in placements.values()):
         sentences.append(on_normalizations(doubtful_normalizations(sizes), sizes, followed, kept))
 
@@ -190,58 +193,13 @@ def by_preset(
 
     requests = [ruled[path] or asked(path, leaf) for path, leaf in leaves]
     if not any(isinstance(request, Pom) for request in requests):
-        raise ValueError(
-            f"preset={preset!r} finds none of its weights ({'; '.join(placements)}) among the "
-            f"leaves {listed(shapes)}. {unsaid or _instead(preset, weights, shapes, layouts)}"
-        )
+        reasons = dict(zip(shapes, requests, strict=True))
+        raise ValueError(nothing_placed(preset, placements, reasons, shapes, layouts, unsaid))
     return requests, "\n".join(filter(None, sentences))
-
-
-def _require_nested(preset: str, paths: Iterable[str]) -> None:
-    """Raises if a key is a whole path, so that no name says which leaves stand side by side."""
-    keys = {path: path.rpartition("/")[2] for path in paths}
-    flat = [path for path, key in keys.items() if "." in key or "', '" in key]
-    if flat:
-        by = ", sep='.'" if "." in keys[flat[0]] else ""
-        raise ValueError(
-            f"preset={preset!r} reads names of nested trees, but {flat[0]!r} is a whole path in "
-            f"one key. Nest the parameters, as flax.traverse_util.unflatten_dict(params{by}) does, "
-            "or place the leaves by rules."
-        )
 
 
 def _convolves(path: str) -> bool:
     return kind_of(path) == "convolution"
-
-
-def _instead(
-    preset: str,
-    weights: Mapping[str, str],
-    shapes: Mapping[str, tuple[int, ...]],
-    layouts: Layouts,
-) -> str:
-    """What to do where a preset finds nothing."""
-    if preset == "rnn" and (both := [path for path in shapes if holds_input_and_recurrent(path)]):
-        return (
-            f"{listed(both)} holds the input and the recurrent matrices in one weight, and a "
-            "weight is on manifolds as a whole: take a cell that keeps them apart, such as "
-            "haiku.GRU."
-        )
-    stacked = [path for path, its in shapes.items() if len(its) == 3 and kind_of(path) == "dense"]
-    if stacked and layouts.of_one is None:
-        return (
-            f"Weights of three axes, such as {stacked[0]!r}, need layout='SIO' if layers are "
-            "stacked; otherwise name them in rules."
-        )
-    matrices = [path for path, its in shapes.items() if len(its) > 1]
-    named_weight = any(keys_of(path)[-1] == "weight" for path in matrices)
-    doubtful = OUTPUTS_MAY_COME_FIRST in weights.values()
-    if layouts.of_one is None and (named_weight or doubtful):
-        return (
-            "If outputs come first, as in Equinox and PyTorch, give layout='OIHW'; else name the "
-            "weights in rules, or choose another preset."
-        )
-    return "Name the weights in rules, or choose another preset."
 
 
 def _is_read_by_default(shape: tuple[int, ...], layout: str | None) -> bool:
@@ -264,22 +222,19 @@ def _request(
         scale = None if is_normalized else "variance"
     cut = placement.cuts.get(len(inner))
     of_heads = placement.cuts in (_HEADS, _OUTPUT) and len(inner) == 3
-    what = ""
     if cut is None:
         axes = " or ".join(map(str, placement.cuts))
         what = f"but the preset cuts weights called {placement.weight!r} by {axes} axes only"
-    elif of_heads and "S" not in (layout or "") and seems_stacked(path, leaves):
-        what = "and the leaves beside it look like stacked layers, so no axis of it may count heads"
-    if cut is None or what:
-        raise ValueError(
-            f"{path!r} has shape {shape}, {what}. Give a rule for it that names its axes, or "
-            "layout='S…' if layers are stacked."
-        )
+        raise ValueError(unreadable(path, what, leaves, layouts))
+    if of_heads and "S" not in (layout or "") and seems_stacked(path, leaves):
+        axes = "(heads, size, out)" if placement.cuts is _OUTPUT else "(in, heads, size)"
+        what = f"and the leaves beside it look like stacked layers, so its axes are not {axes}"
+        raise ValueError(unreadable(path, what, leaves, layouts, stack_first=True))
+    inputs_first = not (letters_for(layouts.of_one or DEFAULT, 2) or "").startswith("O")
     if placement.weight == RECURRENT and inner[0] != inner[1]:
-        cut = f"in:rows (gates={max(inner) // min(inner)}:stack out:columns)"
-        cut = cut if inner[0] < inner[1] else outputs_first(cut)
-    elif "(" in cut and (letters_for(layouts.of_one or DEFAULT, 2) or "").startswith("O"):
-        cut = outputs_first(cut)
+        cut = cut_by_gates(inner)
+    elif not inputs_first and ("(" in cut or placement.cuts is _GATED):
+        cut = outputs_first(cut) if ":" in cut else cut
     if ":" in cut:
         cut = with_stack(cut, layout)
     return pom(placement.scheme, placement.manifold, component=cut, scale=scale)

@@ -15,14 +15,24 @@ class Reason(enum.StrEnum):
     EMPTY = "no entries"
     ONE_LONG_AXIS = "a vector by its shape"
     GATES_OR_HEADS = "3 axes, which may count gates or heads: name them in a rule"
+    THREE_AXES = "3 axes: give layout='SIO' if the first stacks layers, else name them in a rule"
     LOW_RANK = "a factor of a low-rank update, which may start at zero: give a rule"
     NO_ATTENTION = "called as queries, keys or values are, but not in attention: give a rule"
     IN_ATTENTION = "in attention, but no query, key, value or output by its name: give a rule"
     HEADS_ELSEWHERE = "3 axes, of which another may count the heads: name them in a rule"
     NOT_RECURRENT = "may be recurrent, but no input matrix is beside it: give a rule"
     GATES = "no name says how many gates it holds: name them in a rule"
+    INPUT_MATRIX = "the input matrix of a recurrent layer"
     LAST_DENSE = "the last dense layer"
+    LIKE_LAST_DENSE = "like the last dense layer, in a module of the same name"
+    NAMED_OUTPUT = "an output of the network by its name"
+    CIRCULAR = "perhaps the last dense layer: two modules can read each other"
     TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"
+    SWAPPED = "its bias is as long as its inputs: give a layout with inputs and outputs swapped"
+    TRANSPOSED_BESIDE_OTHERS = (
+        "its inputs may come before its outputs, as in PyTorch: give layout='IOHW' or 'OIHW' in a "
+        "pom"
+    )
     LAST_CONVOLUTION = "the last layer: no other reads its outputs"
 
 
@@ -40,3 +50,9 @@ UNSAID = frozenset(
 
 AS_ASKED = frozenset({Reason.RULE, Reason.NO_DEFAULT, Reason.FEW_AXES})
 """The reasons of leaves that nobody expects on a manifold: an optimizer warns of all others."""
+
+
+def by_path(kind: str) -> str:
+    """The reason of a leaf that is Euclidean because of its kind, as `kind_of` gives it."""
+    name = {"query": "attention", "recurrent": "in a recurrent layer"}.get(kind, kind)
+    return f"{name} by its path"

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Mapping
 
-from fgsgd_jax.spec._attention import Shape, beside
+from fgsgd_jax.spec._attention import Shape, beside, outputs_first
 from fgsgd_jax.spec._kinds import keys_of, kind_of, module_and_name
 from fgsgd_jax.spec._reasons import Reason
 
@@ -14,9 +14,11 @@ _CERTAIN = re.compile(
     r"(.*/)?(weight_hh(_l\d+(_reverse)?)?|recurrent_kernel|hidden_to_hidden|vanilla_rnn\w*/linear_1)"
 )
 _GATES_OF_FLAX = re.compile(r"(.*/)?h[ifgorzn]?")  # a matrix for each gate, or without gates
-_ALL_GATES = re.compile(r"(.*/)?(dense_h|w_hh?)")  # NNX; Haiku
+_ALL_GATES = re.compile(r"(.*/)?(dense_h|[wW]_hh?|U)")  # NNX; Haiku; by hand
 # The input matrices that stand beside them.
-_INPUTS = re.compile(r"i[ifgorzn]?_?|dense_i|w_ih?")
+_INPUTS = re.compile(
+    r"i[ifgorzn]?_?|dense_i|[wW]_ih?|[wW]_xh?|weight_ih(_l\d+(_reverse)?)?|input_to_hidden"
+)
 # Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
 _INPUT_AND_RECURRENT = re.compile(r"(^|.*/)lstm\w*/linear/w")
 
@@ -27,6 +29,24 @@ _ANY = {1, 3, 4}
 def holds_input_and_recurrent(path: str) -> bool:
     """Whether a weight is that of Haiku's LSTM, which holds two matrices."""
     return _INPUT_AND_RECURRENT.fullmatch(path) is not None
+
+
+def is_input_matrix(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a weight multiplies the input of a recurrent layer, by its name and those beside it.
+
+    Example:
+        >>> is_input_matrix(
+        ...     "lstm/weight_ih", {"lstm/weight_ih": (32, 5), "lstm/weight_hh": (32, 8)}
+        ... )
+        True
+    """
+    layer, _, last = path.rpartition("/")
+    of_keras = last == "kernel" and f"{layer}/recurrent_kernel" in shapes
+    named = _INPUTS.fullmatch(module_and_name(path)[1]) is not None
+    matrices = [other for other in beside(path, shapes) if len(shapes[other]) > 1]
+    return of_keras or (
+        named and any(recurrent(other, shapes[other], shapes) for other in matrices)
+    )
 
 
 def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
@@ -59,3 +79,14 @@ def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
     of_cell = [gates for word, gates in _GATES.items() if word in path.lower()]
     known = {1} if of_one_gate else of_cell[0] if of_cell else _ANY
     return RECURRENT if large // small in known else Reason.GATES
+
+
+def cut_by_gates(shape: Shape) -> str:
+    """The cut of a weight into one square matrix for each gate, as text.
+
+    Example:
+        >>> cut_by_gates((8, 32)), cut_by_gates((24, 8))
+        ('in:rows (gates=4:stack out:columns)', '(gates=3:stack out:columns) in:rows')
+    """
+    cut = f"in:rows (gates={max(shape) // min(shape)}:stack out:columns)"
+    return cut if shape[0] < shape[1] else outputs_first(cut)

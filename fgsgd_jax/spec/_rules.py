@@ -19,12 +19,13 @@ from fgsgd_jax.spec._arguments import (
     checked_map_sizes,
 )
 from fgsgd_jax.spec._attention import check_heads
+from fgsgd_jax.spec._biases import swapped_by_bias
 from fgsgd_jax.spec._collection import Collection
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
 from fgsgd_jax.spec._fitting_cuts import check_enough_components, fitting_cut
 from fgsgd_jax.spec._kept_scales import kept_gamma
-from fgsgd_jax.spec._layouts import check_layout, resolve_component
+from fgsgd_jax.spec._layouts import DEFAULT, check_layout, letters_for, resolve_component
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._presets import PRESETS, by_preset, checked_preset
 from fgsgd_jax.spec._reasons import Reason
@@ -110,7 +111,7 @@ def collection(
     sentence = ""
     if preset is None:
         requests: list[Pom | str] = [
-            ruled[path] or by_default(path, leaf, default, layouts.own[path], paths)
+            ruled[path] or by_default(path, leaf, default, layouts.own[path], shapes)
             for path, leaf in leaves
         ]
     else:
@@ -124,6 +125,7 @@ def collection(
         scale = request.scale if keeps_its_own else default_scale
         if request.layout is None and not isinstance(request.component, Component):
             its_layout = layouts.checked(path, tuple(leaf.shape))
+            _require_agreement_with_bias(path, its_layout, shapes)
             request = dataclasses.replace(request, layout=its_layout)
         request = dataclasses.replace(request, scale=scale)
         return _leaf_spec(path, leaf, request, shapes, map_sizes.get(path), int(seed))
@@ -157,6 +159,20 @@ def _by_rule(path: str, leaf, rules, leaves) -> Pom | str | None:
             return why
         return request
     return None
+
+
+def _require_agreement_with_bias(
+    path: str, layout: str | None, shapes: Mapping[str, tuple[int, ...]]
+) -> None:
+    """Raises if the bias of a weight says that its layout takes its outputs for its inputs."""
+    swapped = swapped_by_bias(path, layout, shapes)
+    if swapped is not None:
+        own = letters_for(layout or DEFAULT, len(shapes[path]))
+        raise ValueError(
+            f"{path!r} has shape {shapes[path]}, and its bias says that the layout {own!r} takes "
+            f"its outputs for its inputs: write layout={swapped!r} in the pom of a rule for it, or "
+            "in `collection` if it holds for all weights."
+        )
 
 
 def _leaf_spec(

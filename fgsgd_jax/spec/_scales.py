@@ -23,7 +23,7 @@ from typing import Any, Literal
 import jax
 import numpy as np
 
-from fgsgd_jax._text import did_you_mean
+from fgsgd_jax._text import counted, did_you_mean
 from fgsgd_jax.spec._components import Component
 
 
@@ -125,7 +125,7 @@ def gamma(
         )
         if not broadcasts:
             has = (
-                f"has {math.prod(lanes)} components, counted by axes of shape {lanes}"
+                f"has {counted(math.prod(lanes), 'component')}, counted by axes of shape {lanes}"
                 if lanes
                 else "is one component"
             )

@@ -25,6 +25,7 @@ from typing import Literal, NamedTuple, get_args
 
 import numpy as np
 
+from fgsgd_jax._text import counted
 from fgsgd_jax.spec._components import Component
 
 Scheme = Literal["PI", "PO", "PIO", "layer", "kernel"]
@@ -105,8 +106,8 @@ def count_groups(
         return min(inputs, outputs)
     if groups > inputs * outputs:
         raise ValueError(
-            f"is cut into {inputs * outputs} components, too few for {groups} groups; give "
-            f"groups={inputs * outputs} or less"
+            f"is cut into {counted(inputs * outputs, 'component')}, too few for {groups} groups; "
+            f"give groups={inputs * outputs} or less"
         )
     return groups
 

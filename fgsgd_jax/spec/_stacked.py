@@ -13,11 +13,14 @@ from fgsgd_jax.spec._attention import is_attention_output, parts_of
 from fgsgd_jax.spec._blocks import block_of, layer_of
 from fgsgd_jax.spec._kinds import WEIGHT_NAMES, keys_of, kind_of
 from fgsgd_jax.spec._layouts import letters_for
+from fgsgd_jax.spec._readings import as_rules, readings
+from fgsgd_jax.spec._stack_axes import stack_sizes, without_stack
+from fgsgd_jax.spec._stack_counts import different_counts
 
 Shape = tuple[int, ...]
 Leaves = Sequence[tuple[str, Any]]
 
-_NOT_OF_A_BLOCK = ("embedding", "router", "head", "expert")
+_NOT_OF_A_BLOCK = ("embedding", "router", "head", "expert", "token")
 
 
 class Layouts(NamedTuple):
@@ -25,30 +28,25 @@ class Layouts(NamedTuple):
 
     Attributes:
         own: By path, the layout, without S for a leaf that is one layer.
-        unclear: The paths of leaves that may be stacked or one layer.
+        unclear: By path, what is unclear about a leaf that a layout with S may not hold for, and
+            what to write.
         of_one: The layout given, without S.
     """
 
     own: dict[str, str | None]
-    unclear: frozenset[str]
+    unclear: dict[str, str]
     of_one: str | None
 
     def checked(self, path: str, shape: Shape) -> str | None:
         """The layout of a leaf.
 
         Raises:
-            ValueError: If the leaf may be stacked or one layer.
+            ValueError: If the leaf may be stacked or one layer, or the layout contradicts itself.
         """
         if path in self.unclear:
-            output = is_attention_output(path, self.own)
-            axes = "(heads, size, out)" if output else "(in, heads, size)"
-            cut = (
-                "heads:rows size:rows out:columns" if output else "in:rows heads:stack out:columns"
-            )
             raise ValueError(
-                f"{path!r} has shape {shape}, and with layout={self.own[path]!r} it may be stacked "
-                f"layers or one layer, such as {axes}: give a rule for it that names its axes, "
-                f"such as component='layers in:rows out:columns' or {cut!r}."
+                f"{path!r} has shape {shape}, and with layout={self.own[path]!r} "
+                f"{self.unclear[path]}."
             )
         return self.own[path]
 
@@ -64,37 +62,23 @@ def own_layouts(leaves: Leaves, layout: str | None) -> Layouts:
         {'stem_conv/kernel': 'HWIO', 'blocks/conv/kernel': 'SHWIO'}
     """
     if layout is None or not re.fullmatch(r"S+[^S]+|[^S]+S+|S+[^S]+S+", layout):
-        return Layouts({path: layout for path, _ in leaves}, frozenset(), layout)
+        return Layouts({path: layout for path, _ in leaves}, {}, layout)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
     one = layout.replace("S", "")
     stacked = {path: _is_stacked(path, shapes, layout) for path in shapes}
-    return Layouts(
-        {path: one if answer is False else layout for path, answer in stacked.items()},
-        frozenset(path for path, answer in stacked.items() if answer is None),
-        one,
-    )
+    own: dict[str, str | None] = {
+        path: one if answer is False else layout for path, answer in stacked.items()
+    }
+    unclear = {path: _unclear(path, shapes) for path, answer in stacked.items() if answer is None}
+    certain = {path: shapes[path] for path, answer in stacked.items() if answer}
+    return Layouts(own, unclear | different_counts(certain, layout), one)
 
 
-def of_one_layer(shape: Shape, layout: str | None) -> Shape:
-    """A shape without the axes that the layout stacks first or last, if it does."""
-    return without_stack(shape, layout) if re.fullmatch(r"S*[^S]+S*", layout or "") else shape
-
-
-def without_stack(shape: Shape, layout: str | None) -> Shape:
-    """A shape without the axes that the layout stacks."""
-    match = re.fullmatch(r"(S*)[^S]*(S*)", layout or "")
-    if match is None:
-        raise ValueError(
-            f"A preset takes stacked layers on the first or the last axes, but the layout is "
-            f"{layout!r}; give rules in place of the preset."
-        )
-    return shape[len(match[1]) : len(shape) - len(match[2])]
-
-
-def with_stack(cut: str, layout: str | None) -> str:
-    """Axes as text, with those that the layout stacks before and behind them."""
-    first, last = re.fullmatch(r"(S*)[^S]*(S*)", layout or "").groups()  # pyright: ignore
-    return " ".join(["stack"] * len(first) + [cut] + ["stack"] * len(last))
+def _unclear(path: str, shapes: dict[str, Shape]) -> str:
+    """What is unclear about a leaf that may be stacked or one layer, for the end of a sentence."""
+    found = readings(path, shapes[path], shapes, None)
+    rules = f", such as {as_rules(path, shapes[path], found)}" if found else ""
+    return f"it may be stacked layers or one layer: name its axes in a rule for it{rules}"
 
 
 def seems_stacked(path: str, leaves: Leaves) -> bool:
@@ -159,8 +143,8 @@ def _may_be_a_scale(path: str, shapes: dict[str, Shape], layout: str) -> bool:
 
 def _is_shorter_than_one(shape: Shape, others: Iterable[Shape], layout: str) -> bool:
     """Whether one of other shapes has more axes, and stacks as many layers."""
-    sizes = _stack_sizes(shape, layout)
-    return any(len(its) > len(shape) and _stack_sizes(its, layout) == sizes for its in others)
+    sizes = stack_sizes(shape, layout)
+    return any(len(its) > len(shape) and stack_sizes(its, layout) == sizes for its in others)
 
 
 def _by_neighbors(path: str, shapes: dict[str, Shape], layout: str) -> bool | None:
@@ -193,7 +177,7 @@ def _by_bias(path: str, shapes: dict[str, Shape], layout: str) -> bool | None:
     shape = shapes[path]
     inner = letters_for(layout.replace("S", ""), 2 if kind_of(path) != "convolution" else 3) or ""
     outputs = without_stack(shape, layout)[0 if inner.startswith("O") else -1]
-    first, last = _stack_sizes(shape, layout)
+    first, last = stack_sizes(shape, layout)
     stacked, one = (*first, outputs, *last), shape[-2:]
     for other, its in shapes.items():
         if layer_of(other) != layer_of(path) or kind_of(other) != "bias":
@@ -210,7 +194,7 @@ def _vote(path: str, other: str, shapes: dict[str, Shape], layout: str) -> bool 
     """Whether another leaf of the block says that this one is stacked; None if it says nothing."""
     shape, its, count = shapes[path], shapes[other], layout.count("S")
     kind = kind_of(other)
-    same = _stack_sizes(shape, layout) == _stack_sizes(its, layout)
+    same = stack_sizes(shape, layout) == stack_sizes(its, layout)
     if kind in _NOT_OF_A_BLOCK:
         return None
     if kind in ("bias", "normalization"):
@@ -240,10 +224,3 @@ def _are_one_layer(path: str, other: str, paths: Iterable[str]) -> bool:
     """Whether two weights stand in one attention layer, one of them as its output."""
     outputs = is_attention_output(path, paths) or is_attention_output(other, paths)
     return outputs and block_of(layer_of(path)) == block_of(layer_of(other))
-
-
-def _stack_sizes(shape: Shape, layout: str) -> tuple[Shape, Shape]:
-    """The sizes of the axes that a layout stacks, before and behind the others."""
-    first = len(layout) - len(layout.lstrip("S"))
-    last = len(layout) - len(layout.rstrip("S"))
-    return shape[:first], shape[len(shape) - last :]

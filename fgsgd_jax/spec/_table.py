@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import NamedTuple
 
-from fgsgd_jax._text import aligned, natural_order, texts_and_numbers
+from fgsgd_jax._text import aligned, counted, natural_order, texts_and_numbers
 from fgsgd_jax.spec._growth import growth_sentence, strides_sentence
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._scales import Gamma, Numbers
@@ -56,7 +56,8 @@ def summary(leaves: Sequence[Leaf]) -> str:
         for name, count in _counts(leaf.leaf_spec):
             counts[name.partition("(")[0]] += count
     by_manifold = " · ".join(f"{name} {count:,}" for name, count in counts.items())
-    return f"{line}, {share:.0f} % of the weights, {counts.total():,} components: {by_manifold}"
+    number = counted(counts.total(), "component")
+    return f"{line}, {share:.0f} % of the weights, {number}: {by_manifold}"
 
 
 def _warnings(leaves: Sequence[Leaf], sentence: str) -> list[str]:

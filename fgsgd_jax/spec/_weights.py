@@ -12,17 +12,20 @@ from fgsgd_jax.spec._attention import (
     queries_beside,
     seems_of_attention,
 )
+from fgsgd_jax.spec._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
+from fgsgd_jax.spec._feed_forward import is_of_feed_forward
 from fgsgd_jax.spec._kinds import (
+    is_transposed,
     keys_of,
     kind_of,
     may_have_outputs_before_inputs,
     routes_beside_experts,
 )
-from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for
-from fgsgd_jax.spec._reasons import Reason
-from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, recurrent
-from fgsgd_jax.spec._stacked import without_stack
+from fgsgd_jax.spec._layouts import DEFAULT, LARGEST_KERNEL, contradiction, letters_for, spatial
+from fgsgd_jax.spec._reasons import Reason, by_path
+from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, is_input_matrix, recurrent
+from fgsgd_jax.spec._stack_axes import without_stack
 
 GATES = 2  # of a gated layer (gates, in, out), whose first axis nothing else has so short
 
@@ -49,6 +52,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return Reason.ONE_LONG_AXIS
     if preset == "resnet" and layout is None and may_have_outputs_before_inputs(path):
         return Reason.TRANSPOSED
+    if preset == "resnet" and _may_be_of_pytorch(path, layout, shapes):
+        return Reason.TRANSPOSED_BESIDE_OTHERS
     unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)
     if preset == "resnet" and (kind == "convolution" or unnamed):
         return "convolution"
@@ -56,12 +61,22 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return found
     if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
         return "hidden dense"
+    if preset == "mlp" and kind == "dense" and len(shape) == 3 and layout is None:
+        return Reason.THREE_AXES
     if preset == "rnn" and holds_input_and_recurrent(path):
         return "input and recurrent matrices in one weight"
     if preset == "rnn" and (found := recurrent(path, shape, shapes)):
         return found
-    name = "attention" if kind == "query" else kind
-    return f"{name} by its path" if name else f"not in the preset {preset!r}"
+    if preset == "rnn" and is_input_matrix(path, shapes):
+        return Reason.INPUT_MATRIX
+    return by_path(kind) if kind else f"not in the preset {preset!r}"
+
+
+def _may_be_of_pytorch(path: str, layout: str | None, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a transposed convolution may be (in, out, …) beside others that are (out, in, …)."""
+    of_one = (layout or "").replace("S", "")
+    certain = says_which_axis_counts_outputs(path, of_one, shapes)
+    return of_one.startswith("O") and is_transposed(path) and not certain
 
 
 def _is_low_rank(path: str, shapes: Mapping[str, Shape]) -> bool:
@@ -90,6 +105,8 @@ def _of_a_transformer(
         return "query, key, value, heads first" if einsum else "query, key, value"
     if is_attention_output(path, shapes):
         return "attention output"
+    if kind == "" and is_of_feed_forward(path, shapes):
+        kind = "dense"
     if kind not in ("attention", "dense"):
         return ""
     if is_in_attention(path):
@@ -98,10 +115,10 @@ def _of_a_transformer(
     if len(shape) == 3 and shape[0] != GATES and "gating" not in path:
         return Reason.GATES_OR_HEADS
     embeds = len(shape) > 3 and any("embed" in key for key in keys_of(path))
-    return "embedding by its path" if embeds else "dense"
+    return by_path("embedding") if embeds else "dense"
 
 
-def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape]) -> bool:
+def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape], layout: str | None) -> bool:
     """Whether another axis than in Flax seems to count heads, in a weight of attention of 3 axes.
 
     Nobody has more heads than features, as a query (heads, in, size) would read as (in, heads,
@@ -110,6 +127,8 @@ def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape]) -> bool:
     shape = shapes[path]
     if len(shape) != 3 or "einsum" in path:
         return False
+    if (letters_for(layout or DEFAULT, 2) or "").startswith("O"):
+        return True  # no framework whose outputs come first has (in, heads, size)
     if not is_attention_output(path, shapes):
         return shape[0] < shape[1]
     queries = [its for its in queries_beside(path, shapes) if len(its) == 3]
@@ -120,7 +139,7 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
     """Whether a residual network has a convolution here, such as a shortcut called `down`.
 
     Its four axes, without stacked ones, can be nothing else unless the path says so, or the shape
-    speaks for another layout.
+    speaks for another layout, or its kernel is neither square nor small.
     """
     shape = tuple(leaf.shape)
     letters = letters_for(layout or DEFAULT, len(shape))
@@ -130,5 +149,10 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
         and len(without_stack(shape, layout)) == 4
         and known
         and letters is not None
+        and _is_kernel([shape[letters.index(letter)] for letter in spatial(letters)])
         and not contradiction(letters, shape, guessed=layout is None)
     )
+
+
+def _is_kernel(sizes: list[int]) -> bool:
+    return len(set(sizes)) == 1 or max(sizes) <= LARGEST_KERNEL

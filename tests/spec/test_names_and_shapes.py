@@ -156,7 +156,7 @@ UNSAID = {  # the leaf, its shape, the preset, and points of the rule that the s
     "a gate in attention": ("attn/gate/kernel", (16, 16), "transformer", (16, 16)),
     "perhaps fused": ("SelfAttention_0/Dense_0/kernel", (16, 48), "transformer", (16, 48)),
     "gates or heads": ("mlp/wi/kernel", (16, 2, 64), "transformer", (16, 64, 2)),
-    "heads before inputs": ("attn/query/kernel", (4, 16, 8), "transformer", (4, 8, 16)),
+    "heads before inputs": ("attn/query/kernel", (4, 16, 8), "transformer", (16, 8, 4)),
     "h of an encoder": ("enc/h/kernel", (16, 32), "rnn", (16, 32)),
     "h of an encoder, thrice": ("enc/h/kernel", (16, 48), "rnn", (16, 48)),
     "two gates": ("rnn/w_h", (8, 16), "rnn", (8, 8, 2)),

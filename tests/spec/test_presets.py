@@ -490,10 +490,9 @@ def test_all_outputs_that_nothing_reads_stay_euclidean(names, outputs):
 
 
 def test_a_head_by_its_path_alone_is_named_where_there_are_several_modules():
-    coder = kernels(enc__Dense_0=(32, 64), enc__Dense_1=(64, 4))
-    coder |= kernels(dec__Dense_0=(4, 64), dec__Dense_1=(64, 32))
-    assert "'enc/Dense_1/kernel' is taken for the last layer" in str(
-        fg.collection(coder, preset="mlp")
+    several = kernels(a__Dense_0=(8, 8), a__Dense_1=(8, 8), b__Dense_0=(8, 8))
+    assert "'b/Dense_0/kernel' is taken for the last layer" in str(
+        fg.collection(several, preset="mlp")
     )
     one = kernels(Dense_0=(8, 8), Dense_1=(8, 8))
     assert "taken for the last layer" not in str(fg.collection(one, preset="mlp"))

@@ -145,7 +145,7 @@ STACKED = {  # scanned dense kernels (layers, in, out) of attention
 @pytest.mark.parametrize("beside", STACKED)
 def test_scanned_dense_attention_is_stacked_and_never_read_as_heads(beside):
     params = STACKED[beside]
-    with pytest.raises(ValueError, match=r"look like stacked layers.*layout='S…'"):
+    with pytest.raises(ValueError, match=r"look like stacked layers.*layout='SIO'"):
         fg.collection(params, preset="transformer")
     path, kernel = next(iter(params.items()))
     layers, *matrix = kernel.shape

@@ -1,0 +1,51 @@
+"""Feed-forward layers whose weights have short names, such as `w1` and `w_gate`."""
+
+from collections.abc import Mapping
+
+from fgsgd_jax.spec._attention import Shape, beside
+from fgsgd_jax.spec._kinds import kind_of, module_and_name, words_of
+
+# `w_gate`, `wi_0`, `w2`, `gate_up`, `fc_in`; T5X, Llama, MaxText and others.
+_NAMES = frozenset("w wi wo gate gated up down in out i o u v proj fc ff".split())
+
+
+def is_of_feed_forward(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a weight is of a feed-forward layer, by its name and the weights beside it.
+
+    Its name is one of those above, and a weight with such a name beside it leads back: its inputs
+    are the outputs of this one, or half of them if they hold a gate, and the other way round. A
+    square weight leads back to itself, so there one beside it has to be dense by its path.
+
+    Args:
+        path: The path of the weight.
+        shapes: The shapes of all leaves without stacked layers.
+
+    Example:
+        >>> shapes = {"0/w1": (8, 32), "0/w2": (32, 8), "0/w3": (8, 32), "0/wx": (8, 32)}
+        >>> [is_of_feed_forward(path, shapes) for path in shapes]
+        [True, True, True, False]
+    """
+    shape = shapes[path]
+    if len(shape) not in (2, 3) or not _is_named_so(path):
+        return False
+    others = [other for other in beside(path, shapes) if _is_named_so(other)]
+    if shape[-2] == shape[-1]:
+        return any(shapes[other] == shape and kind_of(other) == "dense" for other in others)
+    return any(
+        _leads_back(shape, shapes[other]) or _leads_back(shapes[other], shape) for other in others
+    )
+
+
+def _is_named_so(path: str) -> bool:
+    words = words_of(module_and_name(path)[1])
+    return bool(words) and set(words) <= _NAMES and kind_of(path) in ("dense", "")
+
+
+def _leads_back(inward: Shape, outward: Shape) -> bool:
+    """Whether the second of two weights reads what the first makes, or half of it, and back."""
+    return (
+        len(inward) == len(outward)
+        and inward[:-2] == outward[:-2]
+        and inward[-2] == outward[-1]
+        and inward[-1] in (outward[-2], 2 * outward[-2])
+    )

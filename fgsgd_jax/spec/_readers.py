@@ -1,0 +1,189 @@
+"""Which dense layers may read the output of another, by sizes and by the order of their numbers.
+
+A dense layer reads what has as many features as it has inputs. Sizes agree by chance as well, so
+paths have to agree with them: a layer is read by none before it in its own list, as `Dense_0` is
+before `Dense_2`, and by none that reads the input of the network.
+"""
+
+import dataclasses
+import functools
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+
+from fgsgd_jax._text import natural_order
+from fgsgd_jax.spec._blocks import Block, layer_of
+from fgsgd_jax.spec._kinds import is_normalization, kind_of, module_and_name
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._outputs import without_numbers
+
+Shape = tuple[int, ...]
+
+
+@dataclasses.dataclass(frozen=True)
+class DenseLayers:
+    """The dense layers of a network: inputs and outputs by path, and the sizes that others read.
+
+    Attributes:
+        inputs: By path, the number of inputs.
+        outputs: By path, the number of outputs.
+        others: The sizes of the axes of other layers, such as normalizations and convolutions.
+        named: The paths of outputs by their names, which no layer is taken to read.
+        ordered: Whether numbers are an order: not those of `w1`, `w2`, `w3` in a transformer.
+    """
+
+    inputs: Mapping[str, int]
+    outputs: Mapping[str, int]
+    others: frozenset[int]
+    named: frozenset[str]
+    ordered: bool
+
+    @classmethod
+    def of(
+        cls, shapes: Mapping[str, Shape], layout: str | None, named: Iterable[str], ordered: bool
+    ) -> "DenseLayers | None":
+        """The dense layers of a tree; None if there are fewer than two, or no axes I and O."""
+        letters = letters_for(layout or DEFAULT, 2)
+        dense = [path for path, its in shapes.items() if _is_dense(path, its)]
+        if len(dense) < 2 or letters is None:
+            return None
+        i, o = letters.index("I"), letters.index("O")
+        others = {
+            size
+            for path, its in shapes.items()
+            if path not in dense and _reads_features(path, its)
+            for size in its
+        }
+        return cls(
+            {path: shapes[path][i] for path in dense},
+            {path: shapes[path][o] for path in dense},
+            frozenset(others),
+            frozenset(named),
+            ordered,
+        )
+
+    def unread(self) -> frozenset[str]:
+        """The paths of layers whose output no other can read."""
+        return frozenset(path for path in self.outputs if not self.is_read(path))
+
+    def is_read(self, path: str) -> bool:
+        """Whether another layer reads the output of a layer, or half of it, as behind a gate."""
+        size = self.outputs[path]
+        gated = size % 2 == 0 and bool(self.readers(path, size // 2))
+        return size in self.others or gated or bool(self.readers(path))
+
+    def readers(self, path: str, size: int | None = None) -> set[str]:
+        """The layers that may read the output of a layer, or as many of its features as given."""
+        features = self.outputs[path] if size is None else size
+        return {
+            other
+            for other in self.inputs
+            if other != path
+            and self.inputs[other] == features
+            and not self._is_before(other, path)
+            and not self._reads_the_input(other, path)
+        }
+
+    def circular(self) -> frozenset[str]:
+        """The outputs of two modules of which each reads the other, as an encoder and a decoder.
+
+        One of the two gives the output of the network, and nothing says which. A module of one
+        layer, such as a head, does not count.
+        """
+        whole = dataclasses.replace(self, named=frozenset())  # a latent mean is read
+        links: dict[str, set[Block]] = {}
+        for path in self.outputs:
+            modules = {module_of(reader) for reader in whole.readers(path)}
+            alone = any(self._layers_in[module] < 2 for module in (module_of(path), *modules))
+            if not (alone or module_of(path) in modules or self.outputs[path] in self.others):
+                links[path] = modules
+        pairs = {(module_of(path), module) for path, modules in links.items() for module in modules}
+        return frozenset(
+            path
+            for path, modules in links.items()
+            if any((module, module_of(path)) in pairs for module in modules)
+        )
+
+    def _is_before(self, other: str, path: str) -> bool:
+        """Whether a layer stands before another in one list."""
+        return self._in_one_list(other, path) and natural_order(other) < natural_order(path)
+
+    def _in_one_list(self, other: str, path: str) -> bool:
+        """Whether two layers differ in numbers only."""
+        return self.ordered and without_numbers(other) == without_numbers(path)
+
+    def _reads_the_input(self, path: str, made_by: str) -> bool:
+        """Whether a layer may read the input of the network instead of what another makes.
+
+        The input is as long as what the first layer of a list reads that nothing but a later one of
+        the list makes. A layer of another module of several reads it; one of the same list may, if
+        it has the shape of the first layer, and so may begin a network of its own.
+        """
+        size, module = self.inputs[path], module_of(path)
+        first = self._first_layers.get(size, set())
+        if module != module_of(made_by):
+            return bool(first) and self._layers_in[module] > 1
+        alike = any(
+            self._in_one_list(path, other) and self.outputs[path] == self.outputs[other]
+            for other in first - {path}
+        )
+        makers = [maker for maker in self.outputs if self.outputs[maker] == size]
+        return alike and makers == [made_by] and self.inputs[made_by] != size
+
+    @functools.cached_property
+    def _layers_in(self) -> Counter[Block]:
+        """The number of dense layers in each module."""
+        return Counter(map(module_of, self.inputs))
+
+    @functools.cached_property
+    def _first_layers(self) -> dict[int, set[str]]:
+        """By size, the layers that read an input of the network for certain."""
+        found: dict[int, set[str]] = {}
+        for path, size in self.inputs.items():
+            makers = [
+                maker
+                for maker in self.outputs
+                if self.outputs[maker] == size and maker not in self.named
+            ]
+            if all(
+                self._in_one_list(maker, path) and not self._is_before(maker, path)
+                for maker in makers
+            ):
+                found.setdefault(size, set()).add(path)
+        return found
+
+
+def at_the_same_place(path: str, paths: Iterable[str]) -> frozenset[str]:
+    """The paths of the same layer in modules alike up to numbers, as the members of an ensemble.
+
+    Example:
+        >>> paths = ["m_0/Dense_0/kernel", "m_0/Dense_1/kernel", "m_1/Dense_1/kernel"]
+        >>> sorted(at_the_same_place("m_1/Dense_1/kernel", paths))
+        ['m_0/Dense_1/kernel', 'm_1/Dense_1/kernel']
+    """
+
+    def place(of: str) -> tuple[Block, str]:
+        return module_of(of), of.split("/", len(module_and_name(of)[0]))[-1]
+
+    return frozenset(other for other in paths if place(other) == place(path))
+
+
+def module_of(path: str) -> Block:
+    """The module of a layer without numbers, as those of blocks that follow one another."""
+    return tuple(without_numbers(key) for key in module_and_name(path)[0] if not key.isdigit())
+
+
+def layer_among(dense: Iterable[str]) -> Callable[[str], Block]:
+    """The layer of a leaf, or itself where several dense weights have no layers of their own."""
+    matrices = Counter(layer_of(path) for path in dense)
+    return lambda path: layer_of(path) if matrices[layer_of(path)] < 2 else (path,)
+
+
+def _is_dense(path: str, shape: Shape) -> bool:
+    return kind_of(path) in ("dense", "") and len(shape) == 2
+
+
+def _reads_features(path: str, shape: Shape) -> bool:
+    """Whether a leaf belongs to a layer that reads features; biases and embeddings do not."""
+    if kind_of(path) in ("embedding", "token", "bias"):
+        return False
+    return len(shape) > 1 or is_normalization(path, shape)

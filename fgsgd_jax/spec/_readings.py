@@ -1,0 +1,135 @@
+"""Readings of a weight: what its axes may be, and the cut of each reading, for messages.
+
+A rule that is printed is copied and believed. So where nobody knows the axes of a weight, a message
+has every reading that its shape, its bias and the layout allow, not one of them.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+from fgsgd_jax.spec._attention import Shape, beside, is_attention_output, queries_beside
+from fgsgd_jax.spec._blocks import layer_of
+from fgsgd_jax.spec._kinds import kind_of
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._stack_axes import with_stack, without_stack
+
+
+class Reading(NamedTuple):
+    """What the axes of a weight may be, such as "(in, heads, size)", and its cut as text."""
+
+    axes: str
+    cut: str
+
+    def stacks_first(self) -> bool:
+        """Whether the first axis counts layers, heads or gates that are not added up."""
+        first = self.cut.split()[0]
+        return first == "layers" or first.endswith(":stack")
+
+
+_SECOND = Reading("(in, heads, size)", "in:rows heads:stack out:columns")
+_FIRST = Reading("(heads or layers, in, out)", "heads:stack in:rows out:columns")
+_SUMMED = Reading("(heads, size, out)", "heads:rows size:rows out:columns")
+_LAYERS = Reading("(layers, in, out)", "layers in:rows out:columns")
+_GATES_FIRST = Reading("(gates or layers, in, out)", "gates:stack in:rows out:columns")
+_GATES_SECOND = Reading("(in, gates or heads, out)", "in:rows gates:stack out:columns")
+_QUERIES_OF_LAYERS = [
+    Reading("(layers, in, heads, size)", "layers in:rows heads:stack out:columns"),
+    Reading("(in, layers, heads, size)", "in:rows layers heads:stack out:columns"),
+    Reading("(layers, heads, in, size)", "layers heads:stack in:rows out:columns"),
+]
+_OUTPUTS_OF_LAYERS = [
+    Reading("(layers, heads, size, out)", "layers heads:rows size:rows out:columns"),
+    Reading("(heads, layers, size, out)", "heads:rows layers size:rows out:columns"),
+]
+_IN_OUT = ("in out", "in:rows out:columns")
+_OUTPUTS_FIRST = [Reading("(heads or layers, out, in)", "heads:stack out:columns in:rows")]
+
+
+def readings(
+    path: str, shape: Shape, shapes: Mapping[str, Shape], layout: str | None
+) -> Sequence[Reading]:
+    """The readings of a weight of attention or a dense layer, the likeliest first.
+
+    Args:
+        path: The path of the weight.
+        shape: Its shape, stacked layers included.
+        shapes: The shapes of all leaves.
+        layout: The layout of the weight, or None.
+
+    Returns:
+        The readings; none of a weight of more than four axes.
+
+    Example:
+        >>> [reading.axes for reading in readings("h/wk", (8, 64, 16), {}, None)]
+        ['(heads or layers, in, out)']
+        >>> [reading.axes for reading in readings("h/wk", (64, 8, 16), {}, None)]
+        ['(in, heads, size)', '(heads or layers, in, out)']
+    """
+    one = layout.replace("S", "") if layout else None
+    outputs_first = (letters_for(one or DEFAULT, 2) or "").startswith("O")
+    if len(without_stack(shape, layout)) == 2:
+        axes, cut = ("out in", "out:columns in:rows") if outputs_first else _IN_OUT
+        names = with_stack(axes, layout).replace("stack", "layers").split()
+        return [Reading(f"({', '.join(names)})", with_stack(cut, layout))]
+    if outputs_first:
+        return _OUTPUTS_FIRST if len(shape) == 3 else []
+    if kind_of(path) == "query":
+        return _of_queries(path, shape, shapes)
+    if is_attention_output(path, shapes):
+        return _of_outputs(path, shape, shapes)
+    if len(shape) != 3:
+        return []
+    gates = [_GATES_FIRST, _GATES_SECOND]
+    return [*(gates if shape[0] < shape[1] else gates[::-1]), _SUMMED]
+
+
+def as_rules(path: str, shape: Shape, found: Sequence[Reading]) -> str:
+    """What to write in a rule: a whole one, and the cuts of all other readings.
+
+    Example:
+        >>> print(as_rules("gate", (2, 64, 256), [_GATES_FIRST]))
+        ('gate', fg.pom('layer', fg.Stiefel(), component='gates:stack in:rows out:columns'))
+    """
+    texts = [f"component={reading.cut!r}" for reading in found]
+    texts[0] = f"({path!r}, fg.pom('layer', fg.Stiefel(), {texts[0]}))"
+    if len(found) == 1:
+        return texts[0]
+    names = [f"{shape} is", *["it is"] * (len(found) - 1)]
+    cases = zip(texts, names, found, strict=True)
+    return ", or ".join(f"{text} if {name} {its.axes}" for text, name, its in cases)
+
+
+def _of_queries(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> Sequence[Reading]:
+    """The readings of queries, keys and values; nobody has more heads than features."""
+    if len(shape) != 3:
+        of_layers = _QUERIES_OF_LAYERS if len(shape) == 4 else []
+        return [its for its in of_layers if _has_fewer_heads_than_inputs(its, shape)]
+    biases = {
+        shapes[other]
+        for other in {*beside(path, shapes), *_of_layer(path, shapes)}
+        if kind_of(other) == "bias" and len(shapes[other]) == 2
+    }
+    second, first = shape[1:] in biases, (shape[0], shape[2]) in biases
+    if second != first:
+        return [_SECOND] if second else [_FIRST]
+    return [_FIRST] if shape[0] < shape[1] else [_SECOND, _FIRST]
+
+
+def _of_outputs(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> Sequence[Reading]:
+    """The readings of outputs of attention, whose heads are those of the queries beside them."""
+    if len(shape) != 4:
+        return [_SUMMED, _LAYERS] if len(shape) == 3 else []
+    heads = {its[-2:] for its in queries_beside(path, shapes)}
+    layers_first, layers_second = shape[1:3] in heads, (shape[0], shape[2]) in heads
+    if layers_first != layers_second:
+        return _OUTPUTS_OF_LAYERS[:1] if layers_first else _OUTPUTS_OF_LAYERS[1:]
+    return _OUTPUTS_OF_LAYERS
+
+
+def _has_fewer_heads_than_inputs(reading: Reading, shape: Shape) -> bool:
+    sizes = dict(zip(reading.axes.strip("()").split(", "), shape, strict=True))
+    return sizes["heads"] <= sizes["in"]
+
+
+def _of_layer(path: str, shapes: Mapping[str, Shape]) -> list[str]:
+    return [other for other in shapes if other != path and layer_of(other) == layer_of(path)]
