@@ -28,6 +28,20 @@ def counted(number: int, thing: str) -> str:
     return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
+def shown(value: object, most: int = 100) -> str:
+    """A wrong value in a message: an array by its shape, anything else on one line, shortened.
+
+    >>> import numpy as np
+    >>> shown(np.ones((2, 3))), shown("0.1"), shown(list(range(9)), most=8)
+    ('an array of shape (2, 3)', "'0.1'", '[0, 1, 2…')
+    """
+    shape = getattr(value, "shape", ())
+    if isinstance(shape, tuple) and shape:
+        return f"an array of shape {shape}"
+    text = " ".join(repr(value).split())
+    return text if len(text) <= most else text[:most] + "…"
+
+
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
     """The lines of a table, every column as wide as its widest cell.
 

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgsgd_jax._keys import require_key
+from fgsgd_jax._text import shown
 from fgsgd_jax.checks import _points
 from fgsgd_jax.checks._laws import ROUNDING, LawTable
 from fgsgd_jax.checks._report import Report
@@ -44,7 +46,7 @@ def check_gradient(
         A report of two laws.
 
     Raises:
-        TypeError: If the manifold is a class, or not a `Manifold`.
+        TypeError: If the manifold is a class, or not a `Manifold`, or the key is no key of JAX.
         ValueError: If there is no law of a given name.
 
     Example:
@@ -58,11 +60,29 @@ def check_gradient(
         True
     """
     require_manifold(manifold)
+    require_key(key)
+    if not callable(function):
+        raise TypeError(f"`function` must be a function of a point, got {shown(function)}.")
+    _require_point(x)
     selected = LAWS.select("check_gradient", manifold, laws, tolerances)
     gradient = manifold.to_tangent(x, manifold.representer(x, jax.grad(function)(x)))
     sample = _Sample(manifold, function, x, gradient, _points.unit_tangent(manifold, key, x))
     measured = {name: LAWS[name].measure(sample) for name in selected}
     return LAWS.report(measured, tolerances, jax.tree.leaves(x)[0].dtype.itemsize)
+
+
+def _require_point(x: Any) -> None:
+    """Raises a TypeError unless x is an array of floats, or a tuple of such on a `Product`."""
+
+    def is_of_floats(leaf):
+        is_array = isinstance(leaf, (jax.Array, np.ndarray))
+        return is_array and jnp.issubdtype(leaf.dtype, jnp.floating)
+
+    if not all(map(is_of_floats, x if isinstance(x, tuple) and x else (x,))):
+        raise TypeError(
+            "`x` must be a point, an array (rows, columns, …) of real floating-point numbers, or a "
+            f"tuple of such on a Product, got {shown(x)}."
+        )
 
 
 class _Sample(NamedTuple):

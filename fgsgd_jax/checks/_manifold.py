@@ -8,9 +8,11 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import checked_float_dtype
 from fgsgd_jax.checks import _basic_laws, _geodesic_laws
 from fgsgd_jax.checks._laws import LawTable
-from fgsgd_jax.checks._points import hashable
+from fgsgd_jax.checks._points import checked_shape
 from fgsgd_jax.checks._report import Report
 from fgsgd_jax.checks._sample import Sample, Subject, require_manifold, require_shapes
 from fgsgd_jax.geometry import Manifold
@@ -47,7 +49,7 @@ def check_manifold(
         A report. Errors are absolute for unit vectors, relative for distances.
 
     Raises:
-        TypeError: If the manifold is a class, or not a `Manifold`.
+        TypeError: If the manifold is a class, or not a `Manifold`, or the key is no key of JAX.
         ValueError: If there is no law of a given name, it does not apply to the manifold, a verb
             returns arrays of a wrong shape, or the dtype is another.
 
@@ -67,14 +69,16 @@ def check_manifold(
         [('project keeps points', 0.0001, True), ('to_tangent is linear', 1e-06, True)]
     """
     require_manifold(manifold)
-    dtype = jnp.dtype(dtype)
+    require_key(key)
+    shape = checked_shape(shape)
+    dtype = checked_float_dtype("dtype", dtype)
     if dtype not in (jnp.float32, jnp.float64):
         raise ValueError(
             f"check_manifold measures laws in float32 or float64, not in {dtype}: shorter dtypes "
             "have no tolerances. Check the manifold in float32."
         )
     dimension = manifold.dimension(_shape_of_a_point(shape))
-    subject = Subject(manifold, hashable(shape), dimension, dtype, injectivity_radius)
+    subject = Subject(manifold, shape, dimension, dtype, injectivity_radius)
     selected = LAWS.select("check_manifold", subject, laws, tolerances)
     if laws is None:  # single laws trace only the verbs that they need
         require_shapes(subject)

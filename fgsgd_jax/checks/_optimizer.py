@@ -1,19 +1,21 @@
 """`check_optimizer`: what an optimizer on manifolds promises."""
 
-import functools
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
+from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import require_count
+from fgsgd_jax._text import shown
 from fgsgd_jax.checks._laws import LawTable, always
 from fgsgd_jax.checks._report import Report
-from fgsgd_jax.spec import Collection, residual
-from fgsgd_jax.transforms import SpecState
+from fgsgd_jax.checks._run import Run
+from fgsgd_jax.spec import Collection, require_collection, require_weights
+from fgsgd_jax.transforms import SpecState, require_transformation
 
 LAWS = LawTable()
 
@@ -51,9 +53,11 @@ def check_optimizer(
         A report. A law that holds or does not hold is measured as 0 or 1.
 
     Raises:
-        TypeError: If an update needs arguments that `extra_args` does not have.
-        ValueError: If there is no law of a given name, or it does not apply; or if a link of the
-            chain refuses known values, such as `retract_updates` a step that is not tangent.
+        TypeError: If an argument is of the wrong type, or an update needs arguments that
+            `extra_args` does not have.
+        ValueError: If `params` are not those of the spec, there is no law of a given name, or it
+            does not apply; or if a link of the chain refuses known values, such as
+            `retract_updates` a step that is not tangent.
 
     Example:
         >>> import jax, optax
@@ -65,89 +69,35 @@ def check_optimizer(
         True
     """
     key = jax.random.key(0) if key is None else key
-    run = _Run(tx, params, spec, key, steps, dict(extra_args or {}))
+    require_key(key)
+    require_transformation(tx)
+    require_count("steps", steps, lowest=1)
+    if spec is not None:
+        require_collection(spec)
+        require_weights(params, spec)
+    if not (extra_args is None or isinstance(extra_args, Mapping)):
+        raise TypeError(
+            "`extra_args` are keyword arguments by name, such as {'value': 1.0}, got "
+            f"{shown(extra_args)}."
+        )
+    run = Run(tx, params, spec, key, steps, dict(extra_args or {}))
     run.require_arguments()
     selected = LAWS.select("check_optimizer", run, laws, tolerances)
     measured = {name: LAWS[name].measure(run) for name in selected}
     return LAWS.report(measured, tolerances, run.item_size)
 
 
-class _Walk(NamedTuple):
-    """The last updates, state and parameters of a run, and the largest residual on the way."""
-
-    updates: Any
-    state: Any
-    params: Any
-    drift: float
-
-
-class _Run:
-    """The optimizer at work, every step jitted; what several laws need is computed once."""
-
-    def __init__(self, tx, params, spec, key: jax.Array, steps: int, extra_args: dict[str, Any]):
-        self.params, self.spec, self.key, self.steps = params, spec, key, steps
-        self.plain_update = functools.partial(
-            optax.with_extra_args_support(tx).update, **extra_args
-        )
-        self.update = jax.jit(self.plain_update)
-        self.state = tx.init(params)
-        self.zero = jax.tree.map(jnp.zeros_like, params)
-        smallest = min(leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
-        self.item_size = min(max(smallest, 2), 8)
-
-    def require_arguments(self) -> None:
-        """Raises a TypeError if updates need more arguments."""
-        try:
-            jax.eval_shape(self.plain_update, self.zero, self.state, self.params)
-        except TypeError as error:
-            if "required keyword-only argument" not in str(error):
-                raise
-            raise TypeError(
-                f"The updates of this optimizer need further arguments: {error}. Give them by name "
-                "in `extra_args`, as in check_optimizer(…, extra_args={'value': 1.0})."
-            ) from None
-
-    def gradients(self, step: int, size: float = 1.0) -> Any:
-        """Random gradients of a step."""
-        leaves, structure = jax.tree.flatten(self.params)
-        keys = jax.random.split(jax.random.fold_in(self.key, step), len(leaves))
-        drawn = [
-            (size * jax.random.normal(key, leaf.shape)).astype(leaf.dtype)
-            for key, leaf in zip(keys, leaves, strict=True)
-        ]
-        return structure.unflatten(drawn)
-
-    def drift(self, params: Any) -> float:
-        """How far the parameters are from their manifolds; 0 without a spec, NaN if any is NaN."""
-        measured = {} if self.spec is None else residual(params, self.spec)
-        return float(np.max([0.0, *map(float, measured.values())]))
-
-    @functools.cached_property
-    def walk(self) -> _Walk:
-        params, state, updates, drifts = self.params, self.state, self.zero, [0.0]
-        for step in range(self.steps):
-            updates, state = self.update(self.gradients(step), state, params)
-            params = optax.apply_updates(params, updates)
-            drifts.append(self.drift(params))
-        return _Walk(updates, state, params, float(np.max(drifts)))
-
-    def after(self, size: float) -> Any:
-        """The parameters after one step with gradients of a size."""
-        updates, _ = self.update(self.gradients(0, size), self.state, self.params)
-        return optax.apply_updates(self.params, updates)
-
-
-def _promise(name: str, obstacle: Callable[[_Run], str | None] = always) -> Callable:
+def _promise(name: str, obstacle: Callable[[Run], str | None] = always) -> Callable:
     """Enters a function that returns whether a law holds, to be reported as 0 or 1."""
 
-    def enter(holds: Callable[[_Run], bool]) -> Callable[[_Run], bool]:
+    def enter(holds: Callable[[Run], bool]) -> Callable[[Run], bool]:
         LAWS.law(name, 0.0, obstacle)(lambda run: 0.0 if holds(run) else 1.0)
         return holds
 
     return enter
 
 
-def _no_spec(run: _Run) -> str | None:
+def _no_spec(run: Run) -> str | None:
     return "it needs a spec, which was not given" if run.spec is None else None
 
 
@@ -165,13 +115,13 @@ def _have_same_structure(tree: Any, other: Any) -> bool:
 
 
 @_promise("a zero gradient moves nothing")
-def _zero_gradient(run: _Run) -> bool:
+def _zero_gradient(run: Run) -> bool:
     updates, _ = run.update(run.zero, run.state, run.params)
     return _all(lambda leaf: leaf == 0, updates)
 
 
 @_promise("the first step goes downhill")
-def _first_step_descends(run: _Run) -> bool:
+def _first_step_descends(run: Run) -> bool:
     # A gradient so small that what a retraction adds to the step is far below the step itself; it
     # goes uphill where a chain lacks the minus sign of its learning rate.
     gradient = run.gradients(0, 1e-3)
@@ -182,17 +132,17 @@ def _first_step_descends(run: _Run) -> bool:
 
 
 @_promise("steps are finite")
-def _finite_steps(run: _Run) -> bool:
+def _finite_steps(run: Run) -> bool:
     return _all(jnp.isfinite, run.walk.params)
 
 
 @_promise("updates have the structure and dtypes of the parameters")
-def _updates_are_like_params(run: _Run) -> bool:
+def _updates_are_like_params(run: Run) -> bool:
     return _have_same_structure(run.walk.updates, run.params)
 
 
 @_promise("all parts of the state belong to the spec", _no_spec)
-def _state_is_of_spec(run: _Run) -> bool:
+def _state_is_of_spec(run: Run) -> bool:
     def is_part(node):
         return isinstance(node, SpecState)
 
@@ -201,32 +151,32 @@ def _state_is_of_spec(run: _Run) -> bool:
 
 
 @_promise("the state keeps its structure and dtypes")
-def _state_keeps_structure(run: _Run) -> bool:
+def _state_keeps_structure(run: Run) -> bool:
     return _have_same_structure(run.walk.state, run.state)
 
 
 @LAWS.law("steps stay on the manifolds", ON_MANIFOLD, _no_spec)
-def _steps_stay(run: _Run) -> float:
+def _steps_stay(run: Run) -> float:
     return run.walk.drift
 
 
 def _enter_laws_of_size(size: float, item_sizes: tuple[int, ...]) -> None:
     """Laws about gradients of a size that dtypes of these item sizes can represent."""
 
-    def not_for_dtype(run: _Run) -> str | None:
+    def not_for_dtype(run: Run) -> str | None:
         if run.item_size in item_sizes:
             return None
         return f"it is not meant for parameters with {run.item_size} bytes per entry"
 
-    def obstacle(run: _Run) -> str | None:
+    def obstacle(run: Run) -> str | None:
         return not_for_dtype(run) or _no_spec(run)
 
     @_promise(f"gradients of size {size:g} give finite steps", not_for_dtype)
-    def finite(run: _Run) -> bool:
+    def finite(run: Run) -> bool:
         return _all(jnp.isfinite, run.after(size))
 
     @LAWS.law(f"steps with gradients of size {size:g} stay on the manifolds", ON_MANIFOLD, obstacle)
-    def stays(run: _Run) -> float:
+    def stays(run: Run) -> float:
         return run.drift(run.after(size))
 
 
@@ -237,14 +187,14 @@ for _size in (1e-4, 1e4):
 
 
 @_promise("a NaN gradient stays visible")
-def _nan_gradient(run: _Run) -> bool:
+def _nan_gradient(run: Run) -> bool:
     nan = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), run.params)
     updates, _ = run.update(nan, run.state, run.params)
     return _all(jnp.isnan, updates)
 
 
 @_promise("unknown extra arguments are ignored")
-def _extra_arguments(run: _Run) -> bool:
+def _extra_arguments(run: Run) -> bool:
     # With gradients and known values, so that `retract_updates` sees whether steps are tangent.
     gradients = run.gradients(0)
     try:
@@ -255,7 +205,7 @@ def _extra_arguments(run: _Run) -> bool:
 
 
 @_promise("update without params says what is missing")
-def _missing_params(run: _Run) -> bool:
+def _missing_params(run: Run) -> bool:
     try:
         run.plain_update(run.zero, run.state)
     except ValueError as error:

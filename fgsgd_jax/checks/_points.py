@@ -4,8 +4,10 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from fgsgd_jax import linalg
+from fgsgd_jax._text import shown
 from fgsgd_jax.geometry import Manifold
 
 
@@ -71,6 +73,18 @@ def unit_tangent(manifold: Manifold, key: jax.Array, x):
     return scale(1 / manifold.norm(x, v), v)
 
 
-def hashable(shape: Any) -> Any:
-    """A shape, or a sequence of shapes, as (a tuple of) tuples."""
-    return tuple(part if isinstance(part, int) else hashable(part) for part in shape)
+def checked_shape(shape: Any) -> Any:
+    """A shape, or a sequence of shapes, as (a tuple of) tuples.
+
+    Raises:
+        TypeError: If it is neither.
+    """
+    is_sequence = isinstance(shape, (tuple, list)) and len(shape) > 0
+    if is_sequence and all(isinstance(part, (tuple, list)) for part in shape):
+        return tuple(map(checked_shape, shape))
+    if is_sequence and all(isinstance(part, (int, np.integer)) for part in shape):
+        return tuple(map(int, shape))
+    raise TypeError(
+        "`shape` must be the shape of points, such as (4, 3), or a tuple of shapes for a Product, "
+        f"got {shown(shape)}."
+    )

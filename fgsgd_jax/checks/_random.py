@@ -7,7 +7,10 @@ from typing import Any, NamedTuple
 import jax
 import numpy as np
 
+from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import require_count
 from fgsgd_jax.checks._laws import LawTable
+from fgsgd_jax.checks._points import checked_shape
 from fgsgd_jax.checks._report import Report
 from fgsgd_jax.checks._sample import require_manifold
 from fgsgd_jax.geometry import Manifold
@@ -44,7 +47,7 @@ def check_random(
         A report of the largest deviations, in standard errors estimated from the draws.
 
     Raises:
-        TypeError: If the manifold is a class, or not a `Manifold`.
+        TypeError: If the manifold is a class, or not a `Manifold`, or the key is no key of JAX.
         ValueError: If there is no law of a given name, or it does not apply.
 
     Example:
@@ -54,6 +57,9 @@ def check_random(
         True
     """
     require_manifold(manifold)
+    require_key(key)
+    shape = checked_shape(shape)
+    require_count("draws", draws, lowest=2)
     selected = LAWS.select("check_random", shape, laws, tolerances)
     point_key, rotation_key = jax.random.split(key)
     x = np.asarray(manifold.random(point_key, (*shape, draws)), np.float64)

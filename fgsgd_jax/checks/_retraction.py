@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import require_count, require_not_negative
 from fgsgd_jax.checks import _points
 from fgsgd_jax.checks._report import Law, Report
 from fgsgd_jax.checks._sample import require_manifold
@@ -39,7 +41,7 @@ def check_retraction(
         equals `exp` up to round-off has no slope and passes.
 
     Raises:
-        TypeError: If the manifold is a class, or not a `Manifold`.
+        TypeError: If the manifold is a class, or not a `Manifold`, or the key is no key of JAX.
         ValueError: If it has no `exp`.
 
     Example:
@@ -49,13 +51,17 @@ def check_retraction(
         True
     """
     require_manifold(manifold)
+    require_key(key)
+    shape = _points.checked_shape(shape)
+    require_count("order", order, lowest=1)
+    require_not_negative("tolerance", tolerance)
     if not hasattr(manifold, "exp"):
         raise ValueError(
             f"check_retraction compares `retract` with `exp`, which {manifold!r} does not have. "
             "Define `exp`, or check `retract` with check_manifold."
         )
     with jax.enable_x64(True):
-        errors = np.asarray(_errors(manifold, _points.hashable(shape), jnp.asarray(LENGTHS), key))
+        errors = np.asarray(_errors(manifold, shape, jnp.asarray(LENGTHS), key))
     name = f"error of retract has slope {order + 1}"
     if np.all(errors <= 1e-12):
         return Report([Law(f"{name} (it is exp)", 0.0, tolerance)])

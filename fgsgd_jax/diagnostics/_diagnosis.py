@@ -9,7 +9,13 @@ import jax.numpy as jnp
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.diagnostics import _weights
 from fgsgd_jax.norms import Norms, group_norms, layer_norms
-from fgsgd_jax.spec import Collection, Coordinates, checked_coordinates, require_collection
+from fgsgd_jax.spec import (
+    Collection,
+    Coordinates,
+    checked_coordinates,
+    require_collection,
+    require_weights,
+)
 from fgsgd_jax.transforms import PerGroup
 
 
@@ -85,6 +91,7 @@ def diagnose(
         0.6
     """
     require_collection(spec)
+    require_weights(params, spec)
     coordinates = checked_coordinates(coordinates)
     stds, manifold_ids = spec.feature_std(feature_std), spec.manifold_ids()
     all_gradients, all_updates, all_traces = map(

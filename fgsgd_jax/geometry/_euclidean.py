@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax import linalg
+from fgsgd_jax._keys import require_key
 from fgsgd_jax.geometry._manifold import Manifold, require_points
 
 
@@ -56,6 +57,7 @@ class Euclidean(Manifold):
 
     def random(self, key, shape, dtype=jnp.float32):
         """Independent standard normal entries; flat space has no uniform distribution."""
+        require_key(key)
         require_points(self, shape)
         return jax.random.normal(key, shape, dtype)
 

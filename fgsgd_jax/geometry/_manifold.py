@@ -19,6 +19,7 @@ import numpy as np
 from jax.core import Tracer
 
 from fgsgd_jax import linalg
+from fgsgd_jax._keys import require_key
 
 # `dimension` by counting needs a square matrix with as many rows as a point has entries.
 LARGEST_COUNTED = 1024
@@ -93,6 +94,7 @@ class Manifold(abc.ABC):
 
     def random(self, key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
         """Random points; by default projected Gaussian matrices, uniform on spheres."""
+        require_key(key)
         require_points(self, shape)
         normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
         return self.project(normal).astype(dtype)

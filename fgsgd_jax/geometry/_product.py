@@ -6,6 +6,7 @@ from typing import final
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._keys import require_key
 from fgsgd_jax.geometry._manifold import Manifold
 
 
@@ -104,6 +105,7 @@ class Product(Manifold):
 
     def random(self, key, shape, dtype=jnp.float32):
         """A uniform point; `shape` is one shape for all factors, or a tuple of one each."""
+        require_key(key)
         keys = jax.random.split(key, len(self.factors))
         return tuple(
             factor.random(key, one, dtype)

@@ -9,6 +9,7 @@ from jax import lax
 from jax.core import Tracer
 
 from fgsgd_jax import linalg
+from fgsgd_jax._keys import require_key
 from fgsgd_jax.geometry._manifold import (
     Manifold,
     require_nonzero,
@@ -125,6 +126,7 @@ class Stiefel(Manifold):
 
     def random(self, key, shape, dtype=jnp.float32):
         """Uniform (Haar) points: the Q of a Gaussian matrix, its sign fixed by a positive R."""
+        require_key(key)
         require_points(self, shape)
         normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
         return _tall(linalg.gram_schmidt, normal).astype(dtype)

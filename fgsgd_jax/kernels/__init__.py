@@ -4,17 +4,22 @@ Everything here equals textbook code elsewhere up to rounding, and exists for sp
 the algorithm, read `transforms` and `geometry` instead.
 
 A step has three forms, and a program takes one of them when it is lowered: passes over arrays
-(`_passes.py`), for spheres and oblique manifolds on GPUs two passes over entries (`_gpu.py`), and,
-if they are asked for, kernels of Pallas for GPUs and TPUs (`_blocks.py`). To have passes over
-arrays everywhere, set `fgsgd_jax.kernels._step.GPUS = ()` before the first update is traced.
+(`_passes.py`), for spheres and oblique manifolds on GPUs two passes over entries (`_gpu.py`), and
+for small points on GPUs and TPUs kernels of Pallas (`_blocks.py`). To have passes over arrays
+everywhere, set `fgsgd_jax.kernels.PALLAS = False` and `fgsgd_jax.kernels._step.GPUS = ()` before an
+optimizer is made.
 
-Kernels of Pallas are off: they were compiled for an H100 and a TPU v5e and interpreted on a CPU,
-but have run on neither yet. To have them, set `fgsgd_jax.kernels.PALLAS = True` before an optimizer
-is made, and take steps by `fgsgd_jax.apply_gradients`, so that they write the new weights. They
-serve single devices and small points; GPUs need compute capability 8.0 (Ampere) or later.
-`jax.export` then needs `DisabledSafetyCheck.custom_call(…)` for "__gpu$xla.gpu.triton" or
-"tpu_custom_call", exports for one platform at a time, and since JAX 0.11 for GPUs only where it
-finds one.
+Kernels of Pallas are taken where the process computes on one TPU, or on one NVIDIA GPU of compute
+capability 8.0 (Ampere) or later. `fgsgd_jax.kernels.PALLAS = False`, set before an optimizer is
+made, leaves them out; `True` takes them for every GPU and TPU that a program is lowered for, also
+where there is none. Take steps by `fgsgd_jax.apply_gradients`, so that they write the new weights.
+They were compiled for an H100 and a TPU v5e, and the Triton and Mosaic programs that JAX makes of
+them were interpreted and compared with the chain of links, but they have not been timed on a device
+yet.
+
+`jax.export` of a program that holds them needs `DisabledSafetyCheck.custom_call(…)` for
+"__gpu$xla.gpu.triton" or "tpu_custom_call", exports for one platform at a time, and since JAX 0.11
+for GPUs only where it finds one.
 """
 
 from fgsgd_jax.kernels._choice import has_kernels as has_kernels
@@ -26,5 +31,6 @@ from fgsgd_jax.kernels._shared import Settings as Settings
 from fgsgd_jax.kernels._step import fused_step as fused_step
 from fgsgd_jax.kernels._step import tangent_norms as tangent_norms
 
-# Whether optimizers that are made from now on step by kernels of Pallas on GPUs and TPUs.
-PALLAS = False
+# Whether optimizers that are made from now on step by kernels of Pallas on GPUs and TPUs; None for
+# those that this process computes on, if they can run such kernels.
+PALLAS: bool | None = None

@@ -1,5 +1,6 @@
 """A function of one component, computed for all of them by a single kernel of Pallas."""
 
+import importlib.util
 from collections.abc import Callable, Mapping
 from typing import Any
 
@@ -11,6 +12,41 @@ from fgsgd_jax.kernels._scalars import Scalars
 
 # Whether JAX interprets the kernels, as tests of them on a CPU need.
 INTERPRET = False
+
+
+# Platforms for which kernels are written, and the compute capability that GPUs need (Ampere).
+GPUS = ("cuda", "rocm")
+TPUS = ("tpu",)
+LEAST_CAPABILITY = 8.0
+
+
+def platforms(wanted: bool | None) -> tuple[str, ...]:
+    """The platforms whose programs take steps by kernels.
+
+    Args:
+        wanted: Whether all do for which kernels are written; None for those that have a device in
+            this process on which the kernels can run.
+    """
+    if wanted is None:
+        return _platforms_here()
+    return GPUS + TPUS if wanted else ()
+
+
+def _platforms_here() -> tuple[str, ...]:
+    """The platform of the devices that this process computes on, if kernels can run there.
+
+    A program knows its platform when it is lowered, but not which GPU will run it.
+    """
+    device = jax.devices()[0]
+    if importlib.util.find_spec("jax.experimental.pallas") is None:
+        return ()
+    if device.platform == "tpu":
+        return TPUS
+    try:
+        capability = float(getattr(device, "compute_capability", "0"))
+    except ValueError:  # AMD's GPUs have names in its place, such as gfx90a
+        return ()
+    return ("cuda",) if capability >= LEAST_CAPABILITY else ()
 
 
 class OneKernel:

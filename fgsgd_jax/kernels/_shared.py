@@ -32,7 +32,8 @@ class Settings(NamedTuple):
             given numbers, or by none.
         normalizer: τ, called as `normalizer(g, rho, curvature)` with norms g; None where it is not
             needed.
-        pallas: Whether programs for GPUs and TPUs take the step by kernels of Pallas.
+        pallas: Whether programs for GPUs and TPUs take the step by kernels of Pallas; None for
+            those whose devices are here and can run them.
         writes_weight: Whether the result is the new weight, in the place of the update.
     """
 
@@ -40,7 +41,7 @@ class Settings(NamedTuple):
     nesterov: bool
     normalization: Normalization
     normalizer: Callable | None = None
-    pallas: bool = False
+    pallas: bool | None = False
     writes_weight: bool = False
 
 

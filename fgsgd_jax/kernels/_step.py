@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fgsgd_jax import _xla_cpu, linalg
+from fgsgd_jax.kernels import _pallas
 from fgsgd_jax.kernels._blocks import blocks, fits_blocks, fits_norms, norms_by_blocks
 from fgsgd_jax.kernels._choice import kernel_for
 from fgsgd_jax.kernels._gpu import two_passes
@@ -29,10 +30,9 @@ from fgsgd_jax.spec import (
     times,
 )
 
-# Platforms where points are held entry by entry in registers, TPUs only by kernels of Pallas, and
-# the largest such points. With `GPUS = ()` and no Pallas, all compute by passes over arrays.
+# GPUs where points are held entry by entry in registers, and the largest such points. With
+# `GPUS = ()` and no Pallas, all platforms compute by passes over arrays.
 GPUS = ("cuda", "rocm")
-TPUS = ("tpu",)
 LARGEST_IN_REGISTERS = 25
 
 
@@ -65,14 +65,15 @@ def _tangent_norms(leaf_spec, weight, gradient, manifold_ids, s, after, *, setti
         return kernel.length(kernel.tangent(x, g, normal), normal)
 
     in_registers: dict[str, Callable] = {}
-    if settings.pallas and _is_small(leaf_spec):
+    by_pallas = _pallas_platforms(settings)
+    if by_pallas and _is_small(leaf_spec):
         numbers = Numbers(*(jnp.zeros([], weight.dtype),) * 2)  # of a step, which is not taken here
         step = Step(
             leaf_spec, kernel, weight, gradient, None, None, (s, None), numbers, None, None,
             settings,
         )  # fmt: skip
         if fits_norms(step):
-            in_registers = _by_platform(lambda platform: norms_by_blocks(step, platform))
+            in_registers = _of_platform(by_pallas, lambda name: norms_by_blocks(step, name))
     if isinstance(kernel, RescalingKernel):  # for which XLA makes one kernel, with what follows
         in_registers |= dict.fromkeys(GPUS, lambda: norms(linalg.Entries.of))
     return _on_platform(
@@ -120,8 +121,9 @@ def fused_step(
     if not bounded:  # squares may overflow, and the length of a step is measured on the way
         return passes(step, after)
     in_registers: dict[str, Callable] = {}
-    if settings.pallas and _is_small(leaf_spec) and fits_blocks(step):
-        in_registers = _by_platform(lambda platform: blocks(step, after, platform))
+    by_pallas = _pallas_platforms(settings)
+    if by_pallas and _is_small(leaf_spec) and fits_blocks(step):
+        in_registers = _of_platform(by_pallas, lambda name: blocks(step, after, name))
     elif isinstance(kernel, RescalingKernel):
         in_registers = dict.fromkeys(GPUS, lambda: two_passes(step, after))
     return _on_platform(leaf_spec, in_registers, lambda: passes(step, after))
@@ -132,11 +134,17 @@ def _is_small(leaf_spec: LeafSpec) -> bool:
     return rows * columns <= LARGEST_IN_REGISTERS
 
 
-def _by_platform(function: Callable[[str], Any]) -> dict[str, Callable]:
-    """A function of the platform, for those that have kernels of Pallas."""
+def _pallas_platforms(settings: Settings) -> tuple[str, ...]:
+    """The platforms whose programs take this step by kernels of Pallas, if it fits them."""
+    platforms = _pallas.platforms(settings.pallas)
     # Under `jax_enable_x64` some numbers on the way have 64 bits, which kernels for TPUs refuse.
-    platforms = GPUS if jnp.result_type(float) == jnp.float64 else GPUS + TPUS
-    return {platform: functools.partial(function, platform) for platform in platforms}
+    if jnp.result_type(float) == jnp.float64:
+        return tuple(name for name in platforms if name not in _pallas.TPUS)
+    return platforms
+
+
+def _of_platform(platforms: tuple[str, ...], function: Callable[[str], Any]) -> dict[str, Callable]:
+    return {name: functools.partial(function, name) for name in platforms}
 
 
 def _on_platform(

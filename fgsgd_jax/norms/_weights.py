@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.norms._matrices import Norms, norms_of
 from fgsgd_jax.spec import (
@@ -14,6 +15,7 @@ from fgsgd_jax.spec import (
     LeafSpec,
     group_members,
     require_collection,
+    require_weights,
     summed_axes,
 )
 
@@ -36,7 +38,6 @@ class NetworkNorms(NamedTuple):
     log_layers: Norms
 
 
-@functools.partial(jax.jit, static_argnums=1)
 def component_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
     """The norms of every component of a weight.
 
@@ -48,6 +49,7 @@ def component_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
         Arrays `(*lanes)`, one number per component; `(1,)` for a Euclidean weight.
 
     Raises:
+        TypeError: If the weight is no array of floats, or the entry none of a spec.
         ValueError: If the weight has another shape than its entry of the spec.
 
     Example:
@@ -60,8 +62,8 @@ def component_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
     """
     if leaf_spec is None:
         return layer_norms(weight, None)
-    _require_shape(weight, leaf_spec)
-    return norms_of(leaf_spec.component.to_points(weight))
+    _require_weight(weight, leaf_spec)
+    return _component_norms(weight, leaf_spec)
 
 
 def group_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
@@ -75,6 +77,7 @@ def group_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
         Arrays `(number of groups,)`; the groups of stacked layers follow one another.
 
     Raises:
+        TypeError: If the weight is no array of floats, or the entry none of a spec.
         ValueError: If the weight has another shape than its entry of the spec.
 
     Example:
@@ -90,11 +93,10 @@ def group_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
     """
     if leaf_spec is None:
         return layer_norms(weight, None)
-    _require_shape(weight, leaf_spec)
+    _require_weight(weight, leaf_spec)
     return _group_norms(weight, leaf_spec)
 
 
-@functools.partial(jax.jit, static_argnums=1)
 def layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None = None, /) -> Norms:
     """The norms of a whole weight as a matrix, outputs × (receptive field · inputs).
 
@@ -107,6 +109,7 @@ def layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None = None, /) -> Norm
         Arrays `(number of stacked layers,)`, `(1,)` without a stack.
 
     Raises:
+        TypeError: If the weight is no array of floats, or the entry none of a spec.
         ValueError: If the weight has fewer than two axes, or another shape than its entry of the
             spec.
 
@@ -115,16 +118,20 @@ def layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None = None, /) -> Norm
         >>> layer_norms(jnp.ones((2, 2, 1, 4))).frobenius  # 4 outputs × 4 inputs
         Array([4.], dtype=float32)
     """
+    _require_weight(weight, leaf_spec)
     if leaf_spec is None and jnp.ndim(weight) < 2:
         raise ValueError(
             f"A weight of shape {jnp.shape(weight)} is no matrix and has no layer norms. Give "
             "a weight with an input and an output axis."
         )
-    weight = jnp.asarray(weight)
+    return _layer_norms(jnp.asarray(weight), leaf_spec)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None) -> Norms:
     if leaf_spec is None:
         outputs, stack = (weight.ndim - 1,), ()
     else:
-        _require_shape(weight, leaf_spec)
         component = leaf_spec.component
         outputs, stack = component.outputs or component.columns, component.stack
         weight = weight.reshape(component.split_shape(weight.shape))
@@ -133,8 +140,23 @@ def layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None = None, /) -> Norm
     return norms_of(jnp.transpose(weight, outputs + inputs + stack).reshape(sizes))
 
 
-def _require_shape(weight: jax.Array, leaf_spec: LeafSpec) -> None:
-    if jnp.shape(weight) != leaf_spec.shape:
+def _require_weight(weight: Any, leaf_spec: Any) -> None:
+    """Raises unless a weight is an array of floats that fits its entry of the spec, if it has one.
+
+    Raises:
+        TypeError: If one of them is something else.
+        ValueError: If the weight has another shape.
+    """
+    if not (leaf_spec is None or isinstance(leaf_spec, LeafSpec)):
+        raise TypeError(
+            "The entry of the spec must be that of one weight, such as spec['conv/kernel'], or "
+            f"None, got {shown(leaf_spec)}."
+        )
+    dtype = getattr(weight, "dtype", None)
+    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
+        given = shown(weight) if dtype is None else f"dtype {dtype}"
+        raise TypeError(f"The weight must be an array of real floating-point numbers, got {given}.")
+    if leaf_spec is not None and jnp.shape(weight) != leaf_spec.shape:
         raise ValueError(
             f"The weight has shape {jnp.shape(weight)}, but its entry of the spec is for shape "
             f"{leaf_spec.shape}. Give the weight and the entry of the same path."
@@ -178,6 +200,7 @@ def weights_of(params: Any, spec: Collection) -> list[tuple[str, jax.Array, Leaf
         ValueError: If the spec was not built from these parameters, or there are no weights.
     """
     require_collection(spec)
+    require_weights(params, spec)
     weights = [
         (path, weight, leaf_spec)
         for path, weight in leaves_with_paths(params)
@@ -196,6 +219,11 @@ def weights_of(params: Any, spec: Collection) -> list[tuple[str, jax.Array, Leaf
 def _log_product(norms: dict[str, Norms]) -> Norms:
     sums = [jax.tree.map(lambda norm: jnp.sum(jnp.log(norm)), leaf) for leaf in norms.values()]
     return jax.tree.map(lambda *leaves: jnp.sum(jnp.stack(leaves)), *sums)
+
+
+@functools.partial(jax.jit, static_argnums=1)
+def _component_norms(weight: jax.Array, leaf_spec: LeafSpec) -> Norms:
+    return norms_of(leaf_spec.component.to_points(weight))
 
 
 @functools.partial(jax.jit, static_argnums=1)

@@ -8,10 +8,10 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from fgsgd_jax._numbers import require_number_or_schedule
+from fgsgd_jax._numbers import checked_schedule, require_number_or_schedule
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import AS_ASKED, Collection, require_gradients
-from fgsgd_jax.transforms import WritesWeights, checked_schedule, wrong_state
+from fgsgd_jax.transforms import WritesWeights, require_transformation, wrong_state
 
 # The rate of Euclidean leaves over the rate of leaves on manifolds. A step of `fgsgd` turns a
 # component by at most 0.42 times the rate, whatever the gradient; nothing limits a step of SGD, so
@@ -95,10 +95,7 @@ def _is_zero(number) -> bool:
 
 
 def _check_transformation(euclidean, weight_decay) -> None:
-    if not (hasattr(euclidean, "init") and hasattr(euclidean, "update")):
-        raise TypeError(
-            f"euclidean must be a transformation, such as optax.adamw(1e-3), got {euclidean!r}."
-        )
+    require_transformation(euclidean, "euclidean")
     unknown = isinstance(weight_decay, Tracer)
     if not unknown and (callable(weight_decay) or np.any(np.asarray(weight_decay) != 0)):
         raise ValueError(

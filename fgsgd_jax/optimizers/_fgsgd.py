@@ -61,8 +61,9 @@ def fgsgd(
     Args:
         learning_rate: A number or schedule. Begin with 0.3, or 0.1 with momentum 0.9; slices that
             normalization follows like 3 to 10 times as much. Larger groups take smaller steps at
-            the same rate, so tune it for each scheme separately. It must not be negative; inside a
-            jitted function, where the value of a schedule is unknown, a negative rate ascends.
+            the same rate, so tune it for each scheme separately. It must not be negative: to
+            ascend, put `optax.scale(-1.0)` first in a chain. Inside a jitted function, where the
+            value of a schedule or of an injected rate is unknown, a negative one is not found.
         spec: The spec of the parameters.
         momentum: The decay of the momentum, from 0 to below 1, or None for none.
         nesterov: Whether to use Nesterov momentum.
@@ -94,8 +95,8 @@ def fgsgd(
         TypeError: If the rate, momentum, decay, a dtype or `euclidean` is of the wrong type.
         ValueError: If a number is outside its range, or `weight_decay` is given beside a
             transformation for Euclidean leaves. At `init`, if weights are not on their manifolds:
-            `project` them first. At `update`, outside of jitted functions, if a schedule gives a
-            negative rate.
+            `project` them first. At `update`, outside of jitted functions, if a schedule or
+            `optax.inject_hyperparams` gives a negative rate.
 
     Example:
         >>> import jax, jax.numpy as jnp, optax

@@ -9,9 +9,11 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import checked_schedule
 from fgsgd_jax.optimizers._euclidean import with_euclidean
 from fgsgd_jax.optimizers._wrapped import (
     check_arguments,
+    checked_names,
     map_fields,
     require_no_decay,
     require_supported,
@@ -30,13 +32,14 @@ from fgsgd_jax.spec import (
 )
 from fgsgd_jax.transforms import (
     SpecState,
-    checked_schedule,
+    finished,
     nearest_points,
     previous_weights,
     require_on_manifolds,
     require_params,
     require_state,
     require_still_on_manifolds,
+    require_unfinished,
 )
 
 Tangent = Literal["none", "direction", "gradient"]
@@ -156,7 +159,7 @@ def on_manifold(
         )
     tx = optax.with_extra_args_support(tx)
     relative_step = checked_schedule("relative_step", relative_step)
-    momentum = (transport,) if isinstance(transport, str) else tuple(transport)
+    momentum = checked_names(transport)
 
     def init_fn(params):
         require_on_manifolds(params, spec)
@@ -171,6 +174,7 @@ def on_manifold(
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step on a manifold starts from the present weights")
         require_state(state, OnManifoldState, spec)
+        require_unfinished(updates)
         require_still_on_manifolds(params, spec, state.spec)
         require_gradients(spec, updates, params)
         eta = relative_step(state.count) if callable(relative_step) else relative_step
@@ -201,7 +205,7 @@ def on_manifold(
         inner = map_fields(state.inner, momentum, carry)
         weights = _at_unit_scale(spec, state.spec, params)
         steps, inner = tx.update(gradients, inner, weights, **extra_args)
-        moves = map_leaves(spec, move, cast, steps, params)
+        moves = finished(map_leaves(spec, move, cast, steps, params), spec)
         count = jnp.asarray(optax.safe_increment(state.count))
         previous = previous_weights(spec, state.spec, params) if momentum else {}
         return moves, OnManifoldState(count, inner, previous, state.spec.after_update())

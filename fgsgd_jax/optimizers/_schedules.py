@@ -3,6 +3,8 @@
 import jax.numpy as jnp
 import optax
 
+from fgsgd_jax._numbers import require_not_negative, require_number
+
 
 def robbins_monro(init_value: float, transition_steps: float, power: float = 1.0) -> optax.Schedule:
     """The learning rate r₀/(1 + t/T)^α, under which the convergence theorems hold.
@@ -18,7 +20,8 @@ def robbins_monro(init_value: float, transition_steps: float, power: float = 1.0
         A schedule: a function from the step count to the rate.
 
     Raises:
-        ValueError: If α or T is outside its range.
+        TypeError: If an argument is no number.
+        ValueError: If r₀ is negative, or α or T outside its range.
 
     Example:
         >>> schedule = robbins_monro(0.5, transition_steps=100, power=1.0)
@@ -28,6 +31,9 @@ def robbins_monro(init_value: float, transition_steps: float, power: float = 1.0
     References:
         Robbins & Monro, *A stochastic approximation method*, 1951; Ozay, 2019, eq. (4).
     """
+    require_not_negative("init_value", init_value)
+    require_number("transition_steps", transition_steps)
+    require_number("power", power)
     if not 0.5 < power <= 1:
         raise ValueError(
             "robbins_monro needs a power in (1/2, 1], so that its sum diverges and the sum of its "

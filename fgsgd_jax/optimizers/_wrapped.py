@@ -9,9 +9,10 @@ import optax
 
 from fgsgd_jax import linalg
 from fgsgd_jax._numbers import require_number_or_schedule
+from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths, listed
 from fgsgd_jax.spec import Collection
-from fgsgd_jax.transforms import are_known
+from fgsgd_jax.transforms import LEAVES_MANIFOLDS, are_known, require_transformation
 
 
 def map_fields(state: Any, names: Sequence[str], function: Callable) -> Any:
@@ -31,10 +32,7 @@ def map_fields(state: Any, names: Sequence[str], function: Callable) -> Any:
 
 def check_arguments(tx, spec: Collection, relative_step) -> None:
     """Raises unless the arguments of `on_manifold` are of the right types and fit the spec."""
-    if not (hasattr(tx, "init") and hasattr(tx, "update")):
-        raise TypeError(
-            f"on_manifold takes a transformation first, such as optax.adam(1e-3), got {tx!r}."
-        )
+    require_transformation(tx)
     if relative_step is None:
         return
     require_number_or_schedule("relative_step", relative_step)
@@ -46,6 +44,21 @@ def check_arguments(tx, spec: Collection, relative_step) -> None:
         )
 
 
+def checked_names(transport: Any) -> tuple[str, ...]:
+    """The names of momentum that is transported, one or several.
+
+    Raises:
+        TypeError: If they are no names.
+    """
+    names = (transport,) if isinstance(transport, str) else transport
+    if not isinstance(names, (tuple, list)) or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "`transport` has the names of momentum in the states of the optimizer, such as "
+            f"('mu',), got {shown(transport)}."
+        )
+    return tuple(names)
+
+
 def require_supported(inner: Any, momentum: Sequence[str]) -> None:
     """Raises for optimizers whose own averages leave the manifolds, and for unknown fields."""
 
@@ -53,10 +66,7 @@ def require_supported(inner: Any, momentum: Sequence[str]) -> None:
         return isinstance(node, optax.contrib.ScheduleFreeState)
 
     if any(map(is_average, jax.tree.leaves(inner, is_leaf=is_average))):
-        raise ValueError(
-            "optax.contrib.schedule_free keeps averages of weights along straight lines, which "
-            "leave the manifolds. Wrap its base optimizer alone, and decay the rate instead."
-        )
+        raise ValueError(LEAVES_MANIFOLDS)
     for name in momentum:
         found: list[Any] = []
         map_fields(inner, (name,), found.append)

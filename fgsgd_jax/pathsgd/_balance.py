@@ -7,6 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from fgsgd_jax import linalg
+from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import known_number, require_count, require_number
 from fgsgd_jax.pathsgd._chain import AffineMap, Layers, chain_of
 
 # Without biases, one round gives all layers the same norm. With biases, a round leaves at most
@@ -93,6 +95,7 @@ def unbalance(
         A tree like `params`.
 
     Raises:
+        TypeError: If the key is not one key of JAX, or a number is none.
         ValueError: As `balance` for the layers; also if `draws` is negative.
 
     Example:
@@ -105,13 +108,16 @@ def unbalance(
     References:
         Neyshabur, Salakhutdinov & Srebro, 2015, section 5 (2000 draws, factor 10, log-normal c).
     """
+    require_key(key)
     leaves, structure, chain = chain_of(params, layers)
     arrays = [linalg.in_working_dtype(leaf) for leaf in leaves]
     widths = [arrays[affine.kernel].shape[-1] for affine in chain[:-1]]
     hidden = sum(widths)
     draws = hidden // 4 if draws is None else draws
-    if draws < 0:
-        raise ValueError(f"unbalance needs a number of draws of at least 0, not {draws}.")
+    require_count("draws", draws)
+    require_number("factor", factor)
+    if (size := known_number(factor)) is not None and not 0 < size < np.inf:
+        raise ValueError(f"factor must be a finite number above 0, got {size!r}.")
     unit_key, factor_key = jax.random.split(key)
     units = jax.random.randint(unit_key, (draws,), 0, max(hidden, 1))
     exponents = jnp.log(factor) + jax.random.normal(factor_key, (draws,))

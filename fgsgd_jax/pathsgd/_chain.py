@@ -9,6 +9,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths, listed
 
 Layers = Sequence[str | tuple[str, str | None]]
@@ -36,18 +37,34 @@ def chain_of(params: Any, layers: Layers | None) -> tuple[list, Any, list[Affine
             to find them.
 
     Raises:
+        TypeError: If a kernel or bias is no array of floats.
         ValueError: If the shapes of consecutive layers do not fit each other, or if it is unclear
             which layer a vector belongs to.
     """
     paths = [path for path, _ in leaves_with_paths(params)]
     leaves, structure = jax.tree.flatten(params)
     chain = _found(paths, leaves) if layers is None else _named(paths, layers)
+    for index in itertools.chain.from_iterable(map(dataclasses.astuple, chain)):
+        if index is not None:
+            _require_weight(paths[index], leaves[index])
     shapes = [jnp.shape(leaf) for leaf in leaves]
     for affine in chain:
         _require_fitting_bias(affine, paths, shapes)
     for before, after in itertools.pairwise(chain):
         _require_fitting_kernels(before, after, paths, shapes)
     return leaves, structure, chain
+
+
+def _require_weight(path: str, leaf: Any) -> None:
+    """Raises a TypeError unless a leaf is an array of numbers that can be scaled."""
+    dtype = getattr(leaf, "dtype", None)
+    real = dtype is not None and jnp.issubdtype(dtype, jnp.floating) and dtype.itemsize > 1
+    if not real or isinstance(leaf, jax.ShapeDtypeStruct):
+        given = shown(leaf) if dtype is None or real else f"of dtype {dtype}"
+        raise TypeError(
+            f"The layers of a chain need arrays of float16, bfloat16, float32 or float64, but "
+            f"{path!r} is {given}."
+        )
 
 
 def _require_fitting_bias(affine: AffineMap, paths: list[str], shapes: list) -> None:
@@ -103,8 +120,18 @@ def _found(paths: list[str], leaves: list) -> list[AffineMap]:
     return chain
 
 
+def _is_layer(layer: Any) -> bool:
+    return isinstance(layer, str) or (isinstance(layer, (list, tuple)) and len(layer) == 2)
+
+
 def _named(paths: list[str], layers: Layers) -> list[AffineMap]:
     """The layers of a chain, as named by the user."""
+    is_list = isinstance(layers, (list, tuple))
+    if not is_list or not all(map(_is_layer, layers)):
+        raise TypeError(
+            "`layers` are the paths of the kernels in order, each alone or in a pair with that of "
+            f"its bias, such as [('in/kernel', 'in/bias'), 'out/kernel'], got {shown(layers)}."
+        )
     indices = {path: index for index, path in enumerate(paths)}
 
     def index_of(path: str) -> int:

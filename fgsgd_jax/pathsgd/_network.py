@@ -13,6 +13,8 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import require_number
+from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths, listed
 from fgsgd_jax.pathsgd import _extended_range
 from fgsgd_jax.pathsgd._extended_range import ScaledFloat
@@ -120,6 +122,14 @@ def is_weight(leaf) -> bool:
     return jnp.issubdtype(jnp.result_type(leaf), jnp.floating)
 
 
+def require_arrays(params: Any) -> None:
+    """Raises a TypeError for a leaf that is neither an array nor a number."""
+    for path, leaf in leaves_with_paths(params):
+        if not (hasattr(leaf, "dtype") or isinstance(leaf, (bool, int, float, complex))):
+            where = f", but {path!r} is" if path else ", got"
+            raise TypeError(f"The parameters must be a tree of arrays{where} {shown(leaf)}.")
+
+
 def check_arguments(apply_fn, p, input_shape, params) -> None:
     """Raises an error for arguments from which no path norm can be computed."""
     if not callable(apply_fn):
@@ -128,6 +138,7 @@ def check_arguments(apply_fn, p, input_shape, params) -> None:
             f"{type(apply_fn).__name__} was given in its place. Were arguments swapped? Flax "
             "models go to the functions of fgsgd_jax.nnx and fgsgd_jax.linen."
         )
+    require_number("p", p)
     if not isinstance(p, Tracer) and not 1 <= float(p) < np.inf:
         raise ValueError(f"The path norm needs a finite p of at least 1, not {p!r}.")
     if not isinstance(input_shape, (tuple, list)) or not all(
@@ -137,6 +148,7 @@ def check_arguments(apply_fn, p, input_shape, params) -> None:
             "input_shape is the shape of one example without the batch, such as (28, 28, 1), not "
             f"{input_shape!r}."
         )
+    require_arrays(params)
     is_masked = jax.tree.map(_is_masked, params, is_leaf=_is_masked)
     masked = [path for path, is_one in leaves_with_paths(is_masked) if is_one]
     if masked:

@@ -9,7 +9,7 @@ import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
 from fgsgd_jax import _xla_cpu
-from fgsgd_jax._numbers import require_momentum, require_number_or_schedule
+from fgsgd_jax._numbers import checked_schedule, require_momentum, require_number_or_schedule
 from fgsgd_jax.pathsgd import _extended_range
 from fgsgd_jax.pathsgd._extended_range import ScaledFloat
 from fgsgd_jax.pathsgd._network import Network, check_arguments, is_weight, trace
@@ -248,6 +248,8 @@ def path_sgd(
     if momentum is not None:
         links.append(optax.trace(momentum, nesterov, accumulator_dtype))
     if not (isinstance(weight_decay, (int, float)) and weight_decay == 0):
+        weight_decay = checked_schedule("weight_decay", weight_decay)
         links.append(optax.add_decayed_weights(weight_decay))
+    learning_rate = checked_schedule("learning_rate", learning_rate)
     links.append(optax.scale_by_learning_rate(learning_rate))
     return optax.with_extra_args_support(optax.chain(*links))

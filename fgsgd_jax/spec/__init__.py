@@ -38,4 +38,5 @@ from fgsgd_jax.spec._sharding import split_by_rows as split_by_rows
 from fgsgd_jax.spec._walk import map_leaves as map_leaves
 from fgsgd_jax.spec._walk import require_gradients as require_gradients
 from fgsgd_jax.spec._walk import require_known_leaves as require_known_leaves
+from fgsgd_jax.spec._walk import require_weights as require_weights
 from fgsgd_jax.spec._walk import spec_of_leaf as spec_of_leaf

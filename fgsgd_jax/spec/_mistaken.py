@@ -33,6 +33,8 @@ def _advice(tree: Any) -> str:
     """Where the parameters are; "" if nothing speaks against a tree of parameters."""
     if _is_a(tree, "Collection", "fgsgd_jax"):
         return "give the parameters that this spec was built from"
+    if _is_a(tree, "Manifold", "fgsgd_jax"):
+        return "give the parameters that are to lie on manifolds"
     if is_nnx_module(tree):
         return "nnx.state(module, nnx.Param) are the parameters of a Flax NNX module"
     if _is_a(tree, "Module", "flax.linen"):
@@ -45,6 +47,8 @@ def _advice(tree: Any) -> str:
         return "it is an optimizer; give the parameters that it is to change"
     if isinstance(tree, Mapping) and "params" in tree and _LINEN & set(tree):
         return "it has the variables of a Flax module; its parameters are variables['params']"
+    if jax.tree_util.all_leaves([tree]) and not hasattr(tree, "shape"):
+        return "give a dictionary of arrays, or what your framework holds as parameters"
     if any(map(_is_no_parameter, jax.tree.leaves(tree, is_leaf=_is_no_parameter))):
         return "it holds variables that are not trained; take nnx.state(model, nnx.Param)"
     states = jax.tree.leaves(tree, is_leaf=_is_optimizer_state)

@@ -10,12 +10,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fgsgd_jax._keys import require_key
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.geometry import NOT_FINITE
-from fgsgd_jax.spec._collection import Collection, require_collection, require_parameters
+from fgsgd_jax.spec._collection import Collection, require_collection
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._scales import Numbers
-from fgsgd_jax.spec._walk import map_leaves, require_known_leaves, spec_of_leaf
+from fgsgd_jax.spec._walk import map_leaves, require_weights, spec_of_leaf
 
 Tree = TypeVar("Tree")
 
@@ -56,15 +57,10 @@ def project(
         [0.33333334 0.33333334 0.33333334]
     """
     require_collection(spec)
-    require_parameters(params, spec)
+    require_weights(params, spec)
     manifold_ids, stds = spec.manifold_ids(), spec.feature_std(feature_std)
 
     def project_leaf(path, leaf_spec, weight):
-        if isinstance(weight, jax.ShapeDtypeStruct):
-            raise TypeError(
-                f"{path!r} is a shape without values, which nothing can move. Give project the "
-                "parameters, or call it in the function that jax.eval_shape is given."
-            )
         _require_scale(path, leaf_spec, weight)
         try:
             s = leaf_spec.scale(stds.get(path), weight.dtype)
@@ -92,6 +88,7 @@ def initialize(key: jax.Array, params: Tree, spec: Collection) -> Tree:
         A tree with the structure of `params`.
 
     Raises:
+        TypeError: If the key is not one key of JAX.
         ValueError: If the spec was not built from these parameters.
 
     Example:
@@ -104,7 +101,8 @@ def initialize(key: jax.Array, params: Tree, spec: Collection) -> Tree:
         (True, True)
     """
     require_collection(spec)
-    require_parameters(params, spec)
+    require_key(key)
+    require_weights(params, spec, shapes=True)
     manifold_ids = spec.manifold_ids()
 
     def draw_leaf(path, leaf_spec, weight):
@@ -146,9 +144,8 @@ def residual(
         {'w': Array(5., dtype=float32)}
     """
     require_collection(spec)
-    require_parameters(params, spec)
+    require_weights(params, spec)
     manifold_ids, stds = spec.manifold_ids(), spec.feature_std(feature_std)
-    require_known_leaves(spec, params)
     return {
         path: _residual_of_leaf(leaf_spec, weight, manifold_ids.get(path), stds.get(path))
         for path, weight in leaves_with_paths(params)

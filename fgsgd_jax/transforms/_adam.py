@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
-from fgsgd_jax._numbers import require_decay, require_not_negative
+from fgsgd_jax._numbers import require_decay, require_flag, require_not_negative
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import (
     Collection,
@@ -17,6 +17,7 @@ from fgsgd_jax.spec import (
     require_gradients,
 )
 from fgsgd_jax.transforms._component_norms import Moment, divide, moment_shape, sizes
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._link import (
     Link,
     SpecState,
@@ -113,6 +114,7 @@ def scale_by_riemannian_adam(
     for name, decay in (("b1", b1), ("b2", b2)):
         require_decay(name, decay)
     require_not_negative("eps", eps)
+    require_flag("amsgrad", amsgrad)
     adam = optax.scale_by_amsgrad if amsgrad else optax.scale_by_adam
     on_euclidean = optax.masked(adam(b1, b2, eps), spec.euclidean_mask)
 
@@ -121,12 +123,12 @@ def scale_by_riemannian_adam(
             del path, leaf_spec
             return jnp.zeros(weight.shape, weight.dtype)
 
+        state = SpecState.of(spec, params)
         dtypes = working_dtypes(params)
         roots = {
             path: jnp.zeros(moment_shape(leaf_spec, moment), dtypes[path])
             for path, leaf_spec in spec.on_manifolds()
         }
-        state = SpecState.of(spec, params)
         return ScaleByRiemannianAdamState(
             count=jnp.zeros([], jnp.int32),
             mu=map_leaves(spec, zeros, lambda _: optax.MaskedNode(), params),
@@ -141,6 +143,7 @@ def scale_by_riemannian_adam(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "momentum is carried to the present weights")
+        require_unfinished(updates)
         require_gradients(spec, updates, params, of_all=True)
         require_moments(state, spec, moment, amsgrad)
         count = jnp.asarray(optax.safe_increment(state.count))

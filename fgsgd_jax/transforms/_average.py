@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import require_decay, require_flag, require_not_negative
 from fgsgd_jax.spec import Collection, map_leaves, require_collection
 from fgsgd_jax.transforms._guards import require_new_weights_on_manifolds
 from fgsgd_jax.transforms._link import (
@@ -55,7 +56,8 @@ def average_on_manifolds(
         A transformation whose `update` needs `params`.
 
     Raises:
-        ValueError: If `decay` is not in [0, 1), or `start` is negative.
+        TypeError: If `decay` or `start` is no number, or `align` not True or False.
+        ValueError: If `decay` is not from 0 to below 1, or `start` is negative.
 
     Example:
         >>> import jax.numpy as jnp, optax
@@ -72,18 +74,17 @@ def average_on_manifolds(
         Riemannian manifolds*, COLT 2018; Polyak & Juditsky, 1992.
     """
     require_collection(spec)
-    if decay is not None and not 0 <= decay < 1:
-        raise ValueError(f"decay must be in [0, 1), or None for an equal average, got {decay!r}.")
-    if start < 0:
-        raise ValueError(f"start must be a number of steps from 0 on, got {start!r}.")
+    if decay is not None:
+        require_decay("decay", decay, "a number, or None for an equal average")
+    require_not_negative("start", start)
+    require_flag("align", align)
 
     def init_fn(params):
+        state = SpecState.of(spec, params)
         average = jax.tree.map(
             lambda leaf: copy_for_state(leaf, linalg.working_dtype(leaf.dtype)), params
         )
-        return AverageOnManifoldsState(
-            jnp.zeros([], jnp.int32), average, SpecState.of(spec, params)
-        )
+        return AverageOnManifoldsState(jnp.zeros([], jnp.int32), average, state)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
@@ -123,7 +124,7 @@ def get_average(state: Any, params: Any) -> Any:
         A tree like the parameters, on the manifolds.
 
     Raises:
-        ValueError: If the state has no average, or several.
+        ValueError: If the state has no average, or several, or one of other parameters.
 
     Example:
         See `average_on_manifolds`.
@@ -135,7 +136,13 @@ def get_average(state: Any, params: Any) -> Any:
             f"This state has {len(found) or 'no'} averages, one is needed: chain the optimizer "
             "with one average_on_manifolds(spec)."
         )
-    return jax.tree.map(lambda leaf, average: average.astype(leaf.dtype), params, found[0].average)
+    averages = found[0].average
+    if jax.tree.structure(params) != jax.tree.structure(averages):
+        raise ValueError(
+            "The average was taken of parameters of another structure than those given for the "
+            "dtypes. Give get_average(state, params) the parameters that are trained."
+        )
+    return jax.tree.map(lambda leaf, average: average.astype(leaf.dtype), params, averages)
 
 
 def _is_average(node: Any) -> bool:

@@ -6,7 +6,7 @@ import optax
 from fgsgd_jax.spec import Collection, map_leaves, require_collection, residual
 from fgsgd_jax.transforms._feature_std import get_feature_std
 from fgsgd_jax.transforms._guards import are_known, require_on_manifolds, tolerance
-from fgsgd_jax.transforms._link import require_params
+from fgsgd_jax.transforms._link import require_params, require_transformation
 
 
 def checked(
@@ -41,6 +41,7 @@ def checked(
         >>> updates["w"].ravel()
         Array([nan, nan], dtype=float32)
     """
+    require_transformation(tx)
     require_collection(spec)
     plain = optax.with_extra_args_support(tx)
 

@@ -10,10 +10,12 @@ import optax
 from fgsgd_jax import _xla_cpu, kernels, linalg
 from fgsgd_jax.kernels import Drawn, Normalization, Numbers, Settings, fused_step, has_kernels
 from fgsgd_jax.spec import Groups, LeafSpec, map_leaves, require_gradients
+from fgsgd_jax.transforms._finished import finished, require_unfinished
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._new_weights import NewWeight, WritesWeights
-from fgsgd_jax.transforms._step import group_of, is_travelled, normalizer, value_at
+from fgsgd_jax.transforms._per_group import group_of, is_travelled, value_at
+from fgsgd_jax.transforms._step import normalizer
 
 # Where removing the rounding of earlier steps costs another pass, it is done once in so many steps:
 # until then rounding grows by no more than a few units in the last place.
@@ -89,6 +91,7 @@ def fused(
         del extra_args
         require_params(params, "a step on a manifold starts from the present weights")
         require_state(state, FusedState, spec)
+        require_unfinished(updates)
         require_still_on_manifolds(params, spec, state.spec)
         if momentum is not None:
             require_gradients(spec, updates, params, of_all=True)
@@ -124,7 +127,7 @@ def fused(
         traces = () if momentum is None else (state.trace,)
         pairs = map_leaves(spec, on_manifold, on_euclidean, updates, params, *traces)
         new_updates, new_trace = (_side(pairs, side) for side in _Pair._fields)
-        return new_updates, FusedState(
+        return finished(new_updates, spec), FusedState(
             count=jnp.asarray(optax.safe_increment(state.count)),
             trace=() if momentum is None else new_trace,
             groups=state.groups,

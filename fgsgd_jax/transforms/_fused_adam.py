@@ -24,6 +24,7 @@ from fgsgd_jax.transforms._adam import (
     require_moments,
 )
 from fgsgd_jax.transforms._component_norms import Moment, norms_of_groups
+from fgsgd_jax.transforms._finished import finished, require_unfinished
 from fgsgd_jax.transforms._fused import EXACT_EVERY
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 from fgsgd_jax.transforms._link import Link, require_params
@@ -67,6 +68,7 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
         require_params(params, "a step on a manifold starts from the present weights")
         require_gradients(spec, updates, params, of_all=True)
         require_moments(state, spec, moment, amsgrad)
+        require_unfinished(updates)
         require_still_on_manifolds(params, spec, state.spec)
         r = learning_rate(state.count) if callable(learning_rate) else learning_rate
         count = jnp.asarray(optax.safe_increment(state.count))
@@ -99,7 +101,7 @@ def _fused(tangent: Link, adam: Link, rate: Link) -> optax.GradientTransformatio
             return (-jnp.asarray(r, step.dtype) * step).astype(weight.dtype)
 
         updates, euclidean = on_euclidean.update(updates, state.euclidean, params)
-        moves = map_leaves(spec, on_manifold, euclidean_step, updates, params)
+        moves = finished(map_leaves(spec, on_manifold, euclidean_step, updates, params), spec)
         new_mu = map_leaves(spec, lambda path, *_: mu[path], lambda leaf: leaf, state.mu)
         return moves, ScaleByRiemannianAdamState(
             count, new_mu, nu, nu_max, state.groups, {}, euclidean, state.spec.after_update()

@@ -17,11 +17,11 @@ from fgsgd_jax.spec import (
     Coordinates,
     LeafSpec,
     map_leaves,
-    require_known_leaves,
+    require_weights,
     residual,
-    spec_of_leaf,
 )
 from fgsgd_jax.transforms._link import SpecState, has_known_values
+from fgsgd_jax.transforms._straight_averages import require_no_straight_averages
 
 # A weight with a residual up to this counts as on its manifold, by the item size of its dtype. The
 # bound admits weights that were averaged or stored in a shorter dtype, and is far below the
@@ -87,7 +87,11 @@ def require_tangent_vectors(vectors: Any, params: Any, spec: Collection) -> None
 
 
 def require_on_manifolds(params: Any, spec: Collection, feature_std: Any = None) -> None:
-    """Raises if the values of weights are known, and not on their manifolds, or NaN."""
+    """Raises if the values of weights are known, and not on their manifolds, or NaN.
+
+    Or if they will not stay there, see `require_no_straight_averages`.
+    """
+    require_no_straight_averages(spec)
     distances = _distances(params, spec, feature_std)
     off = {path: found for path, found in distances.items() if not found.near}
     if off:
@@ -108,11 +112,12 @@ def require_still_on_manifolds(params: Any, spec: Collection, state: SpecState) 
     off = _off_by_a_number(distances)
     if off:
         raise ValueError(
-            f"{_described(off, distances)}: something else moved them since the last update, a "
-            "chain lacks retract_updates(spec) at its end, they belong to a spec with another "
-            "scale, or they are no weights: the order is update(gradients, state, params). Give "
-            "the weights that this optimizer updated last, or move them to the manifolds: params "
-            "= fgsgd_jax.project(params, spec)."
+            f"{_described(off, distances)}: something else moved them since the last update, such "
+            "as an average of weights, optax.lookahead or another wrapper without "
+            "keep_on_manifolds(spec) behind it; a chain lacks retract_updates(spec) at its end; "
+            "they belong to a spec with another scale; or they are no weights: the order is "
+            "update(gradients, state, params). Give the weights that this optimizer updated last, "
+            "or move them to the manifolds: params = fgsgd_jax.project(params, spec)."
         )
 
 
@@ -154,13 +159,13 @@ def _distances(params: Any, spec: Collection, feature_std: Any) -> dict[str, _Di
     Raises:
         ValueError: If the parameters are not those of the spec.
     """
-    require_known_leaves(spec, params)
+    require_weights(params, spec, empty=True, shapes=True)
     tolerances = {
         path: tolerance(leaf_spec, leaf.dtype)
         for path, leaf in leaves_with_paths(params)
-        if (leaf_spec := spec_of_leaf(spec, path, leaf)) is not None
+        if (leaf_spec := spec.leaf_spec_of(path, leaf)) is not None
     }
-    if not are_known(params):
+    if not tolerances or not are_known(params):
         return {}
     with jax.ensure_compile_time_eval():  # known weights may be used in a function being traced
         measured = residual(params, spec, feature_std=feature_std)

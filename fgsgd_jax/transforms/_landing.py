@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import require_flag, require_number
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Stiefel
 from fgsgd_jax.spec import (
@@ -16,6 +17,7 @@ from fgsgd_jax.spec import (
     require_collection,
     split_by_rows,
 )
+from fgsgd_jax.transforms._finished import finished, require_unfinished
 from fgsgd_jax.transforms._guards import require_on_manifolds
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
@@ -80,6 +82,8 @@ def land_updates(spec: Collection, *, attraction: float = 0.5, after_step: bool 
             f"land_updates is for Stiefel manifolds, but {listed(others)} is on another, whose "
             "retraction costs as little. Use retract_updates."
         )
+    require_flag("after_step", after_step)
+    require_number("attraction", attraction)
     if not 0 < attraction <= 0.5:
         raise ValueError(f"attraction must be above 0 and at most ½, got {attraction!r}.")
 
@@ -91,6 +95,7 @@ def land_updates(spec: Collection, *, attraction: float = 0.5, after_step: bool 
         del extra_args
         require_params(params, "the attraction depends on the present weights")
         require_state(state, SpecState, spec)
+        require_unfinished(updates)
 
         def on_manifold(path, leaf_spec, step, weight):
             _, s, s_next = state.leaf(path, leaf_spec, weight)
@@ -99,7 +104,7 @@ def land_updates(spec: Collection, *, attraction: float = 0.5, after_step: bool 
         def on_euclidean(step, weight):
             return step.astype(weight.dtype)
 
-        moves = map_leaves(spec, on_manifold, on_euclidean, updates, params)
+        moves = finished(map_leaves(spec, on_manifold, on_euclidean, updates, params), spec)
         return moves, state.after_update()
 
     return Link.of(init_fn, update_fn, spec=spec, attraction=attraction, after_step=after_step)

@@ -11,8 +11,9 @@ from jax.core import Tracer
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for its own sentence
 
 from fgsgd_jax import linalg
+from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths
-from fgsgd_jax.spec import Collection, LeafSpec
+from fgsgd_jax.spec import Collection, LeafSpec, require_weights
 
 
 class Link(optax.GradientTransformationExtraArgs):
@@ -52,6 +53,7 @@ class SpecState(NamedTuple):
     @classmethod
     def of(cls, spec: Collection, params: Any) -> "SpecState":
         """The state at the start, with λ = 1 in the working dtype of each weight."""
+        require_weights(params, spec, empty=True, shapes=True)
         dtypes = working_dtypes(params)
         drawn = cls.without_arrays(spec)
 
@@ -176,7 +178,20 @@ def copy_for_state(leaf: Any, dtype: Any = None) -> jax.Array:
     return jnp.array(leaf, dtype)
 
 
+def require_transformation(tx: Any, name: str = "`tx`") -> None:
+    """Raises a TypeError unless an argument is an Optax transformation."""
+    if not (hasattr(tx, "init") and hasattr(tx, "update")):
+        raise TypeError(
+            f"{name} must be an Optax transformation, such as optax.adam(1e-3), got {shown(tx)}."
+        )
+
+
 def require_params(params, reason: str) -> None:
     """Raises Optax's message for missing params, with the reason why a link needs them."""
     if params is None:
         raise ValueError(f"{NO_PARAMS_MSG} Manifolds need them because {reason}.")
+    if any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params)):
+        raise TypeError(
+            "The parameters of an update are shapes without values. Give the parameters, or make "
+            "this call in the function that jax.eval_shape is given."
+        )

@@ -10,8 +10,15 @@ import optax
 from fgsgd_jax._numbers import checked_float_dtype
 from fgsgd_jax._trees import leaves_with_paths, map_with_path
 from fgsgd_jax.spec import Collection, project, require_collection
+from fgsgd_jax.transforms._finished import finished, require_unfinished
 from fgsgd_jax.transforms._guards import are_known, require_on_manifolds
-from fgsgd_jax.transforms._link import SpecState, copy_for_state, require_params, require_state
+from fgsgd_jax.transforms._link import (
+    SpecState,
+    copy_for_state,
+    require_params,
+    require_state,
+    require_transformation,
+)
 
 CHANGED = 0.02  # of a weight: more than the rounding of bfloat16, 1/256 of every entry at most
 
@@ -55,7 +62,7 @@ def with_master_weights(
         A transformation whose `update` needs `params`.
 
     Raises:
-        TypeError: If `dtype` is not a floating-point dtype.
+        TypeError: If `tx` is no transformation, or `dtype` not a floating-point dtype.
         ValueError: At `init`, if weights are not on their manifolds: `project` them first. At
             `update`, where values are known, which they are not inside a jitted function, if the
             parameters were changed by something else.
@@ -77,6 +84,7 @@ def with_master_weights(
     References:
         Micikevicius et al., *Mixed precision training*, ICLR 2018, section 3.1.
     """
+    require_transformation(tx)
     require_collection(spec)
     dtype = checked_float_dtype("The dtype of master weights", dtype)
     inner = optax.with_extra_args_support(tx)
@@ -94,6 +102,7 @@ def with_master_weights(
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step starts from the present weights")
         require_state(state, MasterState, spec)
+        require_unfinished(updates)
         _require_roundings(params, state.master)
         gradients = jax.tree.map(lambda leaf: _longer(leaf, dtype), updates)
         old = map_with_path(lambda path, leaf: state.master.get(path, leaf), params)
@@ -107,7 +116,8 @@ def with_master_weights(
             rounded = master[path].astype(weights[path].dtype)
             return rounded.astype(dtype) - weights[path].astype(dtype)
 
-        return map_with_path(to_rounding, steps), MasterState(master, inner_state, state.spec)
+        moves = finished(map_with_path(to_rounding, steps), spec)
+        return moves, MasterState(master, inner_state, state.spec)
 
     return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
@@ -149,5 +159,6 @@ def _longer(leaf, dtype):
 
 def _on_manifolds(params, spec: Collection):
     """The parameters projected, as rounding has moved them; structures without values unchanged."""
-    shapes_only = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in jax.tree.leaves(params))
-    return params if shapes_only else project(params, spec)
+    leaves = jax.tree.leaves(params)
+    shapes_only = any(isinstance(leaf, jax.ShapeDtypeStruct) for leaf in leaves)
+    return project(params, spec) if leaves and not shapes_only else params

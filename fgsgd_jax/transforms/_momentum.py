@@ -5,9 +5,10 @@ from typing import Any, NamedTuple
 import jax
 import optax
 
-from fgsgd_jax._numbers import checked_float_dtype, require_decay
+from fgsgd_jax._numbers import checked_float_dtype, require_decay, require_flag
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, map_leaves, require_collection, require_gradients
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 
@@ -71,6 +72,7 @@ def trace_on_manifold(
     """
     require_collection(spec)
     require_decay("decay", decay)
+    require_flag("nesterov", nesterov)
     if accumulator_dtype is not None:
         accumulator_dtype = checked_float_dtype("accumulator_dtype", accumulator_dtype)
 
@@ -83,6 +85,7 @@ def trace_on_manifold(
         del extra_args
         require_params(params, "momentum is carried to the present weights")
         require_state(state, TraceOnManifoldState, spec)
+        require_unfinished(updates)
         require_gradients(spec, updates, params, of_all=True)
 
         def on_manifold(path, leaf_spec, trace, weight):

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import require_flag
 from fgsgd_jax._trees import listed
 from fgsgd_jax.geometry import Stiefel
 from fgsgd_jax.spec import (
@@ -18,6 +19,7 @@ from fgsgd_jax.spec import (
     require_collection,
     split_by_rows,
 )
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._link import (
     Link,
     SpecState,
@@ -100,6 +102,7 @@ def scale_by_manifold_muon(
         raise ValueError(
             f"`solver` is one of {', '.join(map(repr, get_args(Solver)))}; got {solver!r}."
         )
+    require_flag("rescale", rescale)
     others = [
         path
         for path, leaf_spec in spec.on_manifolds()
@@ -112,14 +115,16 @@ def scale_by_manifold_muon(
         )
 
     def init_fn(params):
+        state = SpecState.of(spec, params)
         dtypes = working_dtypes(params)
         zeros = {path: jnp.zeros([], dtypes[path]) for path, _ in spec.on_manifolds()}
-        return ScaleByManifoldMuonState(zeros, SpecState.of(spec, params))
+        return ScaleByManifoldMuonState(zeros, state)
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "the tangent space depends on the present weights")
         require_state(state, ScaleByManifoldMuonState, spec)
+        require_unfinished(updates)
         tangency = dict(state.tangency)
 
         def direction(path, leaf_spec, g, weight):

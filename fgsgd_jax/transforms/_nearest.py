@@ -15,11 +15,14 @@ from fgsgd_jax.spec import (
     keeps_sharding,
     map_leaves,
     require_collection,
+    require_weights,
     select,
     split_by_rows,
     times,
 )
+from fgsgd_jax.transforms._finished import finished
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._straight_averages import require_no_straight_averages
 
 
 def keep_on_manifolds(spec: Collection) -> Link:
@@ -63,9 +66,10 @@ def keep_on_manifolds(spec: Collection) -> Link:
     require_collection(spec)
 
     def init_fn(params):
+        require_no_straight_averages(spec)
         halves = _halves(params)
         for half in halves:
-            map_leaves(spec, lambda path, leaf_spec, leaf: leaf, lambda leaf: leaf, half)
+            require_weights(half, spec, empty=True, shapes=True)
         return SpecState.of(spec, halves[0])
 
     def update_fn(updates, state, params=None, **extra_args):
@@ -85,7 +89,7 @@ def keep_on_manifolds(spec: Collection) -> Link:
             for half in zip(_halves(updates), _halves(params), strict=True)
         ]
         moves = optax.LookaheadParams(*kept) if _is_pair(params) else kept[0]
-        return moves, state.after_update()
+        return finished(moves, spec), state.after_update()
 
     return Link.of(init_fn, update_fn, spec=spec)
 

@@ -8,10 +8,10 @@ kernel of Pallas, which can write the new weight itself.
 from typing import Any
 
 import jax
-import numpy as np
 import optax
 
-from fgsgd_jax._trees import leaves_with_paths, listed
+from fgsgd_jax.spec import require_gradients
+from fgsgd_jax.transforms._link import require_transformation
 
 _ORDER = "apply_gradients(tx, gradients, state, params)"
 
@@ -36,9 +36,9 @@ def apply_gradients(
     """A whole step: `tx.update` and `optax.apply_updates` in one call, with the same result.
 
     `fgsgd`, `rsgd` and `riemannian_adam`, with or without `euclidean=…` and weight decay, write the
-    new weights directly. That saves memory traffic where kernels of Pallas take the step
-    (`fgsgd_jax.kernels.PALLAS`, on GPUs and TPUs). Everywhere else, and for any other
-    transformation, it is a shorter way to write the two calls. Donate `state` and `params` to the
+    new weights directly. That saves memory traffic on GPUs and TPUs, where kernels of Pallas take
+    the step (`fgsgd_jax.kernels` says which). Everywhere else, and for any other transformation, it
+    is a shorter way to write the two calls. Donate `state` and `params` to the
     jitted function that calls this, so that both are updated in place.
 
     Args:
@@ -69,9 +69,8 @@ def apply_gradients(
         >>> bool(fg.residual(params, spec)["kernel"] < 1e-6)
         True
     """
-    if not (hasattr(tx, "init") and hasattr(tx, "update")):
-        raise TypeError(f"{_ORDER} begins with an Optax transformation, got {type(tx).__name__}.")
-    _require_matching(gradients, params)
+    require_transformation(tx, f"`tx` in {_ORDER}")
+    require_gradients(None, gradients, params, order=_ORDER)
     if isinstance(tx, WritesWeights):
         extra_args["new_weights"] = True
     tx = optax.with_extra_args_support(tx)
@@ -83,21 +82,3 @@ def apply_gradients(
         return optax.apply_updates(weight, update)
 
     return jax.tree.map(updated, params, updates, is_leaf=lambda leaf: leaf is None), state
-
-
-def _require_matching(gradients: Any, params: Any) -> None:
-    """Raises unless every parameter has a gradient of its shape."""
-    known = dict(leaves_with_paths(gradients))
-    weights = list(leaves_with_paths(params))
-    missing = [path for path, _ in weights if path not in known]
-    if missing:
-        raise ValueError(
-            f"There is no gradient for {listed(missing, 3)}: the gradients and the parameters of "
-            f"{_ORDER} must be trees of the same structure. Give zeros for a leaf that is to stay."
-        )
-    for path, weight in weights:
-        if np.shape(known[path]) != np.shape(weight):
-            raise ValueError(
-                f"The gradient of {path!r} has shape {np.shape(known[path])}, but its weight has "
-                f"shape {np.shape(weight)}. The order of the arguments is {_ORDER}."
-            )

@@ -1,14 +1,12 @@
 """`scale_by_learning_rate`: Optax's link, for chains that can be fused."""
 
-import functools
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import optax
 
+from fgsgd_jax._numbers import checked_schedule
 from fgsgd_jax.spec import Collection, map_leaves
-from fgsgd_jax.transforms._link import Link, known_values
+from fgsgd_jax.transforms._link import Link
 
 
 def scale_by_learning_rate(
@@ -38,32 +36,6 @@ def scale_by_learning_rate(
     return Link.of(
         plain.init, update_fn, learning_rate=learning_rate, euclidean_share=euclidean_share
     )
-
-
-def checked_schedule(name: str, number: Any) -> Any:
-    """A schedule that raises where its value is known and negative or not finite.
-
-    Args:
-        name: The name of the argument, for the message.
-        number: A schedule, or a number, which is returned as it is.
-    """
-    if not callable(number):
-        return number
-
-    @functools.wraps(number)
-    def schedule(count):
-        value = number(count)
-        known = known_values(value)
-        if known is not None and not (0 <= known.min() and known.max() < float("inf")):
-            steps = known_values(count)  # None for a constant inside a compiled function
-            raise ValueError(
-                f"{name} must be a finite number of at least 0, but the schedule gives "
-                f"{known.min():g}{'' if steps is None else f' after {steps} steps'}. Give one "
-                "that stays finite and ends at 0, such as optax.linear_schedule(0.1, 0.0, 1000)."
-            )
-        return value
-
-    return schedule
 
 
 def _as_float(gradient: jax.Array) -> jax.Array:

@@ -13,8 +13,10 @@ import numpy as np
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._numbers import require_finite, require_not_negative
 from fgsgd_jax.spec import Collection, Groups, drawn_groups, map_leaves, require_collection
 from fgsgd_jax.transforms._component_norms import divide, norms_of_groups, sizes
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 from fgsgd_jax.transforms._travelled import Travelled
 
@@ -79,7 +81,8 @@ def scale_by_rdog(
         `project_to_tangent`.
 
     Raises:
-        ValueError: If the method or the kind of `init_step` is unknown, or its number negative.
+        TypeError: If the curvature or `eps` is no number.
+        ValueError: If the method or the kind of `init_step` is unknown, or a number out of range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -99,6 +102,8 @@ def scale_by_rdog(
     """
     require_collection(spec)
     _check_arguments(method, init_step)
+    require_finite("curvature", curvature)
+    require_not_negative("eps", eps)
     kind, value = init_step
 
     def init_fn(params):
@@ -124,6 +129,7 @@ def scale_by_rdog(
         del extra_args
         require_params(params, "distances are measured between weights")
         require_state(state, ScaleByRdogState, spec)
+        require_unfinished(updates)
         count = jnp.asarray(optax.safe_increment(state.count))
         farthest, total = dict(state.travelled.farthest), dict(state.total)
 

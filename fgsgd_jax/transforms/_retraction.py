@@ -7,6 +7,7 @@ from fgsgd_jax.spec import (
     map_leaves,
     require_collection,
 )
+from fgsgd_jax.transforms._finished import finished, require_unfinished
 from fgsgd_jax.transforms._guards import (
     require_on_manifolds,
     require_still_on_manifolds,
@@ -64,6 +65,7 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
         del extra_args
         require_params(params, "a retraction starts from the present weights")
         require_state(state, SpecState, spec)
+        require_unfinished(updates)
         require_still_on_manifolds(params, spec, state)
 
         def on_manifold(path, leaf_spec, step, weight):
@@ -74,7 +76,7 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
         def on_euclidean(step, weight):
             return step.astype(weight.dtype)
 
-        moves = map_leaves(spec, on_manifold, on_euclidean, updates, params)
+        moves = finished(map_leaves(spec, on_manifold, on_euclidean, updates, params), spec)
         return moves, state.after_update()
 
     return Link.of(init_fn, update_fn, spec=spec, coordinates=coordinates)

@@ -11,71 +11,26 @@ gradients. Larger groups have larger g, so they take smaller steps at the same r
 for each scheme separately.
 """
 
-import dataclasses
-import math
-from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 
-from fgsgd_jax._numbers import known_number
-from fgsgd_jax.spec import Collection, Groups, LeafSpec, map_leaves, require_collection
+from fgsgd_jax.spec import Collection, Groups, map_leaves, require_collection, require_weights
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._guards import require_tangent_vectors
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
+from fgsgd_jax.transforms._per_group import (
+    Rho,
+    ScalarOrScheduleOrGroup,
+    checked_curvature,
+    checked_rho,
+    group_of,
+    is_travelled,
+    value_at,
+)
 from fgsgd_jax.transforms._travelled import Travelled
-
-
-class Group(NamedTuple):
-    """Static facts about the groups of one weight.
-
-    Attributes:
-        path: The path of the weight.
-        leaf_spec: How it is cut, grouped and placed.
-        components: The (mean) number of components in a group.
-    """
-
-    path: str
-    leaf_spec: LeafSpec
-    components: float
-
-    @property
-    def layer(self) -> LeafSpec:
-        """The same as `leaf_spec`, its former name."""
-        return self.leaf_spec
-
-
-@dataclasses.dataclass(frozen=True)
-class PerGroup:
-    """A number that depends on the group. Made by `per_group`."""
-
-    # Not callable itself: `optax.inject_hyperparams` treats every callable as a schedule.
-    function: Callable[[Group], float]
-
-
-def per_group(function: Callable[[Group], float]) -> PerGroup:
-    """Marks a function of the group, for `rho` and `curvature`; bare callables are schedules.
-
-    Args:
-        function: Takes a `Group` and returns a number.
-
-    Example:
-        A bound of the distance that grows with the diameter of a product of spheres:
-
-        >>> import math
-        >>> rho = per_group(lambda group: math.pi * math.sqrt(group.components))
-    """
-    if not callable(function):
-        raise TypeError(
-            f"per_group takes a function of a Group, got {function!r}. Give numbers without it."
-        )
-    return PerGroup(function)
-
-
-ScalarOrScheduleOrGroup = optax.ScalarOrSchedule | PerGroup
-Rho = ScalarOrScheduleOrGroup | Literal["travelled"]
 
 
 class ScaleByFgsgdState(NamedTuple):
@@ -144,9 +99,7 @@ def scale_by_fgsgd(
         *Stochastic gradient descent on Riemannian manifolds*, 2013.
     """
     require_collection(spec)
-    _check_number("rho", rho, lowest=0.0)
-    _check_number("curvature", curvature, lowest=-math.inf)
-
+    rho, curvature = checked_rho(rho), checked_curvature(curvature)
     travels, per = is_travelled(rho), "component" if per_component else "group"
     needs_weights = travels or any(
         leaf_spec.overrides(verb)
@@ -155,6 +108,7 @@ def scale_by_fgsgd(
     )
 
     def init_fn(params):
+        require_weights(params, spec, empty=True, shapes=True)
         groups = {} if per_component else spec.drawn_groups()
         of_spec = SpecState.of(spec, params) if needs_weights else SpecState.without_arrays(spec)
         state = ScaleByFgsgdState(jnp.zeros([], jnp.int32), groups, of_spec)
@@ -165,6 +119,7 @@ def scale_by_fgsgd(
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_state(state, ScaleByFgsgdState, spec)
+        require_unfinished(updates)
         if needs_weights:
             require_params(params, "the inner product, or the distance, depends on the weights")
         require_tangent_vectors(updates, params, spec)
@@ -215,48 +170,3 @@ def normalizer(g: jax.Array, rho, curvature) -> jax.Array:
     g = jnp.minimum(g, jnp.finfo(g.dtype).max)  # c = 0 times an infinite g would be NaN
     bend = jnp.sqrt(jnp.maximum(1 + curvature * (rho + g), 0))
     return jnp.maximum(1, g * jnp.maximum(2 * rho + g, bend))
-
-
-def group_of(path: str, leaf_spec: LeafSpec, *, per_component: bool) -> Group:
-    """Static facts about the groups of a weight."""
-    groups = leaf_spec.components if per_component else leaf_spec.groups * leaf_spec.stacked
-    return Group(path, leaf_spec, leaf_spec.components / groups)
-
-
-def value_at(number: Rho, count: jax.Array, group: Group):
-    """The value of a number, schedule or function of the group at a step."""
-    if isinstance(number, PerGroup):
-        return number.function(group)
-    if not callable(number):
-        return number
-    try:
-        return number(count)
-    except AttributeError as error:
-        raise TypeError(
-            "A function given as rho or curvature is a schedule, called with the step count, where "
-            f"it failed: {error}. Mark a function of the group by fgsgd_jax.per_group(…)."
-        ) from error
-
-
-def is_travelled(rho: Any) -> bool:
-    """Whether ρ is the distance travelled."""
-    return isinstance(rho, str) and rho == "travelled"
-
-
-def _check_number(name: str, number: Any, lowest: float) -> None:
-    """Raises unless a number, schedule or function of the group makes sense, where it is known."""
-    if name == "rho" and is_travelled(number):
-        return
-    if callable(number) or isinstance(number, (PerGroup, np.ndarray)):
-        return
-    value = known_number(number)
-    if isinstance(number, jax.Array) and value is None:
-        return
-    if isinstance(value, bool) or not isinstance(value, (int, float, np.number)):
-        raise TypeError(
-            f"{name} must be a number, a schedule, or a function of the group marked by "
-            f"fgsgd_jax.per_group, got {number!r}."
-        )
-    if not (math.isfinite(value) and value >= lowest):
-        at_least = "" if lowest == -math.inf else f" of at least {lowest:g}"
-        raise ValueError(f"{name} must be a finite number{at_least}, got {value!r}.")

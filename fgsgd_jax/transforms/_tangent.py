@@ -12,6 +12,7 @@ from fgsgd_jax.spec import (
     require_collection,
     step_radius,
 )
+from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 from fgsgd_jax.transforms._link import (
     Link,
@@ -66,6 +67,7 @@ def project_to_tangent(spec: Collection, *, coordinates: Coordinates = "unit") -
         del extra_args
         require_params(params, "the tangent space depends on the present weights")
         require_state(state, SpecState, spec)
+        require_unfinished(updates)
         require_still_on_manifolds(params, spec, state)
 
         def on_manifold(path, leaf_spec, gradient, weight):

@@ -21,6 +21,7 @@ from fgsgd_jax.experiments import data
 from fgsgd_jax.experiments.cli import Interrupted, UsageError
 from fgsgd_jax.experiments.models import CNN
 from fgsgd_jax.experiments.study import (
+    batch_normalized,
     bounds,
     classical_problems,
     convergence,
@@ -630,6 +631,35 @@ def test_the_recurrent_network_is_a_loop_over_the_pixels():
         h = np.sign(z) * np.maximum(np.abs(z) + w["bias"], 0)
     found = permuted.network(params, jnp.asarray(x, jnp.float32))
     np.testing.assert_allclose(found, h @ w["output"] + w["output_bias"], atol=1e-4)
+
+
+# --- batch-normalized -------------------------------------------------------------------------
+
+
+def test_methods_of_the_batch_normalized_study_take_the_steps_of_their_names():
+    numbers = np.random.default_rng(0)
+    pixels = numbers.integers(0, 256, (100, 8, 8, 1), np.uint8)
+    images = data.ImageData("mnist", pixels, np.arange(100) % 10, pixels, np.arange(100) % 10)
+    problem = batch_normalized._Problem(images, (4,), epochs=1)
+    batch = jnp.arange(50)
+
+    def moved(method, rate, other):
+        params, state = problem._start(method, jax.random.key(0), rate, other)
+        return params, problem._step(method, params, state, batch, rate, other)[0]
+
+    w, by_sgd = moved("SGD", 0.1, 0.5)
+    gradient = jax.grad(batch_normalized._loss)(w, problem.train[0][:50], problem.train[1][:50])
+    expected = jax.tree.map(lambda w, g: w - 0.1 * (g + 0.5 * w), w, gradient)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, atol=1e-5), by_sgd, expected)
+    for method in batch_normalized._methods():
+        if "," in method:
+            before, after = moved(method, 0.1, 0.01)
+            spec = batch_normalized._spec(method, before)
+            assert max(jax.tree.leaves(fg.residual(after, spec))) < 1e-5
+            change = np.abs(after["head"]["kernel"] - before["head"]["kernel"])
+            # The first step of Adam is as long as its rate.
+            np.testing.assert_allclose(change[change > 0], 0.01, rtol=1e-2)
+            assert np.mean(change > 0) > 0.5
 
 
 # --- coordinates and scales -------------------------------------------------------------------

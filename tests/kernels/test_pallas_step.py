@@ -3,6 +3,7 @@
 import functools
 import itertools
 import re
+import types
 
 import jax
 import jax.numpy as jnp
@@ -43,7 +44,8 @@ def interpreted(monkeypatch):
     jax.clear_caches()
     monkeypatch.setattr(kernels, "PALLAS", True)
     monkeypatch.setattr(_step, "GPUS", ("cpu",))
-    monkeypatch.setattr(_step, "TPUS", ())
+    monkeypatch.setattr(_pallas, "GPUS", ("cpu",))
+    monkeypatch.setattr(_pallas, "TPUS", ())
     monkeypatch.setattr(_pallas, "INTERPRET", True)
     yield
     jax.clear_caches()
@@ -264,10 +266,37 @@ def test_other_weights_keep_their_form(interpreted):
     assert launches((3, 3, 4, 6), fg.pom("PO", fg.Sphere()), in_place=True)
 
 
-def test_they_are_off_unless_they_are_asked_for(monkeypatch):
-    assert not kernels.PALLAS
+@pytest.mark.parametrize(
+    ("platform", "capability", "taken"),
+    [
+        ("cpu", None, ()),
+        ("gpu", "7.5", ()),  # Triton has no code for Turing
+        ("gpu", "8.0", ("cuda",)),
+        ("gpu", "12.0", ("cuda",)),
+        ("gpu", "gfx942", ()),
+        ("tpu", None, ("tpu",)),
+    ],
+)
+def test_by_default_they_are_taken_where_a_device_can_run_them(
+    platform, capability, taken, monkeypatch
+):
+    assert kernels.PALLAS is None
     assert not launches((3, 3, 4, 6), fg.pom("PO", fg.Stiefel()))
+    device = types.SimpleNamespace(platform=platform)
+    if capability is not None:
+        device.compute_capability = capability
+    monkeypatch.setattr(jax, "devices", lambda: [device])
+    assert _pallas.platforms(None) == taken
+    jax.clear_caches()
+    assert launches((3, 3, 4, 6), fg.pom("PO", fg.Stiefel())) == bool(taken)
+    monkeypatch.setattr(kernels, "PALLAS", False)
+    assert not launches((3, 3, 4, 6), fg.pom("PO", fg.Stiefel()))
+    jax.clear_caches()
+
+
+def test_they_are_traced_for_devices_that_are_not_here_only_if_they_are_asked_for(monkeypatch):
     monkeypatch.setattr(kernels, "PALLAS", True)
+    assert _pallas.platforms(True) == ("cuda", "rocm", "tpu")
     assert launches((3, 3, 4, 6), fg.pom("PO", fg.Stiefel()))
 
 

@@ -127,16 +127,31 @@ def test_arguments_in_another_order_or_trees_that_do_not_match_are_named(kind):
     tx = fg.fgsgd(0.1, spec, momentum=0.9) if kind == "fgsgd" else optax.sgd(0.1, momentum=0.9)
     state = tx.init(params)
     order = r"apply_gradients\(tx, gradients, state, params\)"
-    with pytest.raises(TypeError, match=f"{order} begins with an Optax transformation, got dict"):
+    with pytest.raises(TypeError, match=f"`tx` in {order} must be an Optax transformation"):
         fg.apply_gradients(gradients, state, params, tx)
-    with pytest.raises(ValueError, match=f"no gradient for .*{order}"):
+    with pytest.raises(ValueError, match=f"gradients have no leaf .*the order is {order}"):
         fg.apply_gradients(tx, gradients, params, state)
-    with pytest.raises(ValueError, match="no gradient for 'b'"):
+    with pytest.raises(ValueError, match="gradients have no leaf 'b'"):
         fg.apply_gradients(tx, {"w": gradients["w"]}, state, params)
-    with pytest.raises(ValueError, match="no gradient for 'b'"):
+    with pytest.raises(ValueError, match="gradient of 'b' is None"):
         fg.apply_gradients(tx, gradients | {"b": None}, state, params)
-    with pytest.raises(ValueError, match=r"gradient of 'b' has shape \(1,\).* shape \(3,\)"):
+    with pytest.raises(ValueError, match=rf"'b' has shape \(1,\).* shape \(3,\).*{order}"):
         fg.apply_gradients(tx, gradients | {"b": jnp.ones(1)}, state, params)
+
+
+@pytest.mark.parametrize("change", [{"b": None}, {"b": jnp.ones(1)}, {"c": jnp.ones(3)}])
+def test_gradients_that_do_not_match_are_told_in_the_words_of_update(change):
+    params, spec, gradients = problem()
+    tx, wrong = fg.fgsgd(0.1, spec, momentum=0.9), gradients | change
+    if "c" in change:
+        del wrong["b"]
+    state, told = tx.init(params), []
+    for call in (tx.update, lambda *args: fg.apply_gradients(tx, *args)):
+        with pytest.raises(ValueError, match="'b'") as raised:
+            call(wrong, state, params)
+        told.append(str(raised.value))
+    order = "(gradients, state, params)", "(tx, gradients, state, params)"
+    assert told[0].replace("update" + order[0], "apply_gradients" + order[1]) == told[1]
 
 
 def test_what_is_wrong_is_said_as_by_update():

@@ -55,60 +55,6 @@ def test_a_number_that_makes_no_sense_is_refused(optimizer, error, name, value):
         optimizer(**arguments)
 
 
-FALLING = optax.linear_schedule(0.1, -0.1, 2)
-SCHEDULES = {
-    "fgsgd": ("learning_rate", lambda schedule: fg.fgsgd(schedule, SPEC)),
-    "rsgd": ("learning_rate", lambda schedule: fg.rsgd(schedule, SPEC, momentum=0.9)),
-    "inside a chain": (
-        "learning_rate",
-        lambda schedule: optax.chain(optax.clip_by_global_norm(1.0), fg.fgsgd(schedule, SPEC)),
-    ),
-    "own Euclidean leaves": (
-        "learning_rate",
-        lambda schedule: fg.fgsgd(schedule, SPEC, euclidean=optax.adamw(1e-3)),
-    ),
-    "riemannian_adam": ("learning_rate", lambda schedule: fg.riemannian_adam(schedule, SPEC)),
-    "on_manifold": (
-        "relative_step",
-        lambda schedule: fg.on_manifold(optax.sgd(1.0), SPEC, relative_step=schedule),
-    ),
-    "decay": ("weight_decay", lambda schedule: fg.fgsgd(0.1, SPEC, weight_decay=schedule)),
-}
-
-
-@pytest.mark.sweep(fast=3)
-@pytest.mark.parametrize("name", SCHEDULES)
-def test_a_schedule_that_becomes_negative_is_refused_at_the_step_where_it_does(name):
-    argument, make = SCHEDULES[name]
-    tx = make(FALLING)
-    state = tx.init(PARAMS)
-    for _ in range(2):  # 0.1 and 0
-        _, state = tx.update(GRADIENT, state, PARAMS)
-    with pytest.raises(ValueError, match=rf"{argument} must be .*gives -0\.1 after 2 steps"):
-        tx.update(GRADIENT, state, PARAMS)
-
-
-@BOTH
-@pytest.mark.parametrize("value", [-1.0, float("nan"), float("inf"), np.float32(-0.1)])
-def test_a_schedule_may_give_what_a_constant_may_and_nothing_else(optimizer, value):
-    tx = optimizer(lambda count: value, SPEC)
-    with pytest.raises(ValueError, match=rf"the schedule gives {value:g} after 0 steps"):
-        first_update(tx)
-
-
-@BOTH
-def test_a_constant_schedule_in_a_jitted_function_is_refused_without_naming_a_step(optimizer):
-    tx = optimizer(lambda count: -1.0, SPEC)
-    with pytest.raises(ValueError, match=r"the schedule gives -1\. Give one"):
-        jax.jit(tx.update)(GRADIENT, tx.init(PARAMS), PARAMS)
-
-
-def test_a_schedule_in_a_jitted_function_is_taken_as_it_is():
-    tx = fg.rsgd(lambda count: -0.1 + 0.0 * count, SPEC)
-    steps, _ = jax.jit(tx.update)(GRADIENT, tx.init(PARAMS), PARAMS)
-    assert np.isfinite(steps["w"]).all()
-
-
 @BOTH
 def test_nesterov_without_momentum_is_refused(optimizer):
     with pytest.raises(ValueError, match="nesterov=True needs a momentum"):
@@ -146,13 +92,6 @@ def test_a_function_of_the_group_that_is_not_marked_is_named():
     tx = fg.fgsgd(0.1, SPEC, rho=lambda group: group.components)
     with pytest.raises(TypeError, match="per_group"):
         first_update(tx)
-
-
-def test_an_injected_rate_may_be_negative():
-    tx = optax.inject_hyperparams(fg.fgsgd)(0.1, SPEC)
-    state = optax.tree.set(tx.init(PARAMS), learning_rate=jnp.asarray(-0.1))
-    updates, _ = tx.update(GRADIENT, state, PARAMS)
-    assert float(jnp.vdot(updates["w"], GRADIENT["w"])) > 0
 
 
 # --- weight decay and Euclidean leaves -----------------------------------------------------------
@@ -250,10 +189,3 @@ def test_check_optimizer_finds_a_missing_rate_and_a_link_after_the_last(law):
     right = optax.chain(TANGENT, fg.scale_by_fgsgd(SPEC), RATE, RETRACT)
     assert checks.check_optimizer(right, PARAMS, SPEC, steps=3, laws=[law]).passed
     assert not checks.check_optimizer(CHAINS[law], PARAMS, SPEC, steps=3, laws=[law]).passed
-
-
-def test_an_array_of_rates_is_refused():
-    params = {"w": jnp.eye(4, 2)}
-    spec = fg.collection(params, ("w", fg.pom("layer", fg.Stiefel())))
-    with pytest.raises(TypeError, match=r"learning_rate must be .* got an array of shape \(2,\)"):
-        fg.fgsgd(jnp.ones(2), spec)

@@ -27,6 +27,9 @@ WRONG = {
     "rho": (fg.fgsgd, {"rho": -0.5}),
     "curvature": (fg.fgsgd, {"curvature": float("inf")}),
     "rate": (fg.fgsgd, {"learning_rate": float("nan")}),
+    "negative rate": (fg.fgsgd, {"learning_rate": -0.1}),
+    "Adam's rate": (fg.riemannian_adam, {"learning_rate": -0.1}),
+    "Muon's rate": (fg.manifold_muon, {"learning_rate": -0.1}),
     "infinite rate": (fg.rsgd, {"learning_rate": -float("inf")}),
 }
 

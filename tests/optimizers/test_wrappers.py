@@ -86,18 +86,49 @@ def test_every_row_of_the_table_holds(code, verdict):
     measured = largest_residual
     if "contrib.sam" in code:  # whose update takes no other argument
         measured = functools.partial(largest_residual, names=("grad_fn",))
+    if verdict == "refused":
+        assert_refused(code)
+        return
     bare = measured(wrapped(code), pair)
     if verdict == "as it is":
         assert bare < 2e-6
         return
     assert bare > 1e-4, "the link is not needed"
     kept = optax.chain(wrapped(code), fg.keep_on_manifolds(spec))
-    if verdict == "with the link":
-        assert measured(kept, pair) < 2e-6
-    else:
-        params, _ = problem()
-        with pytest.raises(ValueError, match="averages of weights along straight lines"):
-            fg.on_manifold(wrapped(code, tx=optax.sgd(0.1)), spec).init(params)
+    assert measured(kept, pair) < 2e-6
+
+
+def assert_refused(code):
+    """At `init`, jitted or not, on either side of the wrapper, whose steps leave the manifolds."""
+    params, spec = problem()
+    inside = fg.on_manifold(wrapped(code, tx=optax.sgd(0.1)), spec)
+    kept = optax.chain(wrapped(code), fg.keep_on_manifolds(spec))
+    before = wrapped(code, tx=optax.chain(optax.sgd(0.1), fg.keep_on_manifolds(spec)))
+    for tx in (inside, kept, before, wrapped(code)):
+        for init in (tx.init, jax.jit(tx.init)):
+            with pytest.raises(ValueError, match="averages of weights along straight lines"):
+                init(params)
+    base = fg.rsgd(0.1, spec)
+    state = base.init(params)
+    hidden = optax.GradientTransformation(lambda _: state, base.update)
+    assert largest_residual(wrapped(code, tx=hidden), pair=False) > 1e-4
+
+
+def test_flat_leaves_may_have_averages_along_straight_lines():
+    params, spec = problem()
+    averaging = optax.contrib.schedule_free(optax.sgd(0.1), 0.1)
+    fg.rsgd(0.1, spec, euclidean=averaging).init(params)
+    flat = fg.collection(params, ("w", fg.pom("layer", fg.Euclidean())), default=None)
+    optax.contrib.schedule_free(fg.rsgd(0.1, flat), 0.1).init(params)
+
+
+def test_a_wrapper_without_the_link_is_named_where_values_are_known():
+    params, spec = problem()
+    tx = optax.lookahead(fg.rsgd(0.3, spec), 1, 0.5)  # synchronized after every step
+    weights, gradient = _pair(params), random_like(params, 1)
+    updates, state = tx.update(gradient, tx.init(weights), weights)
+    with pytest.raises(ValueError, match=r"optax\.lookahead or another wrapper without keep_on"):
+        tx.update(gradient, state, optax.apply_updates(weights, updates))
 
 
 def test_sam_leaves_the_manifolds_between_synchronizations_only():

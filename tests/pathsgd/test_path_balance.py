@@ -99,7 +99,7 @@ def test_a_convolutional_network_is_rescaled_through_pooling_and_flattening():
 
 def test_a_negative_number_of_draws_is_refused():
     params = [jnp.ones((3, 4)), jnp.ones((4, 2))]
-    with pytest.raises(ValueError, match="draws of at least 0, not -1"):
+    with pytest.raises(ValueError, match="draws must be at least 0, got -1"):
         fg.unbalance(jax.random.key(0), params, draws=-1)
 
 

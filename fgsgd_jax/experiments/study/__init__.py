@@ -1,6 +1,7 @@
 """Run a study: many methods on one problem, each with its hyperparameters tuned alike.
 
-The studies are **bounds** (do generalization bounds rank networks by their generalization gap?),
+The studies are **batch-normalized** (do manifolds train a convolutional network as well as AdamW?),
+**bounds** (do generalization bounds rank networks by their generalization gap?),
 **classical** (optima that factorizations know: Procrustes, principal and independent components),
 **convergence** (the share of random starts that reach a global minimum), **coordinates** (does the
 best learning rate depend on the scale of the kernels?), **copying** (a recurrent matrix that has to

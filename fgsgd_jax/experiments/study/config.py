@@ -20,6 +20,7 @@ from fgsgd_jax.experiments.arguments import (
 from fgsgd_jax.experiments.study.resnet import CONVOLUTIONS, Convolution
 
 STUDIES = (
+    "batch-normalized",
     "bounds",
     "classical",
     "convergence",

@@ -18,7 +18,7 @@ from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Study
-from fgsgd_jax.experiments.study.training import fit, to_zero
+from fgsgd_jax.experiments.study.training import fit, split, to_zero
 
 BATCH = 50
 DEPTHS = np.linspace(0, 1, 11)
@@ -102,16 +102,7 @@ class _Problem:
     """The images, and the training of one trial."""
 
     def __init__(self, network: Network, images: ImageData, epochs: int):
-        mean, deviation = images.statistics()
-
-        def scaled(pixels):
-            return (jnp.asarray(pixels, jnp.float32) - mean) / deviation
-
-        held_out = len(images.train_labels) // 5
-        inputs, labels = scaled(images.train_images), jnp.asarray(images.train_labels)
-        self.train = inputs[:-held_out], labels[:-held_out]
-        self.validation = inputs[-held_out:], labels[-held_out:]
-        self.test = scaled(images.test_images), jnp.asarray(images.test_labels)
+        self.train, self.validation, self.test = split(images)
         self.network, self.classes, self.epochs = network, images.classes, epochs
 
     def run(self, trial: Row) -> Row:

@@ -24,7 +24,7 @@ from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures, recurrent
 from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.paper_images import shrunken
-from fgsgd_jax.experiments.study.training import fit
+from fgsgd_jax.experiments.study.training import fit, split
 
 BATCH = 50
 LARGEST = 14  # pixels along a side
@@ -67,11 +67,7 @@ class _Problem:
 
     def __init__(self, images: ImageData, epochs: int):
         self.mean, self.deviation = images.statistics()
-        held_out = len(images.train_labels) // 5
-        inputs, labels = self._sequences(images.train_images), jnp.asarray(images.train_labels)
-        self.train = inputs[:-held_out], labels[:-held_out]
-        self.validation = inputs[-held_out:], labels[-held_out:]
-        self.test = self._sequences(images.test_images), jnp.asarray(images.test_labels)
+        self.train, self.validation, self.test = split(images, self._sequences)
         self.classes, self.epochs = images.classes, epochs
 
     def _sequences(self, images: np.ndarray) -> jax.Array:

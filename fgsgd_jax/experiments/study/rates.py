@@ -29,7 +29,7 @@ from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.ranges import good_decades
 from fgsgd_jax.experiments.study.rates_network import CHANNELS, initial, network
-from fgsgd_jax.experiments.study.training import fit, to_zero
+from fgsgd_jax.experiments.study.training import fit, split, to_zero
 
 BATCH = 50
 # The rate of Euclidean leaves over that of leaves on manifolds, the default of `fgsgd`.
@@ -101,16 +101,7 @@ class _Problem:
     """The images, and the training of one trial."""
 
     def __init__(self, images: ImageData, epochs: int):
-        mean, deviation = images.statistics()
-        held_out = len(images.train_labels) // 5
-
-        def scaled(pixels):
-            return (jnp.asarray(pixels, jnp.float32) - mean) / deviation
-
-        inputs, labels = scaled(images.train_images), jnp.asarray(images.train_labels)
-        self.train = inputs[:-held_out], labels[:-held_out]
-        self.validation = inputs[-held_out:], labels[-held_out:]
-        self.test = scaled(images.test_images), jnp.asarray(images.test_labels)
+        self.train, self.validation, self.test = split(images)
         self.classes, self.epochs = images.classes, epochs
 
     def run(self, trial: Row) -> Row:

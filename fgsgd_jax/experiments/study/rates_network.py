@@ -1,4 +1,4 @@
-"""The network of the study of learning rates: two convolutions, with or without normalization."""
+"""Convolutions, with or without batch normalization, with ReLU and maxima, and a dense layer."""
 
 from typing import Any
 
@@ -8,12 +8,19 @@ import jax.numpy as jnp
 CHANNELS = (8, 16)
 
 
-def initial(key: jax.Array, images: jax.Array, classes: int, *, normalized: bool) -> dict[str, Any]:
+def initial(
+    key: jax.Array,
+    images: jax.Array,
+    classes: int,
+    *,
+    normalized: bool,
+    channels: tuple[int, ...] = CHANNELS,
+) -> dict[str, Any]:
     """He-normal kernels and zero biases; with normalization, factors of 1."""
-    keys = jax.random.split(key, len(CHANNELS) + 1)
+    keys = jax.random.split(key, len(channels) + 1)
     params: dict[str, Any] = {}
     (_, rows, columns, inputs), he = images.shape, jax.nn.initializers.he_normal()
-    for stage, outputs in enumerate(CHANNELS):
+    for stage, outputs in enumerate(channels):
         params[f"conv{stage}"] = {
             "kernel": he(keys[stage], (3, 3, inputs, outputs)),
             "bias": jnp.zeros(outputs),
@@ -30,7 +37,7 @@ def network(params: dict[str, Any], x: jax.Array, moments: Any = None) -> tuple[
     Features are normalized by `moments`; if they are not given, by those of these images.
     """
     own = []
-    for stage in range(len(CHANNELS)):
+    for stage in range(len(params) - 1):
         layer = params[f"conv{stage}"]
         x = jax.lax.conv_general_dilated(
             x, layer["kernel"], (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC")

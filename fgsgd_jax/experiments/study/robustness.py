@@ -35,7 +35,7 @@ from fgsgd_jax.experiments.study.robustness_network import (
     penalty_of,
     spectral_norms,
 )
-from fgsgd_jax.experiments.study.training import fit, to_zero
+from fgsgd_jax.experiments.study.training import fit, split, to_zero
 
 SCALE = 5.0  # of the logits in the loss; with 1, a margin of at most 1 is punished as unsure
 TUNED_FOR = {"digits": (0.5,), "mnist": (0.5, 1.58)}
@@ -100,16 +100,13 @@ class _Problem:
     """The images, and the training of one trial."""
 
     def __init__(self, images: ImageData, sizes: Sequence[int], epochs: int):
-        pixels = images.train_images.reshape(len(images.train_images), -1)
-        most = pixels.max()
-        # The training images are in random order of their classes, so the last are a fair sample.
-        held_out = len(pixels) // 5
-        inputs, labels = jnp.asarray(pixels / most, jnp.float32), jnp.asarray(images.train_labels)
-        self.train = inputs[:-held_out], labels[:-held_out]
-        self.validation = inputs[-held_out:], labels[-held_out:]
-        test = images.test_images.reshape(len(images.test_images), -1) / most
-        self.test = jnp.asarray(test, jnp.float32), jnp.asarray(images.test_labels)
-        self.sizes = (pixels.shape[1], *sizes, images.classes)
+        most = images.train_images.max()
+
+        def vectors(pixels):
+            return jnp.asarray(pixels.reshape(len(pixels), -1) / most, jnp.float32)
+
+        self.train, self.validation, self.test = split(images, vectors)
+        self.sizes = (self.train[0].shape[1], *sizes, images.classes)
         self.epochs = epochs
         self.radii = RADII[images.name]
 

@@ -1,14 +1,45 @@
-"""Training a small network in one compiled program, for studies with hundreds of runs."""
+"""Images for a study, and the training of a small network in one compiled program."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
+
+from fgsgd_jax.experiments.data import ImageData
 
 Loss = Callable[[Any, jax.Array, jax.Array], jax.Array]
 """`(params, inputs, labels) -> scalar`."""
+
+
+class Split(NamedTuple):
+    """Inputs and labels `(number, …)` for each purpose."""
+
+    train: tuple[jax.Array, jax.Array]
+    validation: tuple[jax.Array, jax.Array]
+    test: tuple[jax.Array, jax.Array]
+
+
+def split(images: ImageData, form: Callable[[np.ndarray], jax.Array] | None = None) -> Split:
+    """The images, of which the last fifth of those for training is held out for validation.
+
+    The images for training are in a random order of their classes.
+
+    Args:
+        images: The images.
+        form: Makes inputs of pixels; by default they are standardized.
+    """
+    mean, deviation = images.statistics()
+    form = form or (lambda pixels: (jnp.asarray(pixels, jnp.float32) - mean) / deviation)
+    inputs, labels = form(images.train_images), jnp.asarray(images.train_labels)
+    held_out = len(labels) // 5
+    return Split(
+        (inputs[:-held_out], labels[:-held_out]),
+        (inputs[-held_out:], labels[-held_out:]),
+        (form(images.test_images), jnp.asarray(images.test_labels)),
+    )
 
 
 def fit(

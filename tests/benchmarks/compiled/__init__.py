@@ -11,9 +11,11 @@ The first run makes an environment with the compilers of both devices, a few hun
 device is used. Exit code 1 says that an update moves more bytes, launches more kernels or needs
 more memory than in the committed table.
 
-Updates named Pallas are `fgsgd` and `riemannian_adam` with steps by kernels of Pallas, which
-are off by default (`fgsgd_jax/kernels/_blocks.py`): by `apply_gradients`, so that the kernels write
-the new weights, or "added" by `optax.apply_updates`.
+Updates named Pallas are `fgsgd` and `riemannian_adam` with steps by kernels of Pallas
+(`fgsgd_jax/kernels/_blocks.py`), as a process that has such a device takes them: by
+`apply_gradients`, so that the kernels write the new weights, or "added" by `optax.apply_updates`.
+The others take none, as on several devices, on older GPUs and for large points. README.md tells
+which other ways were tried.
 
 - bytes: read and written by all kernels, per weight. On an H100 the operands and results of every
   kernel are counted; on a TPU it is the estimate of XLA, which includes the padding of tiles, so

@@ -9,12 +9,12 @@ below the table says whether two runs from the same weights gave the same bits.
 The first table compares updates of small weights with those of the plain links in float64 on the
 CPU: the error is ‖update − reference‖ / ‖reference‖.
 
-With --pallas programs take steps by kernels of Pallas (`fgsgd_jax/kernels/_blocks.py`), which are
-off otherwise. To see which form is faster, measure both on the same device:
+With --no-pallas programs take no steps by kernels of Pallas (`fgsgd_jax/kernels/_blocks.py`). To
+see which form is faster, measure both on the same device:
 
     python -m tests.benchmarks.device --out results --only checks "3×3 kernels, float32"
     python -m tests.benchmarks.device --out results --only checks "3×3 kernels, float32" \
-        --pallas --name pallas
+        --no-pallas --name passes
 
 Programs are compiled in parallel while others are traced and measured, the most important ones
 first. After --seconds no program is begun, and what is left is listed. Each result is written at

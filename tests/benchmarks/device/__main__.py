@@ -45,7 +45,7 @@ def _measure(
     only: tuple[str, ...] = (),
     width: float = 1.0,
     smoke: bool = False,
-    pallas: bool = False,
+    pallas: bool | None = None,
     again: bool = False,
     name: str = "results",
     into: Path | None = None,
@@ -61,7 +61,7 @@ def _measure(
             more names.
         width: Multiply numbers of channels and the sides of matrices.
         smoke: Measure two updates of small weights, to see that the program runs.
-        pallas: Step by the kernels of Pallas of `fgsgd_jax.kernels`, where there are some.
+        pallas: Step by the kernels of Pallas of `fgsgd_jax.kernels`; by default if the device can.
         again: Measure nothing; make table and figure again from the rows in the folder.
         name: The name of the files: <name>.jsonl with the rows, <name>.md and <name>.png.
         into: Write the table into this Markdown file instead, below the link to the figure.
