@@ -19,6 +19,15 @@ def did_you_mean(given: object, names: Iterable[str]) -> str:
     return f" Did you mean {in_lower_case[near[0]]!r}?" if near else ""
 
 
+def counted(number: int, thing: str) -> str:
+    """A number of things in words.
+
+    >>> counted(1, "component"), counted(1200, "component")
+    ('1 component', '1,200 components')
+    """
+    return f"{number:,} {thing}{'s' * (number != 1)}"
+
+
 def shown(value: object, most: int = 100) -> str:
     """A wrong value in a message: an array by its shape, anything else on one line, shortened.
 
@@ -31,15 +40,6 @@ def shown(value: object, most: int = 100) -> str:
         return f"an array of shape {shape}"
     text = " ".join(repr(value).split())
     return text if len(text) <= most else text[:most] + "…"
-
-
-def counted(number: int, thing: str) -> str:
-    """A number of things in words.
-
-    >>> counted(1, "component"), counted(1200, "component")
-    ('1 component', '1,200 components')
-    """
-    return f"{number:,} {thing}{'s' * (number != 1)}"
 
 
 def aligned(rows: Sequence[Sequence[str]], right: Collection[int] = ()) -> list[str]:
