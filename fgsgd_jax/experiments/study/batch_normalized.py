@@ -88,8 +88,8 @@ class _Problem:
 
         Python takes the steps, because of XLA's CPU compiler (JAX 0.10.2, two cores). In a compiled
         loop it does not call the library that computes convolutions fast, and a step takes eight
-        times as long. In one program with the update, convolutions now and then wait for each other
-        forever.
+        times as long. Where convolutions wait for each other forever, set the environment variable
+        `XLA_FLAGS=--xla_cpu_multi_thread_eigen=false`.
         """
         keys, method = jax.random.split(jax.random.key(trial["seed"])), trial["method"]
         numbers = trial["rate"], trial["others" if "," in method else "decay"]
@@ -97,8 +97,7 @@ class _Problem:
         for key in jax.random.split(keys[1], self.epochs):
             order = jax.random.permutation(key, len(self.train[1]))
             for batch in order[: self.steps * BATCH].reshape(self.steps, BATCH):
-                gradient = jax.block_until_ready(self._gradient(params, batch))
-                params, state = self._updated(method, params, state, gradient, *numbers)
+                params, state = self._step(method, params, state, batch, *numbers)
         return self._measured(params)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -109,12 +108,9 @@ class _Problem:
             params = fg.project(params, _spec(method, params))
         return params, self._optimizer(method, params, rate, other).init(params)
 
-    @functools.partial(jax.jit, static_argnums=0)
-    def _gradient(self, params, batch):
-        return jax.grad(_loss)(params, *(array[batch] for array in self.train))
-
     @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _updated(self, method: str, params, state, gradient, rate, other):
+    def _step(self, method: str, params, state, batch, rate, other):
+        gradient = jax.grad(_loss)(params, *(array[batch] for array in self.train))
         tx = self._optimizer(method, params, rate, other)
         return fg.apply_gradients(tx, gradient, state, params)
 
