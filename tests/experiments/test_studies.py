@@ -645,7 +645,8 @@ def test_methods_of_the_batch_normalized_study_take_the_steps_of_their_names():
 
     def moved(method, rate, other):
         params, state = problem._start(method, jax.random.key(0), rate, other)
-        return params, problem._step(method, params, state, batch, rate, other)[0]
+        gradient = problem._gradient(params, batch)
+        return params, problem._updated(method, params, state, gradient, rate, other)[0]
 
     w, by_sgd = moved("SGD", 0.1, 0.5)
     gradient = jax.grad(batch_normalized._loss)(w, problem.train[0][:50], problem.train[1][:50])

@@ -86,8 +86,10 @@ class _Problem:
     def run(self, trial: Row) -> Row:
         """Trains one network and measures it.
 
-        Python takes the steps: in a compiled loop XLA's CPU compiler does not call the library that
-        computes convolutions fast, and a step takes eight times as long (seen with JAX 0.10.2).
+        Python takes the steps, because of XLA's CPU compiler (JAX 0.10.2, two cores). In a compiled
+        loop it does not call the library that computes convolutions fast, and a step takes eight
+        times as long. In one program with the update, convolutions now and then wait for each other
+        forever.
         """
         keys, method = jax.random.split(jax.random.key(trial["seed"])), trial["method"]
         numbers = trial["rate"], trial["others" if "," in method else "decay"]
@@ -95,9 +97,8 @@ class _Problem:
         for key in jax.random.split(keys[1], self.epochs):
             order = jax.random.permutation(key, len(self.train[1]))
             for batch in order[: self.steps * BATCH].reshape(self.steps, BATCH):
-                params, state = self._step(method, params, state, batch, *numbers)
-                # Many steps in flight can deadlock on two cores (seen with JAX 0.10.2).
-                jax.block_until_ready(params)
+                gradient = jax.block_until_ready(self._gradient(params, batch))
+                params, state = self._updated(method, params, state, gradient, *numbers)
         return self._measured(params)
 
     @functools.partial(jax.jit, static_argnums=(0, 1))
@@ -108,12 +109,14 @@ class _Problem:
             params = fg.project(params, _spec(method, params))
         return params, self._optimizer(method, params, rate, other).init(params)
 
+    @functools.partial(jax.jit, static_argnums=0)
+    def _gradient(self, params, batch):
+        return jax.grad(_loss)(params, *(array[batch] for array in self.train))
+
     @functools.partial(jax.jit, static_argnums=(0, 1))
-    def _step(self, method: str, params, state, batch, rate, other):
-        gradient = jax.grad(_loss)(params, *(array[batch] for array in self.train))
+    def _updated(self, method: str, params, state, gradient, rate, other):
         tx = self._optimizer(method, params, rate, other)
-        updates, state = tx.update(gradient, state, params)
-        return optax.apply_updates(params, updates), state
+        return fg.apply_gradients(tx, gradient, state, params)
 
     def _optimizer(self, method: str, params, rate, other) -> optax.GradientTransformation:
         steps = self.epochs * self.steps
