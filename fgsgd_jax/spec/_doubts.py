@@ -63,8 +63,9 @@ def on_circular(weights: Mapping[str, str], shapes: Mapping[str, Shape], layouts
 def _how_to_place(path: str, why: str, shapes: Mapping[str, Shape], layout: str | None) -> str:
     """What to write for a weight, for the end of a sentence."""
     found = readings(path, shapes[path], shapes, layout)
-    if why == Reason.GATES:
-        found = [Reading("", with_stack(cut_by_gates(without_stack(shapes[path], layout)), layout))]
+    inner = without_stack(shapes[path], layout)
+    if why == Reason.GATES and len(inner) == 2:
+        found = [Reading("", with_stack(cut_by_gates(inner), layout))]
     if not found:
         return "name its axes in a rule"
     return f"name its axes in a rule, such as {as_rules(path, shapes[path], found)}"

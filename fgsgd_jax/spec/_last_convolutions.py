@@ -138,7 +138,7 @@ class _Network:
     def is_read_besides_convolutions(self, path: str) -> bool:
         """Whether a normalization, attention or (after flattening) dense layer may read it."""
         outputs = self.outputs(path)
-        if outputs in self.norms | self.attention:
+        if outputs == 0 or outputs in self.norms | self.attention:  # 0: no layout says how many
             return True
         if _is_called_last(path):  # flattened sizes are multiples of small numbers by chance
             return any(its[0] == outputs for other, its in self.matrices.items() if other != path)
@@ -148,7 +148,7 @@ class _Network:
         """Whether a layer has as many inputs as this one has outputs; convolutions have groups."""
         outputs = self.outputs(path)
         return self.is_read_besides_convolutions(path) or any(
-            outputs in (its[0], its[1] if outputs % its[0] == 0 else None)
+            outputs in (its[0], its[1] if its[0] and outputs % its[0] == 0 else None)
             for its in self.others(path)
         )
 
@@ -165,7 +165,7 @@ class _Network:
         return {
             its[-1]
             for path, its in self.shapes.items()
-            if is_normalization(path, its) or (len(its) == 1 and is_of_activation(path))
+            if (its and is_normalization(path, its)) or (len(its) == 1 and is_of_activation(path))
         }
 
     @functools.cached_property

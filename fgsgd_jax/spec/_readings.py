@@ -11,6 +11,7 @@ from fgsgd_jax.spec._attention import Shape, beside, is_attention_output, querie
 from fgsgd_jax.spec._blocks import layer_of
 from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._spelling import spelled
 from fgsgd_jax.spec._stack_axes import with_stack, without_stack
 
 
@@ -57,7 +58,7 @@ def readings(
         layout: The layout of the weight, or None.
 
     Returns:
-        The readings; none of a weight of more than four axes.
+        The readings that cut matrices; none of a weight of more than four axes.
 
     Example:
         >>> [reading.axes for reading in readings("h/wk", (8, 64, 16), {}, None)]
@@ -65,6 +66,14 @@ def readings(
         >>> [reading.axes for reading in readings("h/wk", (64, 8, 16), {}, None)]
         ['(in, heads, size)', '(heads or layers, in, out)']
     """
+    found = _candidates(path, shape, shapes, layout)
+    return [its for its in found if min(spelled(its.cut).points_shape(shape)[:2]) > 1]
+
+
+def _candidates(
+    path: str, shape: Shape, shapes: Mapping[str, Shape], layout: str | None
+) -> Sequence[Reading]:
+    """The readings of a weight, also those whose components are vectors."""
     one = layout.replace("S", "") if layout else None
     outputs_first = (letters_for(one or DEFAULT, 2) or "").startswith("O")
     if len(without_stack(shape, layout)) == 2:

@@ -30,7 +30,7 @@ def different_counts(shapes: Mapping[str, Shape], layout: str) -> dict[str, str]
     Example:
         >>> shapes = {"mlp/wi/kernel": (64, 6, 256), "mlp/wo/kernel": (256, 6, 64)}
         >>> print(different_counts(shapes, "SIO")["mlp/wi/kernel"])  # doctest: +ELLIPSIS
-        it holds 64 layers, but 'mlp/wo/kernel', of shape (256, 6, 64), 256. If axis 1 stacks ...
+        it holds 64 layers, but 'mlp/wo/kernel', of shape (256, 6, 64), holds 256. If axis ...
     """
     modules: dict[tuple[str, ...], list[str]] = {}
     for path in shapes:
@@ -75,16 +75,18 @@ def _sentence(
     if layers(path) == layers(other):
         other = one if layers(one) != layers(path) else other
     holds = (
-        f"it holds {layers(path)} layers, but {other!r}, of shape {shapes[other]}, {layers(other)}"
+        f"it holds {layers(path)} layers, but {other!r}, of shape {shapes[other]}, holds "
+        f"{layers(other)}"
     )
     alike = [
         axis
-        for axis in range(1, min(len(shapes[path]) for path in beside))
+        for axis in range(min(len(shapes[path]) for path in beside))
         if len({shapes[path][axis] for path in beside}) == 1
     ]
     axis = alike[0] if len(alike) == 1 else None
     where = "another axis stacks" if axis is None else f"axis {axis} stacks"
-    cut = _cut(path, len(shapes[path]), axis, shapes)
+    outputs_first = layout.index("O") < layout.index("I")
+    cut = _cut(path, len(shapes[path]), axis, shapes, outputs_first=outputs_first)
     example = f", such as component={cut!r}" if cut else ""
     return (
         f"{holds}. If {where} layers, name the axes in rules{example}; if the layout is right, "
@@ -92,11 +94,15 @@ def _sentence(
     )
 
 
-def _cut(path: str, axes: int, axis: int | None, paths: Iterable[str]) -> str:
+def _cut(
+    path: str, axes: int, axis: int | None, paths: Iterable[str], *, outputs_first: bool
+) -> str:
     """The cut of a weight whose layers are stacked on an axis, as text; "" if it is not known."""
-    if axis is None or kind_of(path) == "convolution":
+    if axis is None or kind_of(path) == "convolution" or (outputs_first and axes != 3):
         return ""
-    if axes == 4 and kind_of(path) == "query":
+    if outputs_first:
+        words = ["out:columns", "in:rows"]
+    elif axes == 4 and kind_of(path) == "query":
         words = ["in:rows", "heads:stack", "out:columns"]
     elif axes == 4 and is_attention_output(path, paths):
         words = ["heads:rows", "size:rows", "out:columns"]

@@ -6,11 +6,12 @@ axes and path mostly say which is which. A query kernel of three axes may be (la
 """
 
 import re
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
 from fgsgd_jax.spec._attention import is_attention_output, parts_of
-from fgsgd_jax.spec._blocks import block_of, layer_of
+from fgsgd_jax.spec._blocks import Block, block_of, layer_of
 from fgsgd_jax.spec._kinds import WEIGHT_NAMES, keys_of, kind_of
 from fgsgd_jax.spec._layouts import letters_for
 from fgsgd_jax.spec._readings import as_rules, readings
@@ -152,10 +153,11 @@ def _by_neighbors(path: str, shapes: dict[str, Shape], layout: str) -> bool | No
 
     A convolution asks those of its own block alone: a stem stands beside blocks that are scanned.
     """
-    own = layer_of(path)
     by_bias = _by_bias(path, shapes, layout)
     if by_bias is not None:
         return by_bias
+    layers = _own_layers(shapes)
+    own = layers[path]
     block = block_of(own)
     while True:
         narrow = not block or kind_of(path) == "convolution"
@@ -163,13 +165,26 @@ def _by_neighbors(path: str, shapes: dict[str, Shape], layout: str) -> bool | No
             _vote(path, other, shapes, layout)
             for other in shapes
             if other != path
-            and layer_of(other) != own
-            and layer_of(other)[: len(block)] == block
-            and not (narrow and block_of(layer_of(other)) != block)
+            and layers[other] != own
+            and layers[other][: len(block)] == block
+            and not (narrow and block_of(layers[other]) != block)
         } - {None}
         if votes or not block or kind_of(path) == "convolution":
             return votes.pop() if len(votes) == 1 else None
         block = block_of(block)
+
+
+def _own_layers(shapes: dict[str, Shape]) -> dict[str, Block]:
+    """By path, the layer of a leaf; a weight that shares its module is a layer of its own."""
+    matrices = Counter(
+        layer_of(path) for path, its in shapes.items() if len(its) > 1 and kind_of(path) != "bias"
+    )
+
+    def own(path: str) -> Block:
+        layer, name = layer_of(path), keys_of(path)[-1]
+        return layer if name in WEIGHT_NAMES or matrices[layer] < 2 else (*layer, name)
+
+    return {path: own(path) for path in shapes}
 
 
 def _by_bias(path: str, shapes: dict[str, Shape], layout: str) -> bool | None:

@@ -70,6 +70,24 @@ def test_the_message_has_a_cut_for_heads():
         assert spec[f"layers/attn/{path}/kernel"].points_shape == points
 
 
+@pytest.mark.parametrize(
+    ("layout", "up", "down", "cut"),
+    [
+        ("IOS", (6, 16, 64), (6, 64, 16), "layers in:rows out:columns"),
+        ("SOI", (64, 6, 16), (16, 6, 64), "out:columns layers in:rows"),
+        ("OIS", (6, 64, 16), (6, 16, 64), "layers out:columns in:rows"),
+        ("SIO", (16, 64, 6), (64, 16, 6), "in:rows out:columns layers"),
+    ],
+)
+def test_the_message_names_the_axis_that_is_of_one_size(layout, up, down, cut):
+    params = kernels(layers__mlp__up=up, layers__mlp__down=down)
+    with pytest.raises(ValueError, match=f"component='{cut}'"):
+        fg.collection(params, preset="transformer", layout=layout)
+    rule = ("*/up/*", fg.pom("layer", Stiefel(), component=cut))
+    spec = fg.collection(params, rule, default=None)
+    assert spec["layers/mlp/up/kernel"].points_shape == (16, 64, 6)
+
+
 AGREEING = {  # different numbers of layers in different modules, of experts, of heads
     "encoder and decoder": kernels(enc__up=(6, 8, 16), enc__down=(6, 16, 8))
     | kernels(dec__up=(3, 8, 16), dec__down=(3, 16, 8)),

@@ -224,3 +224,14 @@ def test_a_vector_for_each_stacked_layer_stays_euclidean(name, request_):
     # The same shape as the kernel of one layer is a matrix.
     spec = fg.collection(params | kernels(proj=(5, 64)), preset="transformer", layout="SIO")
     assert spec["proj/kernel"].points_shape == (5, 64)
+
+
+@pytest.mark.parametrize("beside", [{"ln/scale": (6, 32)}, {"wo": (6, 16, 32)}, {"bq": (6, 16)}])
+def test_weights_that_share_a_module_without_layers_of_their_own_are_read_by_each_other(beside):
+    """Query and output (6, in, out) of six scanned layers, whose module holds the weights."""
+    shapes = {"wq": (6, 32, 16), "w1": (6, 32, 64), "w2": (6, 64, 32), **beside}
+    params = {f"layers/{name}": leaf(*its) for name, its in shapes.items()}
+    spec = fg.collection(params, preset="transformer", layout="SIO")
+    for path, leaf_spec in spec.on_manifolds():
+        assert leaf_spec.points_shape == (*params[path].shape[1:], 6)
+    assert spec["layers/wq"] is not None
