@@ -55,9 +55,9 @@ def collection(
             passes over biases and normalization scales if it also matches other leaves.
         default: What applies to leaves that match no rule. None makes them Euclidean. A pom applies
             to floating-point leaves with two or more axes, except biases, normalization scales,
-            embeddings, routers, and 3 or 5 axes that no layout names. "by shape" puts leaves that
-            are convolutions by path and shape on sphere, oblique and Stiefel manifolds under PIO;
-            all others are Euclidean.
+            embeddings, learned tokens, routers, and 3 or 5 axes that no layout names. "by shape"
+            puts leaves that are convolutions by path and shape on sphere, oblique and Stiefel
+            manifolds under PIO; all others are Euclidean.
         preset: "resnet", "transformer", "mlp" or "rnn": in place of a default, what suits the
             weights of such a network; `spec/README.md` has the table.
         layout: The axes of convolutions, one letter each: "HWIO" (Flax, Haiku), "OIHW" (Equinox,
@@ -81,8 +81,9 @@ def collection(
         The spec, which all functions and transformations of this library take.
 
     Raises:
-        ValueError: If a rule matches nothing or has no effect, or a leaf cannot be cut, grouped or
-            placed as asked; the message names the path.
+        ValueError: If a rule matches nothing or has no effect, a leaf cannot be cut, grouped or
+            placed as asked, or a bias or the weights beside it speak against its layout; the
+            message names the path.
 
     Example:
         >>> import jax, jax.numpy as jnp
