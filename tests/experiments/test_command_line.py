@@ -112,9 +112,15 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --channels 8 --channels 9", "--channels was given twice; give it once."),
         ("train --channels", "--channels needs a value."),
         ("train --foo", "'--foo' is not an argument. See python -m fgsgd_jax train --help."),
-        ("study", "NAME needs a value, one of bounds, classical, convergence, coordinates"),
-        ("study --smoke", "NAME needs a value, one of bounds, classical, convergence, coordinates"),
-        ("study --delays 3", "NAME needs a value, one of bounds, classical, convergence"),
+        ("study", "NAME needs a value, one of batch-normalized, bounds, classical, convergence"),
+        (
+            "study --smoke",
+            "NAME needs a value, one of batch-normalized, bounds, classical, convergence",
+        ),
+        (
+            "study --delays 3",
+            "NAME needs a value, one of batch-normalized, bounds, classical, convergence",
+        ),
         ("study --foo", "'--foo' is not an argument. See"),
         ("study --foo 3 --seeds 2", "'--foo' is not an argument. See"),
         (
