@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.diagnostics import _weights
 from fgsgd_jax.norms import Norms, group_norms, layer_norms
@@ -136,6 +137,9 @@ def summary(found: Mapping[str, Diagnosis]) -> dict[str, jax.Array]:
         `smallest_scale`, `largest_scale`, and, where they were measured, `normal`,
         `gradient_norm`, `tau`, `normalized_share`, `angle`.
 
+    Raises:
+        TypeError: If it is no result of `diagnose`.
+
     Example:
         >>> import jax
         >>> import fgsgd_jax as fg
@@ -145,6 +149,10 @@ def summary(found: Mapping[str, Diagnosis]) -> dict[str, jax.Array]:
         >>> round(float(numbers["group_frobenius"]), 3)  # eight unit components in a group
         2.828
     """
+    if not isinstance(found, Mapping) or not all(isinstance(d, Diagnosis) for d in found.values()):
+        raise TypeError(
+            f"summary takes what diagnose(params, spec, …) returns, got {shown(found)}."
+        )
     diagnoses = list(found.values())
 
     def entries(numbers: Callable[[Diagnosis], Any]) -> jax.Array:

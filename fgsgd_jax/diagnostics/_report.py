@@ -1,12 +1,13 @@
 """`report`: the diagnostics of a network as a table and as a figure."""
 
 import dataclasses
+import inspect
 from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
 
-from fgsgd_jax._text import aligned
+from fgsgd_jax._text import aligned, did_you_mean
 from fgsgd_jax.diagnostics._diagnosis import Diagnosis, diagnose
 from fgsgd_jax.spec import Collection
 
@@ -170,6 +171,7 @@ def report(params: Any, spec: Collection, **given: Any) -> Report:
         A `fgsgd_jax.diagnostics.Report`, to `print` or to `draw`.
 
     Raises:
+        TypeError: If an argument has another name.
         ValueError: If the trees do not match the spec.
 
     Example:
@@ -181,4 +183,11 @@ def report(params: Any, spec: Collection, **given: Any) -> Report:
         >>> lines[-2]  # ‖·‖_F = 0.25·√32
         'Frobenius norms of groups above 1: w (1 of 1 groups, up to 1.41).'
     """
+    names = [*inspect.signature(diagnose).parameters][2:]
+    for name in given:
+        if name not in names:
+            raise TypeError(
+                f"report has no argument {name!r}; it takes {', '.join(names)}."
+                f"{did_you_mean(name, names)}"
+            )
     return Report(diagnose(params, spec, **given))

@@ -102,9 +102,10 @@ def require_no_decay(tx, inner: Any, weights: Any, spec: Collection) -> None:
     ]
     if decayed:
         raise ValueError(
-            f"This optimizer decays {listed(decayed)}, whose norm is fixed: there, weight decay "
-            "only shortens the steps. Give it without weight decay (optax.adam for optax.adamw), "
-            "or with the mask spec.euclidean_mask for its weight decay."
+            f"This optimizer shrinks {listed(decayed)}, whose norm is fixed, also without a "
+            "gradient: there, weight decay only shortens the steps. Give it without weight decay "
+            "(optax.adam for optax.adamw), or with the mask spec.euclidean_mask for its weight "
+            "decay; one that shrinks weights by itself, such as optax.fromage, fits no fixed norm."
         )
 
 

@@ -38,6 +38,7 @@ def balance(params: Any, p: float = 2, *, layers: Layers | None = None) -> Any:
         A tree like `params`.
 
     Raises:
+        TypeError: If p is no number.
         ValueError: If the shapes of consecutive layers do not fit each other, if it is unclear
             which layer a vector belongs to, or if p is below 1 or not finite.
 
@@ -50,6 +51,7 @@ def balance(params: Any, p: float = 2, *, layers: Layers | None = None) -> Any:
     References:
         Neyshabur, Salakhutdinov & Srebro, 2015, Lemma 4.1.
     """
+    require_number("p", p)
     if not 1 <= p < np.inf:
         raise ValueError(f"balance needs a finite p of at least 1, not {p!r}.")
     leaves, structure, chain = chain_of(params, layers)

@@ -70,7 +70,9 @@ def apply_gradients(
         True
     """
     require_transformation(tx, f"`tx` in {_ORDER}")
-    require_gradients(None, gradients, params, order=_ORDER)
+    # The slow weights of a lookahead have no gradients.
+    fast = params.fast if isinstance(params, optax.LookaheadParams) else params
+    require_gradients(None, gradients, fast, order=_ORDER)
     if isinstance(tx, WritesWeights):
         extra_args["new_weights"] = True
     tx = optax.with_extra_args_support(tx)

@@ -9,7 +9,7 @@ import optax
 import pytest
 
 import fgsgd_jax as fg
-from fgsgd_jax import checks, norms
+from fgsgd_jax import checks, diagnostics, norms
 
 RAW = {"w": jax.random.normal(jax.random.key(0), (4, 2)), "b": jnp.ones(2)}
 STIEFEL = fg.pom("layer", fg.Stiefel())
@@ -216,3 +216,18 @@ def test_an_argument_of_another_kind_is_named(name):
         call()
     # One or two sentences: nothing of JAX, which explains at length.
     assert len(re.findall(r"[.?!](?:\s|$)", str(raised.value))) <= 3
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda: fg.balance(CHAIN, p="2"), "p must be a number, got '2'"),
+        (lambda: diagnostics.summary(PARAMS), r"takes what diagnose\(params, spec, …\) returns"),
+        (lambda: fg.report(PARAMS, SPEC, grads=PARAMS), "Did you mean 'gradients'?"),
+        (lambda: fg.fgsgd(0.1, SPEC).init(None), "None in place of the parameters"),
+        (lambda: fg.riemannian_adam(0.1, SPEC).init(None), "None in place of the parameters"),
+    ],
+)
+def test_wrong_arguments_are_named_where_they_are_given(call, message):
+    with pytest.raises(TypeError, match=message):
+        call()

@@ -6,6 +6,7 @@ from pathlib import Path
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 import pytest
 from conformance_helpers import random_like
@@ -213,3 +214,24 @@ def test_a_bound_of_the_norm_is_a_projection_and_a_fixed_norm_is_a_sphere(bound)
         kept = optax.projections.projection_l2_ball(moved, bound)
         norm = float(jnp.linalg.norm(moved["w"])) if norm is None else norm
         assert float(jnp.linalg.norm(kept["w"])) == pytest.approx(norm, rel=1e-6)
+
+
+def test_apply_gradients_steps_the_fast_and_slow_weights_of_a_lookahead():
+    params, spec = problem()
+    tx = optax.chain(optax.lookahead(fg.rsgd(0.1, spec), 2, 0.5), fg.keep_on_manifolds(spec))
+    gradients = jax.tree.map(jnp.cos, params)
+    one = other = _pair(params)
+    state, of_two_calls = tx.init(one), tx.init(other)
+    for _ in range(2):
+        one, state = fg.apply_gradients(tx, gradients, state, one)
+        updates, of_two_calls = tx.update(gradients, of_two_calls, other)
+        other = optax.apply_updates(other, updates)
+    jax.tree.map(np.testing.assert_array_equal, one, other)
+    assert max(jax.tree.leaves(fg.residual(one.slow, spec))) < 1e-6
+
+
+def test_an_optimizer_that_shrinks_weights_by_itself_is_told_from_decay():
+    params, spec = problem()
+    tx = fg.on_manifold(optax.fromage(0.1), spec)
+    with pytest.raises(ValueError, match=r"optax\.fromage, fits no fixed norm"):
+        tx.update(params, tx.init(params), params)
