@@ -88,8 +88,8 @@ class _Problem:
 
         Python takes the steps, because of XLA's CPU compiler (JAX 0.10.2, two cores). In a compiled
         loop it does not call the library that computes convolutions fast, and a step takes eight
-        times as long. Where convolutions wait for each other forever, set the environment variable
-        `XLA_FLAGS=--xla_cpu_multi_thread_eigen=false`.
+        times as long. On two cores convolutions may wait for each other forever; more threads,
+        `NPROC=8` in the environment, avoid that.
         """
         keys, method = jax.random.split(jax.random.key(trial["seed"])), trial["method"]
         numbers = trial["rate"], trial["others" if "," in method else "decay"]
