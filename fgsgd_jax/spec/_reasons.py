@@ -15,6 +15,7 @@ class Reason(enum.StrEnum):
     EMPTY = "no entries"
     ONE_LONG_AXIS = "a vector by its shape"
     GATES_OR_HEADS = "3 axes, which may count gates or heads: name them in a rule"
+    GATES_BEFORE = "3 axes, of which the second or the third counts the inputs: name them in a rule"
     THREE_AXES = "3 axes: give layout='SIO' if the first stacks layers, else name them in a rule"
     LOW_RANK = "a factor of a low-rank update, which may start at zero: give a rule"
     NO_ATTENTION = "called as queries, keys or values are, but not in attention: give a rule"
@@ -44,6 +45,7 @@ UNSAID = frozenset(
         Reason.NOT_RECURRENT,
         Reason.GATES,
         Reason.GATES_OR_HEADS,
+        Reason.GATES_BEFORE,
     }
 )
 """The reasons of leaves that a preset might place, if their names and shapes said what they are."""

@@ -14,7 +14,7 @@ from fgsgd_jax.spec._attention import (
 )
 from fgsgd_jax.spec._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
-from fgsgd_jax.spec._feed_forward import is_of_feed_forward
+from fgsgd_jax.spec._feed_forward import gates_before, is_of_feed_forward
 from fgsgd_jax.spec._kinds import (
     is_transposed,
     keys_of,
@@ -23,6 +23,7 @@ from fgsgd_jax.spec._kinds import (
     routes_beside_experts,
 )
 from fgsgd_jax.spec._layouts import DEFAULT, LARGEST_KERNEL, contradiction, letters_for, spatial
+from fgsgd_jax.spec._placements import DENSE, OUTPUTS_FIRST
 from fgsgd_jax.spec._reasons import Reason, by_path
 from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, is_input_matrix, recurrent
 from fgsgd_jax.spec._stack_axes import without_stack
@@ -114,6 +115,9 @@ def _of_a_transformer(
         return "attention output" if alike else Reason.IN_ATTENTION
     if len(shape) == 3 and shape[0] != GATES and "gating" not in path:
         return Reason.GATES_OR_HEADS
+    if len(shape) == 3 and not (letters_for(of_one or DEFAULT, 2) or "").startswith("O"):
+        follows = gates_before(path, shapes)
+        return {"inputs": DENSE, "outputs": OUTPUTS_FIRST}.get(follows, Reason.GATES_BEFORE)
     embeds = len(shape) > 3 and any("embed" in key for key in keys_of(path))
     return by_path("embedding") if embeds else "dense"
 
