@@ -64,7 +64,7 @@ def test_the_end_of_an_autoencoder_has_a_rule_with_the_scale_of_the_preset(norma
     if normalized:
         params |= tree(e__n__scale=(32,), e__m__scale=(32,), d__n__scale=(32,), d__m__scale=(32,))
     (text,) = RULE.findall(printed(params, "mlp"))
-    found = placed(params, "d/b/kernel", text)
+    found = placed(params, "e/b/kernel", text)
     assert found.manifolds == (fg.Stiefel(),)
     spec = fg.collection(params, preset="mlp")
     assert (found.gamma is None) == (spec["e/a/kernel"].gamma is None) == normalized
