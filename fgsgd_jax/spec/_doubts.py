@@ -5,7 +5,13 @@ from collections.abc import Collection, Mapping
 from fgsgd_jax._trees import listed
 from fgsgd_jax.spec._attention import Shape
 from fgsgd_jax.spec._blocks import Block, normalized
-from fgsgd_jax.spec._readings import Reading, as_rules, readings, readings_of_gates
+from fgsgd_jax.spec._readings import (
+    Reading,
+    as_rules,
+    readings,
+    readings_of_gates,
+    readings_of_matrices,
+)
 from fgsgd_jax.spec._reasons import UNSAID, Reason
 from fgsgd_jax.spec._recurrent import cut_by_gates
 from fgsgd_jax.spec._stack_axes import with_stack, without_stack
@@ -74,6 +80,8 @@ def _how_to_place(path: str, why: str, shapes: Mapping[str, Shape], layouts: Lay
     inner = without_stack(shapes[path], layout)
     if why == Reason.GATES and len(inner) == 2:
         found = [Reading("", with_stack(cut_by_gates(inner), layout))]
+    if why == Reason.BARE_PROJECTION:
+        found = readings_of_matrices(layout)
     if why == Reason.GATES_BEFORE:
         found = readings_of_gates(layout)
     if not found:

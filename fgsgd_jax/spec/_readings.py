@@ -50,7 +50,7 @@ _OUTPUTS_OF_LAYERS = [
     Reading("(layers, heads, size, out)", "layers heads:rows size:rows out:columns"),
     Reading("(heads, layers, size, out)", "heads:rows layers size:rows out:columns"),
 ]
-_IN_OUT = ("in out", "in:rows out:columns")
+_IN_OUT, _OUT_IN = ("in out", "in:rows out:columns"), ("out in", "out:columns in:rows")
 _OUTPUTS_FIRST = "heads:stack out:columns in:rows"
 _OUTPUTS_OF_ATTENTION_FIRST = [
     Reading("(layers, out, in)", "layers out:columns in:rows", OUTPUT_OF_ATTENTION),
@@ -89,9 +89,8 @@ def _candidates(
     one = layout.replace("S", "") if layout else None
     outputs_first = (letters_for(one or DEFAULT, 2) or "").startswith("O")
     if len(without_stack(shape, layout)) == 2:
-        axes, cut = ("out in", "out:columns in:rows") if outputs_first else _IN_OUT
-        names = with_stack(axes, layout).replace("stack", "layers").split()
-        return [Reading(f"({', '.join(names)})", with_stack(cut, layout), _weight(path, shapes))]
+        axes, cut = _OUT_IN if outputs_first else _IN_OUT
+        return [_stacked(axes, cut, layout, _weight(path, shapes))]
     if outputs_first and is_attention_output(path, shapes):
         return _OUTPUTS_OF_ATTENTION_FIRST if len(shape) == 3 else []
     if outputs_first:
@@ -109,14 +108,18 @@ def _candidates(
 
 def readings_of_gates(layout: str | None) -> Sequence[Reading]:
     """The readings of a weight whose first axis counts gates, under a layout or None."""
-    return [
-        Reading(
-            f"({', '.join(with_stack(axes, layout).replace('stack', 'layers').split())})",
-            with_stack(cut, layout),
-            DENSE,
-        )
-        for axes, cut in _GATED.items()
-    ]
+    return [_stacked(axes, cut, layout, DENSE) for axes, cut in _GATED.items()]
+
+
+def readings_of_matrices(layout: str | None) -> Sequence[Reading]:
+    """Both readings of a dense weight of two axes, under a layout or None."""
+    return [_stacked(axes, cut, layout, DENSE) for axes, cut in (_IN_OUT, _OUT_IN)]
+
+
+def _stacked(axes: str, cut: str, layout: str | None, weight: str) -> Reading:
+    """A reading with the axes that a layout stacks."""
+    names = with_stack(axes, layout).replace("stack", "layers").split()
+    return Reading(f"({', '.join(names)})", with_stack(cut, layout), weight)
 
 
 def as_rules(

@@ -12,6 +12,7 @@ from fgsgd_jax.spec._attention import (
     queries_beside,
     seems_of_attention,
 )
+from fgsgd_jax.spec._bare import is_projection_alone, may_be_learned_queries
 from fgsgd_jax.spec._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
 from fgsgd_jax.spec._feed_forward import gates_before, is_of_feed_forward
@@ -99,6 +100,8 @@ def _of_a_transformer(
     of_one = layout.replace("S", "") if layout else None
     if kind in ("query", "attention", "dense") and (found := fused(path, shape, of_one, shapes)):
         return found
+    if kind == "query" and may_be_learned_queries(path, shapes):
+        return Reason.LEARNED_QUERIES
     if kind == "query" and not seems_of_attention(path, shapes):
         return Reason.NO_ATTENTION
     if kind == "query":
@@ -106,6 +109,8 @@ def _of_a_transformer(
         return "query, key, value, heads first" if einsum else "query, key, value"
     if is_attention_output(path, shapes):
         return "attention output"
+    if is_projection_alone(path, shapes):
+        return Reason.BARE_PROJECTION
     if kind == "" and is_of_feed_forward(path, shapes):
         kind = "dense"
     if kind not in ("attention", "dense"):

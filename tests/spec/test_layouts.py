@@ -328,7 +328,7 @@ def test_a_split_names_axes_and_sizes(split):
         Component(rows=0, columns=1, stack=2, split=split)
 
 
-# --- kernels that are larger than their channels ---------------------------------------------------
+# --- kernels that are larger than their channels -------------------------------------------------
 
 
 @pytest.mark.parametrize(
