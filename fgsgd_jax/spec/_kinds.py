@@ -15,7 +15,7 @@ Kind = Literal[
 """What a leaf is for; "" where its path does not say. "query" stands for keys and values as well,
 "attention" for the output of an attention layer."""
 
-WEIGHT_NAMES = frozenset({"kernel", "w", "weight", "embedding"})
+WEIGHT_NAMES = frozenset({"kernel", "kernels", "w", "W", "weight", "weights", "embedding"})
 """What frameworks call the weight of a layer, whatever the layer is."""
 
 # Words in the names of learned tokens, and words beside them that name a layer all the same.
@@ -24,7 +24,7 @@ _TOKENS = frozenset(
     "latents slots null pos position positions".split()
 )
 _NOT_OF_QUERIES = frozenset("head net network function fn critic pos position".split())
-_OF_LAYERS = frozenset("w wi wo kernel weight mix mixer mixing norm".split())
+_OF_LAYERS = frozenset("w wi wo kernel kernels weight weights mix mixer mixing norm".split())
 
 _GATES = frozenset({"gate", "gating", "gater"})
 _OF_GATES = frozenset("network net layer linear dense fc func fn".split())

@@ -98,7 +98,7 @@ def _of_a_transformer(
     """The weight of a transformer that a leaf is, or why it is none; "" if its path is silent."""
     kind = kind_of(path, len(shape))
     of_one = layout.replace("S", "") if layout else None
-    if kind in ("query", "attention", "dense") and (found := fused(path, shape, of_one, shapes)):
+    if kind in ("query", "attention", "dense") and (found := fused(path, shape, layout, shapes)):
         return found
     if kind == "query" and may_be_learned_queries(path, shapes):
         return Reason.LEARNED_QUERIES
