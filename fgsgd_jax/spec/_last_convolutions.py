@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from fgsgd_jax._text import natural_order, texts_and_numbers
 from fgsgd_jax.spec._blocks import block_of, layer_of, normalizations
+from fgsgd_jax.spec._dense import is_dense
 from fgsgd_jax.spec._heads import Leaves, names_a_head
 from fgsgd_jax.spec._kinds import (
     is_normalization,
@@ -83,7 +84,7 @@ class _Network:
     @classmethod
     def of(cls, leaves: Leaves, convolutions: Iterable[str], layout: str | None) -> "_Network":
         shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
-        dense = [path for path in shapes if _is_dense(path, shapes[path])]
+        dense = [path for path in shapes if len(shapes[path]) == 2 and is_dense(path, shapes)]
         matrices = [
             path
             for path, its in shapes.items()
@@ -191,7 +192,7 @@ class _Network:
         return {
             size
             for path, its in self.shapes.items()
-            if len(its) > 1 and kind_of(path) in ("query", "attention")
+            if len(its) > 1 and kind_of(path) in ("query", "attention") and path not in self.dense
             for size in its
         }
 
@@ -212,10 +213,6 @@ def _channels(shape: Shape, layout: str | None) -> tuple[int, int]:
     """The numbers of input and output channels of a weight; (0, 0) if the layout does not say."""
     letters = letters_for(layout or DEFAULT, len(shape))
     return (shape[letters.index("I")], shape[letters.index("O")]) if letters else (0, 0)
-
-
-def _is_dense(path: str, shape: Shape) -> bool:
-    return kind_of(path) in ("dense", "") and len(shape) == 2
 
 
 def _is_in_head(path: str) -> bool:

@@ -6,7 +6,7 @@ from fgsgd_jax._trees import listed
 from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST
 from fgsgd_jax.spec._heads import Leaves
 from fgsgd_jax.spec._kinds import keys_of, kind_of
-from fgsgd_jax.spec._layouts import stacked
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for, stacked
 from fgsgd_jax.spec._readings import as_rules, of_layers, readings
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._recurrent import holds_input_and_recurrent
@@ -106,6 +106,14 @@ def _instead(
     matrices = [path for path, its in shapes.items() if len(its) > 1]
     named_weight = any(keys_of(path)[-1] == "weight" for path in matrices)
     doubtful = OUTPUTS_MAY_COME_FIRST in reasons.values()
+    inputs_first = not (letters_for(layouts.of_one or DEFAULT, 2) or "O").startswith("O")
+    if inputs_first and list(reasons.values()).count(Reason.LAST_DENSE) > 1:
+        given = f", and not as in layout={layouts.of_one!r}" if layouts.of_one else ""
+        return (
+            "No layer reads the output of another. If outputs come first, as in Equinox and "
+            f"PyTorch{given}, give layout='OIHW'; else name the weights in rules, or choose "
+            "another preset."
+        )
     if layouts.of_one is None and (named_weight or doubtful):
         return (
             "If outputs come first, as in Equinox and PyTorch, give layout='OIHW'; else name the "

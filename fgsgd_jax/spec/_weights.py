@@ -15,6 +15,7 @@ from fgsgd_jax.spec._attention import (
 from fgsgd_jax.spec._bare import is_projection_alone, may_be_learned_queries
 from fgsgd_jax.spec._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
+from fgsgd_jax.spec._dense import is_dense
 from fgsgd_jax.spec._feed_forward import gates_before, is_of_feed_forward
 from fgsgd_jax.spec._kinds import (
     is_transposed,
@@ -61,7 +62,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return "convolution"
     if preset == "transformer" and (found := _of_a_transformer(path, shape, layout, shapes)):
         return found
-    if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
+    dense = kind in ("dense", "") or (kind == "query" and is_dense(path, shapes))
+    if preset == "mlp" and dense and len(shape) == 2:
         return "hidden dense"
     if preset == "mlp" and kind == "dense" and len(shape) == 3 and layout is None:
         return Reason.THREE_AXES
