@@ -32,6 +32,7 @@ from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec._stack_axes import with_stack, without_stack
 from fgsgd_jax.spec._stacked import Layouts, seems_stacked
 from fgsgd_jax.spec._weights import counts_heads_elsewhere, weight_of
+from fgsgd_jax.spec._widths import outputs_seem_first
 
 # What people may call the networks of the presets.
 OTHER_NAMES = {"cnn": "resnet", "vit": "transformer", "gpt": "transformer", "lstm": "rnn"}
@@ -87,7 +88,8 @@ def by_preset(
     inner = [(path, jax.ShapeDtypeStruct(shapes[path], leaf.dtype)) for path, leaf in leaves]
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
     weights = {path: weight_of(preset, path, leaf, layout[path], shapes) for path, leaf in leaves}
-    if OUTPUTS_MAY_COME_FIRST in weights.values():  # then those of other matrices may as well
+    by_width = preset == "transformer" and layouts.of_one is None and outputs_seem_first(shapes)
+    if by_width or OUTPUTS_MAY_COME_FIRST in weights.values():  # then those of all matrices may
         weights |= {
             path: OUTPUTS_MAY_COME_FIRST
             for path, weight in weights.items()
