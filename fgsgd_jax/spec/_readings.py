@@ -7,7 +7,13 @@ has every reading that its shape, its bias and the layout allow, not one of them
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fgsgd_jax.spec._attention import Shape, beside, is_attention_output, queries_beside
+from fgsgd_jax.spec._attention import (
+    Shape,
+    beside,
+    is_attention_output,
+    is_in_attention,
+    queries_beside,
+)
 from fgsgd_jax.spec._blocks import layer_of
 from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
@@ -30,6 +36,7 @@ class Reading(NamedTuple):
 
 _SECOND = Reading("(in, heads, size)", "in:rows heads:stack out:columns")
 _SECOND_OF_LAYERS = Reading("(in, layers, out)", "in:rows layers out:columns")
+_SECOND_OF_LAYERS_OUTPUTS_FIRST = Reading("(out, layers, in)", "out:columns layers in:rows")
 _FIRST = Reading("(heads or layers, in, out)", "heads:stack in:rows out:columns")
 _SUMMED = Reading("(heads, size, out)", "heads:rows size:rows out:columns", OUTPUT_OF_ATTENTION)
 _LAYERS = Reading("(layers, in, out)", "layers in:rows out:columns", OUTPUT_OF_ATTENTION)
@@ -163,14 +170,17 @@ def of_layers(shape: Shape, found: Sequence[Reading]) -> Sequence[Reading]:
     Nobody has more layers than features, so the second axis counts none that is longer than the
     first.
     """
-    second = [_SECOND_OF_LAYERS] if shape[0] >= shape[1] else []
-    first = [its for its in found if its.stacks_layers() and its.cut != _SECOND_OF_LAYERS.cut]
-    return [*first, *second] if len(shape) == 3 else found
+    if len(shape) != 3:
+        return found
+    outputs_first = any("out:columns in:rows" in its.cut for its in found)
+    second = _SECOND_OF_LAYERS_OUTPUTS_FIRST if outputs_first else _SECOND_OF_LAYERS
+    first = [its for its in found if its.stacks_layers() and its.cut != second.cut]
+    return [*first, second] if shape[0] >= shape[1] else first
 
 
 def _weight(path: str, shapes: Mapping[str, Shape]) -> str:
     """The weight of the preset "transformer" that a leaf would be by its path."""
-    if kind_of(path) in ("query", "attention"):
+    if kind_of(path) in ("query", "attention") or is_in_attention(path):
         return QUERY
     return OUTPUT_OF_ATTENTION if is_attention_output(path, shapes) else DENSE
 

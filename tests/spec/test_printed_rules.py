@@ -96,3 +96,17 @@ def test_gates_without_a_matrix_that_leads_back_have_the_rules_of_both_readings(
     cuts = re.findall(r"component='([^']*)'", text)
     assert cuts == ["gates:stack out:columns in:rows", "gates:stack in:rows out:columns"]
     assert "is (gates, out, in)" in text
+
+
+def test_attention_scanned_on_its_second_axis_keeps_outputs_first_where_the_layout_has_them_so():
+    params = tree(attn__query__weight=(64, 12, 64), attn__out__weight=(64, 12, 64))
+    text = printed(params | tree(mlp__up__weight=(256, 64)), layout="OIHW")
+    cuts = re.findall(r"component='([^']*)'", text)
+    assert cuts
+    assert all(cut.index("out:columns") < cut.index("in:rows") for cut in cuts)
+
+
+def test_a_weight_in_attention_has_a_rule_of_attention():
+    params = tree(attn__linear_pos__kernel=(64, 32), attn__q__kernel=(64, 64))
+    (text,) = RULE.findall(printed(params))
+    assert placed(params, "attn/linear_pos/kernel", text).manifolds == (fg.Stiefel(),)
