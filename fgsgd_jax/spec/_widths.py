@@ -7,11 +7,14 @@ layer make them.
 
 from collections.abc import Mapping
 
+from fgsgd_jax._text import natural_order
 from fgsgd_jax.spec._attention import Shape, beside, is_attention_output
 from fgsgd_jax.spec._kinds import kind_of, module_and_name, words_of
+from fgsgd_jax.spec._outputs import without_numbers
 
 _FIRST = frozenset("up w1 w3 fc1 wi gate fc".split())
 _SECOND = frozenset("down w2 fc2 wo".split())
+_QUERIES = frozenset("q query wq qkv wqkv".split())
 
 
 def outputs_seem_first(shapes: Mapping[str, Shape]) -> bool:
@@ -60,6 +63,9 @@ def _has_outputs_first(path: str, shapes: Mapping[str, Shape], width: int) -> bo
         return None
     is_output = is_attention_output(path, shapes)
     if kind in ("query", "head") and not is_output:
+        of_context = kind == "query" and not _QUERIES & set(words_of(module_and_name(path)[1]))
+        if of_context and shape[1] == width < shape[0]:
+            return None  # keys and values may read another network, which is wider
         return shape[1] == width
     if is_output:
         return shape[0] == width
@@ -68,13 +74,19 @@ def _has_outputs_first(path: str, shapes: Mapping[str, Shape], width: int) -> bo
 
 
 def _place_in_pair(path: str, shapes: Mapping[str, Shape]) -> str:
-    """Which layer of a feed-forward pair a weight is by its name, if the other stands beside it."""
+    """Which layer of a feed-forward pair a weight is, if the other stands beside it.
+
+    Names say so, or the numbers of two that are alike, as in `Dense_0` and `Dense_1`.
+    """
     ordered = {"first": _FIRST, "second": _SECOND}
     places = {
         other: [place for place, names in ordered.items() if _is_called(other, names)]
         for other in (path, *beside(path, shapes))
         if len(shapes[other]) == 2
     }
+    alike = [other for other in places if without_numbers(other) == without_numbers(path)]
+    if len(alike) == 2 and kind_of(path) in ("dense", ""):
+        return "first" if path == min(alike, key=natural_order) else "second"
     own = places.get(path, [])
     both = {place for found in places.values() for place in found}
     return own[0] if len(own) == 1 and len(both) == 2 else ""

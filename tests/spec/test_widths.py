@@ -33,6 +33,7 @@ INPUTS_FIRST = {
     "no embedding": PAIR | tree(attn__q=(64, 48), attn__o=(48, 64)) | HEAD,
     "neither": PAIR | GROUPED,
     "Keras": tree(mlp__fc1__kernel=(64, 256), mlp__fc2__kernel=(256, 64)) | VOCABULARY,
+    "numbers": tree(mlp__Dense_0__kernel=(64, 256), mlp__Dense_1__kernel=(256, 64)) | VOCABULARY,
     "adapters": tree(a__down__kernel=(64, 16), a__up__kernel=(16, 64)) | GROUPED | VOCABULARY,
 }
 
@@ -56,6 +57,13 @@ def test_weights_that_agree_with_the_width_are_placed(name, layout):
     params = INPUTS_FIRST[name]
     spec = fg.collection(params, preset="transformer", layout=layout)
     assert {path for path, _ in spec.on_manifolds()} == set(params) - {"embedding", "head"}
+
+
+def test_keys_that_read_a_wider_network_prove_nothing():
+    params = tree(attn__q=(64, 64), attn__k=(96, 64), attn__v=(96, 64), attn__o=(64, 64))
+    params |= tree(mlp__in__kernel=(64, 256), mlp__act__kernel=(256, 64)) | VOCABULARY
+    spec = fg.collection(params, preset="transformer")
+    assert {path for path, _ in spec.on_manifolds()} == set(params) - {"embedding"}
 
 
 def test_a_tied_head_alone_proves_nothing_against_other_weights():
