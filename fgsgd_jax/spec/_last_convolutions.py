@@ -2,6 +2,7 @@
 
 import dataclasses
 import functools
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
@@ -164,7 +165,9 @@ class _Network:
         outputs = self.outputs(path)
         if outputs <= IMAGE_CHANNELS:
             return False
-        shuffled = {outputs // r**2 for r in (2, 3, 4) if outputs % r**2 == 0} - {0}
+        shuffled = {outputs // r**2 for r in (2, 3, 4) if outputs % r**2 == 0}
+        if math.prod(self.shapes[path]) == math.prod(self.convolutions[path]):
+            shuffled = set()  # 1×1, as the last layer of a classifier is
         inputs = {its[0] for its in self.others(path) if its[0] > IMAGE_CHANNELS}
         beside = {size - outputs for size in inputs} & {its[1] for its in self.others(path)}
         return bool(inputs & shuffled or beside)
