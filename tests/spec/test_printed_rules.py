@@ -109,4 +109,7 @@ def test_attention_scanned_on_its_second_axis_keeps_outputs_first_where_the_layo
 def test_a_weight_in_attention_has_a_rule_of_attention():
     params = tree(attn__linear_pos__kernel=(64, 32), attn__q__kernel=(64, 64))
     (text,) = RULE.findall(printed(params))
-    assert placed(params, "attn/linear_pos/kernel", text).manifolds == (fg.Stiefel(),)
+    found = placed(params, "attn/linear_pos/kernel", text)
+    of_preset = fg.collection(params, preset="transformer")["attn/q/kernel"]
+    assert found.manifolds == of_preset.manifolds
+    assert found.gamma == 1  # the squares of an orthonormal column sum to the gain
