@@ -12,6 +12,7 @@ from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._kinds import keys_of, kind_of, module_and_name, words_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for, stacked
 from fgsgd_jax.spec._spelling import axis_called
+from fgsgd_jax.spec._stack_axes import with_stack
 
 Shape = tuple[int, ...]
 
@@ -28,7 +29,6 @@ _KEYS = {"q", "k", "v", "key", "value"}  # alone they may mean something else
 _QUERIES = {"query", "qkv", "kv", "wq", "wk", "wv", "wqkv", "wkv"}
 _PROJECTS = {"proj", "projection", "w", "to"}
 _PARTS = {"qkv": 3, "wqkv": 3, "kv": 2, "wkv": 2}
-_BY_HEADS = "give a rule, such as component='in:rows (heads=6:stack out:columns)'"
 _BY_AXES = "give a rule that names its axes, or layout={!r} if its first axis stacks layers"
 
 
@@ -105,7 +105,7 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
     Args:
         path: The path of the weight.
         shape: Its shape without stacked layers.
-        layout: The layout of one layer, or None.
+        layout: Its layout, or None.
         shapes: The shapes of all leaves without stacked layers.
 
     Example:
@@ -120,17 +120,19 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
     spelled_out = {"key", "value"} <= words or {"k", "v"} <= words
     if not (known or spelled_out or _may_be_fused(path)) or ("einsum" in path and len(shape) > 2):
         return ""
-    letters = letters_for(layout or DEFAULT, len(shape)) or ""
+    of_one = layout.replace("S", "") if layout else None
+    letters = letters_for(of_one or DEFAULT, len(shape)) or ""
     if len(shape) != 2:
         counted = known > 1 and shape[1:2] == (known,) and not letters.startswith("O")
         return (
             _named(known)
             if counted
-            else f"{name} of {len(shape)} axes: {_BY_AXES.format(stacked(layout))}"
+            else f"{name} of {len(shape)} axes: {_BY_AXES.format(stacked(of_one))}"
         )
-    if spelled_out or words - set(_PARTS) - _PLAIN:
-        return f"several matrices in one, their order unknown: {_BY_HEADS}"
     inputs, outputs = (shape[letters.index(letter)] for letter in "IO")
+    by_heads = _by_heads(outputs, letters.startswith("O"), layout)
+    if spelled_out or words - set(_PARTS) - _PLAIN:
+        return f"several matrices in one, their order unknown: {by_heads}"
     others = list(beside(path, shapes))
     has_query = any(kind_of(other) == "query" for other in others)
     parts = known or (2 if has_query else 3)  # GPT-2 calls keys and values c_attn beside q_attn
@@ -148,7 +150,17 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
         return _named(parts)
     if not known and outputs == inputs:
         return ""
-    return f"several matrices in one, their sizes unknown: {_BY_HEADS}"
+    return f"several matrices in one, their sizes unknown: {by_heads}"
+
+
+def _by_heads(outputs: int, outputs_come_first: bool, layout: str | None) -> str:
+    """What to write for a weight of several matrices, with a number of heads that divides it."""
+    heads = next((heads for heads in (6, 4, 8, 3, 2, 5, 7) if outputs % heads == 0), 0)
+    if not heads or heads == outputs:
+        return "give a rule that cuts it into its matrices"
+    cut = f"in:rows (heads={heads}:stack out:columns)"
+    cut = outputs_first(cut) if outputs_come_first else cut
+    return f"give a rule, such as component={with_stack(cut, layout)!r} for {heads} heads"
 
 
 def parts_of(path: str) -> int:

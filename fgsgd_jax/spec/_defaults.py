@@ -5,7 +5,7 @@ and shape agree; a pom passes over the leaves that need their length or mean som
 """
 
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import jax.numpy as jnp
 
@@ -69,13 +69,17 @@ def _names_axes(default: Pom | str) -> bool:
 
 
 def _why_not_every_pom(
-    path: str, shape: tuple[int, ...], default: Pom, layout: str | None, paths: Iterable[str]
+    path: str,
+    shape: tuple[int, ...],
+    default: Pom,
+    layout: str | None,
+    shapes: Mapping[str, tuple[int, ...]],
 ) -> str:
     """Why a pom that is a default does not mean a leaf; "" if it does."""
     kind = kind_of(path, len(shape))
     if kind in ("embedding", "router", "token"):
         return by_path(kind)
-    if routes_beside_experts(path, paths):
+    if routes_beside_experts(path, shapes):
         return ROUTER
     if len(shape) > 2 and sum(size > 1 for size in shape) < 2:
         return Reason.ONE_LONG_AXIS  # such as the token of a class, (1, 1, width)

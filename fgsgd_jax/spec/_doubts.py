@@ -5,7 +5,13 @@ from collections.abc import Collection, Mapping
 from fgsgd_jax._trees import listed
 from fgsgd_jax.spec._attention import Shape
 from fgsgd_jax.spec._blocks import Block, normalized
-from fgsgd_jax.spec._readings import Reading, as_rules, readings
+from fgsgd_jax.spec._readings import (
+    Reading,
+    as_rules,
+    readings,
+    readings_of_gates,
+    readings_of_matrices,
+)
 from fgsgd_jax.spec._reasons import UNSAID, Reason
 from fgsgd_jax.spec._recurrent import cut_by_gates
 from fgsgd_jax.spec._stack_axes import with_stack, without_stack
@@ -33,42 +39,54 @@ def on_unsaid(weights: Mapping[str, str], shapes: Mapping[str, Shape], layouts: 
         return ""
     one = len(unsaid) == 1
     stays, it_is, it = ("stays", "it is", "it") if one else ("stay", "they are", repr(unsaid[0]))
-    how = _how_to_place(unsaid[0], weights[unsaid[0]], shapes, own[unsaid[0]])
+    how = _how_to_place(unsaid[0], weights[unsaid[0]], shapes, layouts)
     return (
         f"{listed(unsaid, 3)} {stays} Euclidean, because neither name nor shape says for certain "
         f"what {it_is}. To place {it}, {how}."
     )
 
 
-def on_circular(weights: Mapping[str, str], shapes: Mapping[str, Shape], layouts: Layouts) -> str:
+def on_circular(
+    weights: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    layouts: Layouts,
+    kept: Collection[str],
+) -> str:
     """A sentence on the ends of modules that can read each other; "" if there are none.
 
     Args:
         weights: By path, the weight of the preset that a leaf is, or why it is none.
         shapes: By path, the shapes, stacked layers included.
         layouts: The layout of every leaf.
+        kept: The paths of the weights whose features a normalization layer keeps.
     """
     ends = [path for path in weights if weights[path] == Reason.CIRCULAR]
     if not ends:
         return ""
-    found = readings(ends[-1], shapes[ends[-1]], shapes, layouts.own[ends[-1]])
+    end, shape = ends[-1], shapes[ends[-1]]
+    found = readings(end, shape, shapes, layouts.own[end])
     stays = "stays Euclidean, because it ends" if len(ends) == 1 else "stay Euclidean, as each ends"
     return (
         f"{listed(ends, 3)} {stays} one of two modules that can read each other, as those of an "
         "autoencoder, and may give the output of the network. Place one that does not by a rule, "
-        f"such as {as_rules(ends[-1], shapes[ends[-1]], found)}."
+        f"such as {as_rules(end, shape, found, layouts.rules, normalized=end in kept)}."
     )
 
 
-def _how_to_place(path: str, why: str, shapes: Mapping[str, Shape], layout: str | None) -> str:
+def _how_to_place(path: str, why: str, shapes: Mapping[str, Shape], layouts: Layouts) -> str:
     """What to write for a weight, for the end of a sentence."""
+    layout = layouts.own[path]
     found = readings(path, shapes[path], shapes, layout)
     inner = without_stack(shapes[path], layout)
     if why == Reason.GATES and len(inner) == 2:
         found = [Reading("", with_stack(cut_by_gates(inner), layout))]
+    if why == Reason.BARE_PROJECTION:
+        found = readings_of_matrices(layout)
+    if why == Reason.GATES_BEFORE:
+        found = readings_of_gates(layout)
     if not found:
         return "name its axes in a rule"
-    return f"name its axes in a rule, such as {as_rules(path, shapes[path], found)}"
+    return f"name its axes in a rule, such as {as_rules(path, shapes[path], found, layouts.rules)}"
 
 
 def on_normalizations(

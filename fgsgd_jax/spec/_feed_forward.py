@@ -36,6 +36,35 @@ def is_of_feed_forward(path: str, shapes: Mapping[str, Shape]) -> bool:
     )
 
 
+def gates_before(path: str, shapes: Mapping[str, Shape]) -> str:
+    """What follows the axis of gates in a weight of three axes: "inputs", "outputs", or "".
+
+    The matrix beside it that leads back from the hidden features tells them from the others. Gemma
+    has (gates, hidden, features) as well as (gates, features, hidden), under one name. Nobody has
+    fewer hidden features than others, so without that matrix (gates, long, short) is unclear.
+
+    Args:
+        path: The path of the weight.
+        shapes: The shapes of all leaves without stacked layers.
+
+    Example:
+        >>> shapes = {"mlp/gating_einsum": (2, 256, 64), "mlp/linear": (256, 64)}
+        >>> gates_before("mlp/gating_einsum", shapes)
+        'outputs'
+    """
+    _, first, second = shapes[path]
+    back = {
+        shapes[other]
+        for other in beside(path, shapes)
+        if len(shapes[other]) == 2 and kind_of(other) in ("dense", "")
+    }
+    inputs_first, outputs_first = (second, first) in back, (first, second) in back
+    if first != second and inputs_first != outputs_first:
+        return "inputs" if inputs_first else "outputs"
+    of_gemma = "einsum" in path and first == second
+    return "inputs" if first <= second and not of_gemma else ""
+
+
 def _is_named_so(path: str) -> bool:
     words = words_of(module_and_name(path)[1])
     return bool(words) and set(words) <= _NAMES and kind_of(path) in ("dense", "")

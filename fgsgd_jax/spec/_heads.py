@@ -6,6 +6,7 @@ from typing import Any
 from fgsgd_jax._text import natural_order
 from fgsgd_jax._trees import listed
 from fgsgd_jax.spec._blocks import Block
+from fgsgd_jax.spec._dense import is_dense
 from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._outputs import outputs_by_name, without_numbers
@@ -93,9 +94,8 @@ def last_dense(leaves: Leaves) -> str:
         >>> last_dense([(f"Dense_{i}/kernel", jnp.ones((4, 4))) for i in range(11)])
         'Dense_10/kernel'
     """
-    dense = [
-        path for path, leaf in leaves if kind_of(path) in ("dense", "") and len(leaf.shape) == 2
-    ]
+    paths = [path for path, _ in leaves]
+    dense = [path for path, leaf in leaves if len(leaf.shape) == 2 and is_dense(path, paths)]
     if names_a_head(leaves) or not dense:
         return ""
     return max(dense, key=natural_order)

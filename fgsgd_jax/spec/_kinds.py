@@ -5,7 +5,7 @@ other leaves the key nearest to the leaf that names a kind of layer decides.
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Mapping
 from typing import Literal
 
 Kind = Literal[
@@ -15,15 +15,19 @@ Kind = Literal[
 """What a leaf is for; "" where its path does not say. "query" stands for keys and values as well,
 "attention" for the output of an attention layer."""
 
-WEIGHT_NAMES = frozenset({"kernel", "w", "weight", "embedding"})
+WEIGHT_NAMES = frozenset({"kernel", "kernels", "w", "W", "weight", "weights", "embedding"})
 """What frameworks call the weight of a layer, whatever the layer is."""
 
 # Words in the names of learned tokens, and words beside them that name a layer all the same.
 _TOKENS = frozenset(
     "token tokens prompt prompts prefix cls register registers memory mem cache cached latent "
-    "latents slots null".split()
+    "latents slots null pos position positions".split()
 )
-_OF_LAYERS = frozenset("w wi wo kernel weight mix mixer mixing norm".split())
+_NOT_OF_QUERIES = frozenset("head net network function fn critic pos position".split())
+_OF_LAYERS = frozenset("w wi wo kernel kernels weight weights mix mixer mixing norm".split())
+
+_GATES = frozenset({"gate", "gating", "gater"})
+_OF_GATES = frozenset("network net layer linear dense fc func fn".split())
 
 _BIASES = frozenset({"bias", "b", "biases", "bq", "bk", "bv", "bo"})
 _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
@@ -108,13 +112,14 @@ def is_token(name: str) -> bool:
     """
     words = set(words_of(name))
     of_layers = {"dense", "convolution", "head", "embedding"} & set(_kinds_of_key(name))
-    return bool(words & _TOKENS) and not (of_layers or words & _OF_LAYERS)
+    return bool(words & _TOKENS) and not (of_layers or words & (_OF_LAYERS | {"rel"}))
 
 
 def _kinds_of_key(key: str) -> list[Kind]:
     """The kinds of layers that a key names, in the order of `_NAMES`."""
     lower, words = key.lower(), set(words_of(key))
-    if "head" in words and "multi" not in words:  # `value_head` has nothing of a query
+    # `value_head`, `q_network` and `query_pos` have nothing of a query.
+    if words & _NOT_OF_QUERIES and "multi" not in words:
         words -= {"q", "k", "v", "query", "key", "value"}
     return [
         kind
@@ -170,18 +175,37 @@ def may_have_outputs_before_inputs(path: str) -> bool:
     return keys_of(path)[-1] == "w" and is_transposed(path)
 
 
-def routes_beside_experts(path: str, paths: Iterable[str]) -> bool:
-    """Whether a weight called `gate` stands in one module with experts, to which it is a router.
+def routes_beside_experts(path: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a weight is a router: it stands in one module with experts, and is called a gate.
+
+    Under any other name it is one if it has as many outputs as there are experts.
+
+    Args:
+        path: The path of the weight.
+        shapes: The shapes of all leaves without stacked layers.
 
     Example:
-        >>> routes_beside_experts("mlp/gate/kernel", ["mlp/gate/kernel", "mlp/experts/0/up/kernel"])
+        >>> routes_beside_experts("mlp/gate/kernel", {"mlp/experts/0/up/kernel": (8, 16)})
+        True
+        >>> shapes = {"mlp/assign/kernel": (64, 8), "mlp/experts/w1": (8, 64, 256)}
+        >>> routes_beside_experts("mlp/assign/kernel", shapes)
         True
     """
     module, name = module_and_name(path)
     start = "".join(f"{key}/" for key in module)
-    return words_of(name) == ["gate"] and any(
-        other.startswith(start) and "expert" in other[len(start) :].lower() for other in paths
-    )
+    experts = {
+        other[len(start) :]: its
+        for other, its in shapes.items()
+        if other.startswith(start) and "expert" in other[len(start) :].lower()
+    }
+    words, shape = set(words_of(name)), shapes.get(path, ())
+    if not experts or "expert" in path.lower():
+        return False
+    if words & _GATES and words <= _GATES | _OF_GATES:
+        return True
+    listed = {found[0] for inner in experts if (found := re.search(r"\d+", inner))}
+    counts = {its[0] for its in experts.values() if len(its) > 2} | {len(listed)}
+    return len(shape) == 2 and min(shape) in counts - {0, 1}
 
 
 def module_and_name(path: str) -> tuple[tuple[str, ...], str]:

@@ -2,11 +2,13 @@
 
 import dataclasses
 import functools
+import math
 from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from fgsgd_jax._text import natural_order, texts_and_numbers
 from fgsgd_jax.spec._blocks import block_of, layer_of, normalizations
+from fgsgd_jax.spec._dense import is_dense
 from fgsgd_jax.spec._heads import Leaves, names_a_head
 from fgsgd_jax.spec._kinds import (
     is_normalization,
@@ -36,8 +38,9 @@ def last_convolutions(
     outputs) or only one that may be the first of the network, as in a U-Net that returns an image.
     They give the output if they are called so; in a network without a dense head also if they are
     unread, stand as near to the top of the tree as any layer, or in a module called head, and are
-    the last of those that differ from them in numbers only. All others may. So may the last in a
-    block that has fewer normalization layers than convolutions, if none of these is found.
+    the last of those that differ from them in numbers only. All others may, unless a layer reads
+    them in another arrangement and a head is found. So may the last in a block that has fewer
+    normalization layers than convolutions, if none of these is found.
 
     Args:
         leaves: The pairs (path, leaf), without stacked layers.
@@ -59,10 +62,11 @@ def last_convolutions(
     if names_a_head(leaves) or network.has_dense_head():
         images = {path for path in circular if network.outputs(path) <= IMAGE_CHANNELS}
         return frozenset(heads), frozenset((unread | (images & network.last())) - heads)
-    heads |= unread & network.last() & network.outer()
-    maybe = unread | (circular & network.outer())
+    rearranged = {path for path in unread if network.may_be_rearranged(path)}
+    heads |= (unread - rearranged) & network.last() & network.outer()
+    maybe = (unread - rearranged) | (circular & network.outer())
     if not heads:
-        maybe |= network.unfollowed()
+        maybe |= rearranged | network.unfollowed()
     return frozenset(heads), frozenset(maybe - heads)
 
 
@@ -81,7 +85,7 @@ class _Network:
     @classmethod
     def of(cls, leaves: Leaves, convolutions: Iterable[str], layout: str | None) -> "_Network":
         shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
-        dense = [path for path in shapes if _is_dense(path, shapes[path])]
+        dense = [path for path in shapes if len(shapes[path]) == 2 and is_dense(path, shapes)]
         matrices = [
             path
             for path, its in shapes.items()
@@ -140,7 +144,8 @@ class _Network:
         outputs = self.outputs(path)
         if outputs == 0 or outputs in self.norms | self.attention:  # 0: no layout says how many
             return True
-        if _is_called_last(path):  # flattened sizes are multiples of small numbers by chance
+        # Flattened sizes are multiples of small numbers by chance.
+        if _is_called_last(path) or outputs <= IMAGE_CHANNELS:
             return any(its[0] == outputs for other, its in self.matrices.items() if other != path)
         return any(its[0] % outputs == 0 for other, its in self.matrices.items() if other != path)
 
@@ -152,11 +157,27 @@ class _Network:
             for its in self.others(path)
         )
 
+    def may_be_rearranged(self, path: str) -> bool:
+        """Whether another may read its outputs after a pixel shuffle, or beside those of a third.
+
+        A pixel shuffle makes r·r pixels of one, as upsampling does; a U-Net concatenates.
+        """
+        outputs = self.outputs(path)
+        if outputs <= IMAGE_CHANNELS:
+            return False
+        shuffled = {outputs // r**2 for r in (2, 3, 4) if outputs % r**2 == 0}
+        if math.prod(self.shapes[path]) == math.prod(self.convolutions[path]):
+            shuffled = set()  # 1×1, as the last layer of a classifier is
+        inputs = {its[0] for its in self.others(path) if its[0] > IMAGE_CHANNELS}
+        beside = {size - outputs for size in inputs} & {its[1] for its in self.others(path)}
+        return bool(inputs & shuffled or beside)
+
     def may_be_read_by_the_first_only(self, path: str) -> bool:
         """Whether it alone has as many outputs as a convolution, maybe the first, has inputs."""
         outputs = self.outputs(path)
         read = any(outputs == its[0] for its in self.others(path))
-        made = any(outputs == its[1] for its in (*self.others(path), *self.dense.values()))
+        dense = self.dense.values() if outputs > IMAGE_CHANNELS else ()  # which make no images
+        made = any(outputs == its[1] for its in (*self.others(path), *dense))
         return read and not made and not self.is_read_besides_convolutions(path)
 
     @functools.cached_property
@@ -166,7 +187,7 @@ class _Network:
             its[-1]
             for path, its in self.shapes.items()
             if (its and is_normalization(path, its)) or (len(its) == 1 and is_of_activation(path))
-        }
+        } - {1}  # one slope for all channels
 
     @functools.cached_property
     def attention(self) -> set[int]:
@@ -174,7 +195,7 @@ class _Network:
         return {
             size
             for path, its in self.shapes.items()
-            if len(its) > 1 and kind_of(path) in ("query", "attention")
+            if len(its) > 1 and kind_of(path) in ("query", "attention") and path not in self.dense
             for size in its
         }
 
@@ -197,13 +218,12 @@ def _channels(shape: Shape, layout: str | None) -> tuple[int, int]:
     return (shape[letters.index("I")], shape[letters.index("O")]) if letters else (0, 0)
 
 
-def _is_dense(path: str, shape: Shape) -> bool:
-    return kind_of(path) in ("dense", "") and len(shape) == 2
-
-
 def _is_in_head(path: str) -> bool:
     return any(_HEADS & set(words_of(key)) for key in keys_of(path))
 
 
 def _is_called_last(path: str) -> bool:
-    return bool(_LAST & set(words_of(module_and_name(path)[1])))
+    """Whether a convolution has the name of an output, or is called `conv` in a module of one."""
+    module, name = module_and_name(path)
+    words, around = set(words_of(name)), set(words_of("".join(module[-1:])))
+    return bool(_LAST & words or (words <= {"conv"} and around and around <= _LAST | {"conv"}))

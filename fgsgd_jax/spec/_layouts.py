@@ -120,7 +120,21 @@ def contradiction(letters: str, shape: tuple[int, ...], *, guessed: bool = False
         doubtful = guessed and len(inside) > 1 and (odd or mine[0] % 2 == 0)
         if _is_kernel_size(theirs) and larger and (doubtful or not _is_kernel_size(mine)):
             return stack + other
+    if guessed and len(inside) > 1 and _seem_to_be_channels(sizes, own, inside):
+        return f"{stack}OI{inside}"
     return None
+
+
+def _seem_to_be_channels(sizes: list[int], layout: str, inside: str) -> bool:
+    """Whether spatial sizes are larger than those of kernels, and than both channels.
+
+    32×4 before 8×8 channels are channels before an 8×8 kernel. A kernel of 1×64 before 1×8 channels
+    may be one over time: neither of the two pairs is square.
+    """
+    spatial_sizes = [sizes[layout.index(letter)] for letter in inside]
+    channels = [sizes[layout.index(letter)] for letter in "IO"]
+    square = any(len(set(pair)) == 1 for pair in (spatial_sizes, channels))
+    return square and max(spatial_sizes) > max(LARGEST_KERNEL, *channels)
 
 
 def _as_text(letters: str) -> str:
@@ -203,7 +217,8 @@ def resolve_component(
         certain = contradiction(letters, shape) is not None
         raise ValueError(
             f"has shape {shape}, which as {letters!r} is a kernel of {inside}, larger than its "
-            f"channels. If it is {against!r}, as in "
+            "channels. If it is no convolution, leave it Euclidean by a rule (None); if it is "
+            f"{against!r}, as in "
             f"{'Equinox and PyTorch' if against[-1] != 'O' else 'Flax and Haiku'}, write "
             f"layout={against!r}; if it is {letters!r}, "
             + (

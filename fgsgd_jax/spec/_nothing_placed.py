@@ -6,8 +6,8 @@ from fgsgd_jax._trees import listed
 from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST
 from fgsgd_jax.spec._heads import Leaves
 from fgsgd_jax.spec._kinds import keys_of, kind_of
-from fgsgd_jax.spec._layouts import stacked
-from fgsgd_jax.spec._readings import as_rules, readings
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for, stacked
+from fgsgd_jax.spec._readings import as_rules, of_layers, readings
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._recurrent import holds_input_and_recurrent
 from fgsgd_jax.spec._stacked import Layouts
@@ -46,7 +46,7 @@ def nothing_placed(
 
 
 def unreadable(
-    path: str, what: str, leaves: Leaves, layouts: Layouts, *, stack_first: bool = False
+    path: str, what: str, leaves: Leaves, layouts: Layouts, *, stacked_layers: bool = False
 ) -> str:
     """The message for a weight of a preset whose axes nothing says.
 
@@ -55,13 +55,13 @@ def unreadable(
         what: What speaks against a cut of it, for the end of a sentence.
         leaves: The pairs (path, leaf).
         layouts: The layout of every leaf.
-        stack_first: Whether its first axis stacks layers or heads, for certain.
+        stacked_layers: Whether it holds stacked layers, for certain.
     """
     shapes, layout = {other: tuple(leaf.shape) for other, leaf in leaves}, layouts.own[path]
     found = readings(path, shapes[path], shapes, layout)
-    if stack_first:
-        found = [reading for reading in found if reading.stacks_first()]
-    rules = f", such as {as_rules(path, shapes[path], found)}" if found else ""
+    if stacked_layers:
+        found = of_layers(shapes[path], found)
+    rules = f", such as {as_rules(path, shapes[path], found, layouts.rules)}" if found else ""
     by_layout = (
         ""
         if any("S" in (its or "") for its in layouts.own.values())
@@ -106,6 +106,14 @@ def _instead(
     matrices = [path for path, its in shapes.items() if len(its) > 1]
     named_weight = any(keys_of(path)[-1] == "weight" for path in matrices)
     doubtful = OUTPUTS_MAY_COME_FIRST in reasons.values()
+    inputs_first = not (letters_for(layouts.of_one or DEFAULT, 2) or "O").startswith("O")
+    if inputs_first and list(reasons.values()).count(Reason.LAST_DENSE) > 1:
+        given = f", and not as in layout={layouts.of_one!r}" if layouts.of_one else ""
+        return (
+            "No layer reads the output of another. If outputs come first, as in Equinox and "
+            f"PyTorch{given}, give layout='OIHW'; else name the weights in rules, or choose "
+            "another preset."
+        )
     if layouts.of_one is None and (named_weight or doubtful):
         return (
             "If outputs come first, as in Equinox and PyTorch, give layout='OIHW'; else name the "

@@ -4,7 +4,8 @@ import re
 from collections.abc import Iterable
 
 from fgsgd_jax._text import natural_order
-from fgsgd_jax.spec._kinds import kind_of, module_and_name, words_of
+from fgsgd_jax.spec._dense import is_dense
+from fgsgd_jax.spec._kinds import module_and_name, words_of
 
 # In lower case without underscores, as one name may be written as two words or as one.
 _ALWAYS = frozenset(
@@ -27,7 +28,8 @@ def outputs_by_name(paths: Iterable[str]) -> frozenset[str]:
         >>> sorted(outputs_by_name(paths))
         ['enc/log_var/kernel', 'policy/1/kernel']
     """
-    dense = [path for path in paths if kind_of(path) in ("dense", "")]
+    paths = list(paths)
+    dense = [path for path in paths if is_dense(path, paths)]
     lists: dict[tuple, list[str]] = {}
     for path in dense:
         module, name = module_and_name(path)

@@ -1,18 +1,16 @@
-"""Presets: which weights of the usual networks go where, as data.
+"""Presets: what the placements of a preset ask for the leaves of a tree.
 
-A preset is a list of placements. Each names a kind of leaf and asks for a cut, a manifold and a
-scale; leaves of other kinds stay Euclidean. What a leaf is follows from its path and its number of
-axes, and that layers are stacked from the layout alone.
+Leaves that are none of the weights of the preset stay Euclidean. What a leaf is follows from its
+path and its number of axes, and that layers are stacked from the layout alone.
 """
 
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 
 from fgsgd_jax._text import did_you_mean
-from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
-from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, THREE, TWO, outputs_first
+from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, outputs_first
 from fgsgd_jax.spec._blocks import doubtful_normalizations, normalized
 from fgsgd_jax.spec._doubts import on_circular, on_normalizations, on_unsaid
 from fgsgd_jax.spec._heads import Leaves, dense_heads, on_heads
@@ -20,86 +18,27 @@ from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._last_convolutions import last_convolutions
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._nothing_placed import nothing_placed, require_nested, unreadable
+from fgsgd_jax.spec._placements import (
+    GATED,
+    HEADS,
+    OUTPUT,
+    PRESETS,
+    UNLESS_NORMALIZED,
+    Placement,
+)
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._recurrent import RECURRENT, cut_by_gates
 from fgsgd_jax.spec._request import Pom, pom
-from fgsgd_jax.spec._schemes import Scheme
 from fgsgd_jax.spec._stack_axes import with_stack, without_stack
 from fgsgd_jax.spec._stacked import Layouts, seems_stacked
 from fgsgd_jax.spec._weights import counts_heads_elsewhere, weight_of
-
-# Keeps the variance of features where no normalization layer does, and is 1 where one does.
-UNLESS_NORMALIZED = "variance, 1 with normalization"
-
-
-class Placement(NamedTuple):
-    """Where one kind of weight goes.
-
-    Attributes:
-        weight: The kind of weight, as in the table of `spec/README.md`.
-        cuts: Its cut, a name or its axes, by number of axes without the stacked ones.
-        scheme: The scheme of the groups.
-        manifold: The manifold.
-        scale: As `pom` takes it, or `UNLESS_NORMALIZED`.
-    """
-
-    weight: str
-    cuts: dict[int, str]
-    scheme: Scheme
-    manifold: Manifold
-    scale: Any
-
-
-class Preset(NamedTuple):
-    """The placements of a preset, and a learning rate of `fgsgd` to start from."""
-
-    placements: tuple[Placement, ...]
-    rate: float
-
-
-_MATRIX, _FILTER = {2: "matrix"}, {3: "filter", 4: "filter", 5: "filter"}
-_HEADS = {2: "matrix", 3: "in:rows heads:stack out:columns"}
-_HEADS_FIRST = {
-    3: "heads:stack in:rows out:columns",
-    4: "qkv:stack heads:stack in:rows out:columns",
-}
-_THREE = {
-    2: "in:rows (qkv=3:stack out:columns)",
-    3: "in:rows qkv:stack out:columns",
-    4: "in:rows qkv:stack heads:stack out:columns",
-}
-_TWO = {axes: cut.replace("qkv=3", "kv=2").replace("qkv", "kv") for axes, cut in _THREE.items()}
-_OUTPUT = {2: "matrix", 3: "heads:rows in:rows out:columns"}
-_GATED = {2: "matrix", 3: "gates:stack in:rows out:columns"}
-_LINEAR = ("variance", 1.0)
-_MAY_BE_HEADS = ("convolution", "dense", "hidden dense")
-
-# The rates are measured, see `tests/benchmarks/preset_rates.py` and the table of `spec/README.md`.
-# A norm per slice would cost accuracy where one per filter does not: `notebooks/studies`, `paper`.
-PRESETS: dict[str, Preset] = {
-    "resnet": Preset(
-        (Placement("convolution", _FILTER, "PO", Sphere(), UNLESS_NORMALIZED),), rate=0.3
-    ),
-    "transformer": Preset(
-        (
-            Placement("query, key, value", _HEADS, "layer", Stiefel(), _LINEAR),
-            Placement(THREE, _THREE, "layer", Stiefel(), _LINEAR),
-            Placement(TWO, _TWO, "layer", Stiefel(), _LINEAR),
-            Placement("query, key, value, heads first", _HEADS_FIRST, "layer", Stiefel(), _LINEAR),
-            Placement("attention output", _OUTPUT, "layer", Stiefel(), _LINEAR),
-            Placement("dense", _GATED, "layer", Oblique(), "variance"),
-        ),
-        rate=0.3,
-    ),
-    "mlp": Preset(
-        (Placement("hidden dense", _MATRIX, "layer", Stiefel(), UNLESS_NORMALIZED),), rate=0.3
-    ),
-    "rnn": Preset((Placement(RECURRENT, _MATRIX, "layer", Stiefel(), None),), rate=0.3),
-}
-
+from fgsgd_jax.spec._widths import outputs_seem_first
 
 # What people may call the networks of the presets.
 OTHER_NAMES = {"cnn": "resnet", "vit": "transformer", "gpt": "transformer", "lstm": "rnn"}
+
+
+_MAY_BE_HEADS = ("convolution", "dense", "hidden dense")
 
 
 def checked_preset(preset: Any, default: Any) -> None:
@@ -149,7 +88,8 @@ def by_preset(
     inner = [(path, jax.ShapeDtypeStruct(shapes[path], leaf.dtype)) for path, leaf in leaves]
     placements = {placement.weight: placement for placement in PRESETS[preset].placements}
     weights = {path: weight_of(preset, path, leaf, layout[path], shapes) for path, leaf in leaves}
-    if OUTPUTS_MAY_COME_FIRST in weights.values():  # then those of other matrices may as well
+    by_width = preset == "transformer" and layouts.of_one is None and outputs_seem_first(shapes)
+    if by_width or OUTPUTS_MAY_COME_FIRST in weights.values():  # then those of all matrices may
         weights |= {
             path: OUTPUTS_MAY_COME_FIRST
             for path, weight in weights.items()
@@ -159,7 +99,7 @@ def by_preset(
         path: Reason.HEADS_ELSEWHERE
         for path, weight in weights.items()
         if weight in placements
-        and placements[weight].cuts in (_HEADS, _OUTPUT)
+        and placements[weight].cuts in (HEADS, OUTPUT)
         and counts_heads_elsewhere(path, shapes, layouts.of_one)
         and not ("S" not in (layout[path] or "") and seems_stacked(path, leaves))
     }
@@ -180,7 +120,8 @@ def by_preset(
     whole = {path: tuple(leaf.shape) for path, leaf in leaves}
     unsaid = on_unsaid(unruled, whole, layouts)
     sentences = [on_heads([path for path in doubtful if path in unruled], guessed), unsaid]
-    sentences.append(on_circular(unruled, whole, layouts))
+    circular = [path for path in weights if weights[path] == Reason.CIRCULAR]
+    sentences.append(on_circular(unruled, whole, layouts, normalized(sizes, followed + circular)))
     if any(placement.scale == UNLESS_NORMALIZED for placement in placements.values()):
         sentences.append(on_normalizations(doubtful_normalizations(sizes), sizes, followed, kept))
 
@@ -221,19 +162,19 @@ def _request(
     if scale == UNLESS_NORMALIZED:
         scale = None if is_normalized else "variance"
     cut = placement.cuts.get(len(inner))
-    of_heads = placement.cuts in (_HEADS, _OUTPUT) and len(inner) == 3
+    of_heads = placement.cuts in (HEADS, OUTPUT) and len(inner) == 3
     if cut is None:
         axes = " or ".join(map(str, placement.cuts))
         what = f"but the preset cuts weights called {placement.weight!r} by {axes} axes only"
         raise ValueError(unreadable(path, what, leaves, layouts))
     if of_heads and "S" not in (layout or "") and seems_stacked(path, leaves):
-        axes = "(heads, size, out)" if placement.cuts is _OUTPUT else "(in, heads, size)"
+        axes = "(heads, size, out)" if placement.cuts is OUTPUT else "(in, heads, size)"
         what = f"and the leaves beside it look like stacked layers, so its axes are not {axes}"
-        raise ValueError(unreadable(path, what, leaves, layouts, stack_first=True))
+        raise ValueError(unreadable(path, what, leaves, layouts, stacked_layers=True))
     inputs_first = not (letters_for(layouts.of_one or DEFAULT, 2) or "").startswith("O")
     if placement.weight == RECURRENT and inner[0] != inner[1]:
         cut = cut_by_gates(inner)
-    elif not inputs_first and ("(" in cut or placement.cuts is _GATED):
+    elif not inputs_first and ("(" in cut or placement.cuts is GATED):
         cut = outputs_first(cut) if ":" in cut else cut
     if ":" in cut:
         cut = with_stack(cut, layout)

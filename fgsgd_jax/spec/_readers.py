@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Mapping
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax.spec._blocks import Block, layer_of
+from fgsgd_jax.spec._dense import is_dense
 from fgsgd_jax.spec._kinds import is_normalization, kind_of, module_and_name
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._outputs import without_numbers
@@ -43,7 +44,12 @@ class DenseLayers:
     ) -> "DenseLayers | None":
         """The dense layers of a tree; None if there are fewer than two, or no axes I and O."""
         letters = letters_for(layout or DEFAULT, 2)
-        dense = [path for path, its in shapes.items() if _is_dense(path, its)]
+        dense = [
+            path
+            for path, its in shapes.items()
+            if len(its) == 2
+            and (is_dense(path, shapes) if ordered else kind_of(path) in ("dense", ""))
+        ]
         if len(dense) < 2 or letters is None:
             return None
         i, o = letters.index("I"), letters.index("O")
@@ -176,10 +182,6 @@ def layer_among(dense: Iterable[str]) -> Callable[[str], Block]:
     """The layer of a leaf, or itself where several dense weights have no layers of their own."""
     matrices = Counter(layer_of(path) for path in dense)
     return lambda path: layer_of(path) if matrices[layer_of(path)] < 2 else (path,)
-
-
-def _is_dense(path: str, shape: Shape) -> bool:
-    return kind_of(path) in ("dense", "") and len(shape) == 2
 
 
 def _reads_features(path: str, shape: Shape) -> bool:

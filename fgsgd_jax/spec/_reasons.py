@@ -15,11 +15,14 @@ class Reason(enum.StrEnum):
     EMPTY = "no entries"
     ONE_LONG_AXIS = "a vector by its shape"
     GATES_OR_HEADS = "3 axes, which may count gates or heads: name them in a rule"
+    GATES_BEFORE = "3 axes, of which the second or the third counts the inputs: name them in a rule"
     THREE_AXES = "3 axes: give layout='SIO' if the first stacks layers, else name them in a rule"
     LOW_RANK = "a factor of a low-rank update, which may start at zero: give a rule"
     NO_ATTENTION = "called as queries, keys or values are, but not in attention: give a rule"
     IN_ATTENTION = "in attention, but no query, key, value or output by its name: give a rule"
     HEADS_ELSEWHERE = "3 axes, of which another may count the heads: name them in a rule"
+    BARE_PROJECTION = "a projection of its own, perhaps the output of a tower: give a rule"
+    LEARNED_QUERIES = "perhaps learned queries, as no keys like it stand beside it: give a rule"
     NOT_RECURRENT = "may be recurrent, but no input matrix is beside it: give a rule"
     GATES = "no name says how many gates it holds: name them in a rule"
     INPUT_MATRIX = "the input matrix of a recurrent layer"
@@ -44,6 +47,9 @@ UNSAID = frozenset(
         Reason.NOT_RECURRENT,
         Reason.GATES,
         Reason.GATES_OR_HEADS,
+        Reason.GATES_BEFORE,
+        Reason.BARE_PROJECTION,
+        Reason.LEARNED_QUERIES,
     }
 )
 """The reasons of leaves that a preset might place, if their names and shapes said what they are."""

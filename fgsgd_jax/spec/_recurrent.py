@@ -14,10 +14,11 @@ _CERTAIN = re.compile(
     r"(.*/)?(weight_hh(_l\d+(_reverse)?)?|recurrent_kernel|hidden_to_hidden|vanilla_rnn\w*/linear_1)"
 )
 _GATES_OF_FLAX = re.compile(r"(.*/)?h[ifgorzn]?")  # a matrix for each gate, or without gates
-_ALL_GATES = re.compile(r"(.*/)?(dense_h|[wW]_hh?|U)")  # NNX; Haiku; by hand
+# NNX; Haiku; by hand. A module `recurrent` may as well hold something else.
+_ALL_GATES = re.compile(r"(.*/)?(dense_h|[wW]_?hh?|hh|recurrent|U)")
 # The input matrices that stand beside them.
 _INPUTS = re.compile(
-    r"i[ifgorzn]?_?|dense_i|[wW]_ih?|[wW]_xh?|weight_ih(_l\d+(_reverse)?)?|input_to_hidden"
+    r"i[ifgorzn]?_?|dense_i|[wW]_?ih?|[wW]_?xh?|ih|xh|input|inputs|weight_ih(_l\d+(_reverse)?)?|input_to_hidden"
 )
 # Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
 _INPUT_AND_RECURRENT = re.compile(r"(^|.*/)lstm\w*/linear/w")
@@ -69,7 +70,8 @@ def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
     certain = _CERTAIN.fullmatch(name) is not None
     if not (certain or of_one_gate or _ALL_GATES.fullmatch(name)):
         return ""
-    named = any(kind_of(key) == "recurrent" or "cell" in key.lower() for key in keys_of(path))
+    around = module if last == "recurrent" else keys_of(path)
+    named = any(kind_of(key) == "recurrent" or "cell" in key.lower() for key in around)
     inputs = any(_INPUTS.fullmatch(module_and_name(other)[1]) for other in beside(path, shapes))
     if not (certain or named or inputs):
         return Reason.NOT_RECURRENT

@@ -27,7 +27,8 @@ from fgsgd_jax.spec._fitting_cuts import check_enough_components, fitting_cut
 from fgsgd_jax.spec._kept_scales import kept_gamma
 from fgsgd_jax.spec._layouts import DEFAULT, check_layout, letters_for, resolve_component
 from fgsgd_jax.spec._leaf import LeafSpec
-from fgsgd_jax.spec._presets import PRESETS, by_preset, checked_preset
+from fgsgd_jax.spec._placements import PRESETS, InRules
+from fgsgd_jax.spec._presets import by_preset, checked_preset
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom
 from fgsgd_jax.spec._scales import Variance, checked_scale, gamma
@@ -108,7 +109,7 @@ def collection(
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
     map_sizes = checked_map_sizes(feature_map_sizes, paths)
     ruled = {path: _by_rule(path, leaf, rules, leaves) for path, leaf in leaves}
-    layouts = own_layouts(leaves, layout)
+    layouts = own_layouts(leaves, layout, InRules(preset, scale is not None))
     sentence = ""
     if preset is None:
         requests: list[Pom | str] = [

@@ -14,6 +14,7 @@ from fgsgd_jax.spec._attention import is_attention_output, parts_of
 from fgsgd_jax.spec._blocks import Block, block_of, layer_of
 from fgsgd_jax.spec._kinds import WEIGHT_NAMES, keys_of, kind_of
 from fgsgd_jax.spec._layouts import letters_for
+from fgsgd_jax.spec._placements import InRules
 from fgsgd_jax.spec._readings import as_rules, readings
 from fgsgd_jax.spec._stack_axes import stack_sizes, without_stack
 from fgsgd_jax.spec._stack_counts import different_counts
@@ -21,6 +22,7 @@ from fgsgd_jax.spec._stack_counts import different_counts
 Shape = tuple[int, ...]
 Leaves = Sequence[tuple[str, Any]]
 
+_NO_PRESET = InRules()
 _NOT_OF_A_BLOCK = ("embedding", "router", "head", "expert", "token")
 
 
@@ -32,11 +34,13 @@ class Layouts(NamedTuple):
         unclear: By path, what is unclear about a leaf that a layout with S may not hold for, and
             what to write.
         of_one: The layout given, without S.
+        rules: How the rules that messages print are written.
     """
 
     own: dict[str, str | None]
     unclear: dict[str, str]
     of_one: str | None
+    rules: InRules = _NO_PRESET
 
     def checked(self, path: str, shape: Shape) -> str | None:
         """The layout of a leaf.
@@ -52,7 +56,7 @@ class Layouts(NamedTuple):
         return self.own[path]
 
 
-def own_layouts(leaves: Leaves, layout: str | None) -> Layouts:
+def own_layouts(leaves: Leaves, layout: str | None, rules: InRules = _NO_PRESET) -> Layouts:
     """The layout of every leaf: as given, or without S where a leaf is one layer.
 
     Example:
@@ -63,22 +67,24 @@ def own_layouts(leaves: Leaves, layout: str | None) -> Layouts:
         {'stem_conv/kernel': 'HWIO', 'blocks/conv/kernel': 'SHWIO'}
     """
     if layout is None or not re.fullmatch(r"S+[^S]+|[^S]+S+|S+[^S]+S+", layout):
-        return Layouts({path: layout for path, _ in leaves}, {}, layout)
+        return Layouts({path: layout for path, _ in leaves}, {}, layout, rules)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
     one = layout.replace("S", "")
     stacked = {path: _is_stacked(path, shapes, layout) for path in shapes}
     own: dict[str, str | None] = {
         path: one if answer is False else layout for path, answer in stacked.items()
     }
-    unclear = {path: _unclear(path, shapes) for path, answer in stacked.items() if answer is None}
+    unclear = {
+        path: _unclear(path, shapes, rules) for path, answer in stacked.items() if answer is None
+    }
     certain = {path: shapes[path] for path, answer in stacked.items() if answer}
-    return Layouts(own, unclear | different_counts(certain, layout), one)
+    return Layouts(own, unclear | different_counts(certain, layout), one, rules)
 
 
-def _unclear(path: str, shapes: dict[str, Shape]) -> str:
+def _unclear(path: str, shapes: dict[str, Shape], written: InRules) -> str:
     """What is unclear about a leaf that may be stacked or one layer, for the end of a sentence."""
     found = readings(path, shapes[path], shapes, None)
-    rules = f", such as {as_rules(path, shapes[path], found)}" if found else ""
+    rules = f", such as {as_rules(path, shapes[path], found, written)}" if found else ""
     return f"it may be stacked layers or one layer: name its axes in a rule for it{rules}"
 
 

@@ -12,9 +12,11 @@ from fgsgd_jax.spec._attention import (
     queries_beside,
     seems_of_attention,
 )
+from fgsgd_jax.spec._bare import is_projection_alone, may_be_learned_queries
 from fgsgd_jax.spec._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
-from fgsgd_jax.spec._feed_forward import is_of_feed_forward
+from fgsgd_jax.spec._dense import is_dense
+from fgsgd_jax.spec._feed_forward import gates_before, is_of_feed_forward
 from fgsgd_jax.spec._kinds import (
     is_transposed,
     keys_of,
@@ -23,6 +25,7 @@ from fgsgd_jax.spec._kinds import (
     routes_beside_experts,
 )
 from fgsgd_jax.spec._layouts import DEFAULT, LARGEST_KERNEL, contradiction, letters_for, spatial
+from fgsgd_jax.spec._placements import DENSE, OUTPUTS_FIRST
 from fgsgd_jax.spec._reasons import Reason, by_path
 from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, is_input_matrix, recurrent
 from fgsgd_jax.spec._stack_axes import without_stack
@@ -59,7 +62,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return "convolution"
     if preset == "transformer" and (found := _of_a_transformer(path, shape, layout, shapes)):
         return found
-    if preset == "mlp" and kind in ("dense", "") and len(shape) == 2:
+    dense = kind in ("dense", "") or (kind == "query" and is_dense(path, shapes))
+    if preset == "mlp" and dense and len(shape) == 2:
         return "hidden dense"
     if preset == "mlp" and kind == "dense" and len(shape) == 3 and layout is None:
         return Reason.THREE_AXES
@@ -96,8 +100,10 @@ def _of_a_transformer(
     """The weight of a transformer that a leaf is, or why it is none; "" if its path is silent."""
     kind = kind_of(path, len(shape))
     of_one = layout.replace("S", "") if layout else None
-    if kind in ("query", "attention", "dense") and (found := fused(path, shape, of_one, shapes)):
+    if kind in ("query", "attention", "dense") and (found := fused(path, shape, layout, shapes)):
         return found
+    if kind == "query" and may_be_learned_queries(path, shapes):
+        return Reason.LEARNED_QUERIES
     if kind == "query" and not seems_of_attention(path, shapes):
         return Reason.NO_ATTENTION
     if kind == "query":
@@ -105,6 +111,8 @@ def _of_a_transformer(
         return "query, key, value, heads first" if einsum else "query, key, value"
     if is_attention_output(path, shapes):
         return "attention output"
+    if is_projection_alone(path, shapes):
+        return Reason.BARE_PROJECTION
     if kind == "" and is_of_feed_forward(path, shapes):
         kind = "dense"
     if kind not in ("attention", "dense"):
@@ -114,6 +122,9 @@ def _of_a_transformer(
         return "attention output" if alike else Reason.IN_ATTENTION
     if len(shape) == 3 and shape[0] != GATES and "gating" not in path:
         return Reason.GATES_OR_HEADS
+    if len(shape) == 3 and not (letters_for(of_one or DEFAULT, 2) or "").startswith("O"):
+        follows = gates_before(path, shapes)
+        return {"inputs": DENSE, "outputs": OUTPUTS_FIRST}.get(follows, Reason.GATES_BEFORE)
     embeds = len(shape) > 3 and any("embed" in key for key in keys_of(path))
     return by_path("embedding") if embeds else "dense"
 

@@ -19,7 +19,7 @@ WORDS = (
 LAST = "kernel w weight bias b scale offset gamma weight_v".split() + [""] * 3
 LAYOUTS = (None, "HWIO", "OIHW", "SIO", "SOI", "SHWIO", "SOIHW", "IOS", "ISO", "HWIOS", "HWOI")
 SIZES = (1, 2, 3, 4, 8, 8, 16, 16, 64)
-RULE = re.compile(r"\('([^']*)', fg\.pom\('layer', fg\.Stiefel\(\), component='([^']*)'\)\)")
+RULE = re.compile(r"\('([^']*)', fg\.pom\('layer', fg\.\w+\(\), component='([^']*)'[^:]*?\)\)")
 
 
 def tree(draw):

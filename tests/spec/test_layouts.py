@@ -326,3 +326,28 @@ def test_axis_numbers_need_no_tuples():
 def test_a_split_names_axes_and_sizes(split):
     with pytest.raises(ValueError, match=r"Component\(split=…\)"):
         Component(rows=0, columns=1, stack=2, split=split)
+
+
+# --- kernels that are larger than their channels -------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "shape", [(32, 32, 12, 12), (32, 32, 16, 9), (32, 4, 8, 8), (64, 32, 8, 8), (64, 32, 1, 1)]
+)
+@pytest.mark.parametrize("path", ["spectral_conv/weights1", "conv1/kernel"])
+def test_axes_that_are_larger_than_kernels_and_than_channels_need_a_layout(shape, path):
+    with pytest.raises(
+        ValueError, match=r"larger than its channels.*no convolution.*layout='OIHW'"
+    ):
+        fg.collection({path: leaf(*shape)}, preset="resnet")
+    found = fg.collection({path: leaf(*shape)}, preset="resnet", layout="OIHW")[path]
+    assert found.points_shape == (shape[1] * shape[2] * shape[3], 1, shape[0])
+    assert "Euclidean" in str(fg.collection({path: leaf(*shape), "w": leaf(8, 8)}))
+
+
+@pytest.mark.parametrize(
+    "shape", [(16, 16, 3, 768), (31, 31, 1, 64), (1, 64, 1, 8), (22, 1, 8, 2), (11, 11, 3, 8)]
+)
+def test_kernels_of_patches_and_over_time_need_no_layout(shape):
+    spec = fg.collection({"conv1/kernel": leaf(*shape)}, preset="resnet")
+    assert spec["conv1/kernel"].points_shape == (shape[0] * shape[1] * shape[2], 1, shape[3])

@@ -175,7 +175,7 @@ def test_what_neither_name_nor_shape_says_stays_euclidean_with_a_rule_to_copy(na
     assert "rule" in reason(spec, path)
     assert f"{path!r} stays Euclidean" in str(spec)
     glob, cut = re.search(
-        r"\('([^']*)', fg\.pom\('layer', fg\.Stiefel\(\), component='([^']*)'\)\)", str(spec)
+        r"\('([^']*)', fg\.pom\('layer', fg\.\w+\(\), component='([^']*)'[^:]*?\)\)", str(spec)
     ).groups()
     rule = (glob, fg.pom("layer", fg.Stiefel(), component=cut))
     ruled = fg.collection(params, rule, preset=preset)

@@ -107,7 +107,7 @@ def test_both_ends_of_an_autoencoder_stay_euclidean_and_a_sentence_says_why(name
         assert "two modules can read each other" in reason(spec, f"{end}/kernel")
         assert f"'{end}/kernel'" in text.splitlines()[-1]
     path = f"{max(ends)}/kernel"
-    component = "component='in:rows out:columns'"
+    component = "component='in:rows out:columns', scale='variance'"
     assert f"such as ('{path}', fg.pom('layer', fg.Stiefel(), {component}))" in text
     rule = (path, fg.pom("layer", fg.Stiefel(), component="in:rows out:columns"))
     assert fg.collection(params, rule, preset="mlp")[path].points_shape == params[path].shape

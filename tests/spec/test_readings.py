@@ -8,7 +8,7 @@ import pytest
 
 import fgsgd_jax as fg
 
-RULE = re.compile(r"\('([^']*)', fg\.pom\('layer', fg\.Stiefel\(\), component='([^']*)'\)\)")
+RULE = re.compile(r"\('([^']*)', fg\.pom\('layer', fg\.\w+\(\), component='([^']*)'[^:]*?\)\)")
 
 
 def leaf(*shape):
@@ -70,7 +70,8 @@ def test_a_printed_rule_of_heads_before_inputs_cuts_a_matrix_for_each_head(name,
 
 def test_a_square_query_has_the_cuts_of_both_readings():
     text = printed(tree(h__wk=(8, 8, 8), h__wq=(8, 8, 8)), "SIO")
-    assert "component='in:rows heads:stack out:columns')) if (8, 8, 8) is (in, heads, size)" in text
+    first = "component='in:rows heads:stack out:columns', scale=('variance', 1.0)))"
+    assert f"{first} if (8, 8, 8) is (in, heads, size)" in text
     assert "component='heads:stack in:rows out:columns' if it is (heads or layers, in, out)" in text
 
 

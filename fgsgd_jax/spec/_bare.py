@@ -1,0 +1,69 @@
+"""Parameters without a layer of their own, whose names are those of layers elsewhere.
+
+Where other weights are called `kernel` or `weight`, a parameter `proj` or `query` belongs to no
+layer. Frameworks lay out layers; how such a parameter is laid out only its user knows.
+"""
+
+from collections.abc import Iterable, Mapping
+
+from fgsgd_jax.spec._attention import Shape, beside, is_attention_output
+from fgsgd_jax.spec._kinds import WEIGHT_NAMES, keys_of, kind_of, module_and_name, words_of
+
+_PROJECTIONS = {"proj", "projection"}
+_OF_TOWERS = {"text", "visual", "vision", "image", "output", "out", "final"}
+_QUERIES = {"query", "q"}
+
+
+def is_projection_alone(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a matrix is a parameter such as `visual/proj` of CLIP, which has inputs first.
+
+    All other matrices of its module have layers of their own.
+
+    Args:
+        path: The path of the parameter.
+        shapes: The shapes of all leaves without stacked layers.
+
+    Example:
+        >>> shapes = {"visual/proj": (64, 48), "visual/conv/weight": (64, 3, 8, 8)}
+        >>> is_projection_alone("visual/proj", shapes)
+        True
+    """
+    words = set(words_of(keys_of(path)[-1]))
+    named = bool(words & _PROJECTIONS) and words <= _PROJECTIONS | _OF_TOWERS
+    in_layer = any(kind_of(key) in ("attention", "dense") for key in module_and_name(path)[0][-1:])
+    layers = any(not _is_bare(other) for other in shapes if len(shapes[other]) > 1)
+    return named and len(shapes[path]) == 2 and not in_layer and layers and not _alike(path, shapes)
+
+
+def may_be_learned_queries(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a parameter `query` may be vectors that are learned, not a weight that makes queries.
+
+    It is a weight if keys, values or an output that are parameters as well stand beside it.
+
+    Example:
+        >>> shapes = {"query": (8, 64), "attn/query": (64, 64), "attn/key": (64, 64)}
+        >>> [may_be_learned_queries(path, shapes) for path in ("query", "attn/query")]
+        [True, False]
+    """
+    if not (_is_bare(path) and set(words_of(keys_of(path)[-1])) <= _QUERIES):
+        return False
+    return not any(
+        kind_of(other) == "query" or is_attention_output(other, shapes)
+        for other in _alike(path, shapes)
+    )
+
+
+def _alike(path: str, shapes: Mapping[str, Shape]) -> Iterable[str]:
+    """The other weights of the module that have no layer of their own."""
+    return [
+        other
+        for other in beside(path, shapes)
+        if len(shapes[other]) > 1
+        and _is_bare(other)
+        and kind_of(other) not in ("embedding", "token", "bias")
+    ]
+
+
+def _is_bare(path: str) -> bool:
+    """Whether a parameter has no layer of its own, in which it would be called `kernel`, say."""
+    return keys_of(path)[-1] not in WEIGHT_NAMES

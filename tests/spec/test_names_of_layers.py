@@ -1,0 +1,133 @@
+"""Names by hand and of reinforcement learning: weights, critics, recurrent matrices, fused ones."""
+
+import re
+
+import jax
+import jax.numpy as jnp
+import pytest
+
+import fgsgd_jax as fg
+
+
+def leaf(*shape):
+    return jax.ShapeDtypeStruct(shape, jnp.float32)
+
+
+def kernels(**shapes):
+    """Flat paths to kernels, with two underscores for each slash."""
+    return {f"{name.replace('__', '/')}/kernel": leaf(*shape) for name, shape in shapes.items()}
+
+
+def placed(params, preset="mlp", **options):
+    return {path for path, _ in fg.collection(params, preset=preset, **options).on_manifolds()}
+
+
+# --- dense networks ------------------------------------------------------------------------------
+
+SIZES = [(784, 300), (300, 100), (100, 10)]
+
+
+@pytest.mark.parametrize("name", ["W", "w", "weights", "kernels", "kernel"])
+@pytest.mark.parametrize("module", ["", "l"])
+def test_a_list_of_layers_is_placed_whatever_their_weights_are_called(name, module):
+    params = {f"{module}{i}/{name}": leaf(*its) for i, its in enumerate(SIZES)}
+    assert placed(params) == {f"{module}0/{name}", f"{module}1/{name}"}
+    if not module:
+        assert placed([{name: leaf(*its)} for its in SIZES]) == {f"0/{name}", f"1/{name}"}
+
+
+CRITICS = {  # the weights, and those that give no output
+    "q_network": (
+        kernels(q_network__l1=(8, 64), q_network__l2=(64, 64), q_network__l3=(64, 4)),
+        {"q_network/l1", "q_network/l2"},
+    ),
+    "twins": (
+        kernels(q1_0=(8, 64), q1_1=(64, 64), q1_2=(64, 4), q2_0=(8, 64), q2_1=(64, 64))
+        | kernels(q2_2=(64, 4)),
+        {"q1_0", "q1_1", "q2_0", "q2_1"},
+    ),
+    "actor and critic": (
+        kernels(shared=(8, 64), value_fc1=(64, 64), value_fc2=(64, 5))
+        | kernels(policy_fc1=(64, 64), policy_fc2=(64, 4)),
+        {"shared", "value_fc1", "policy_fc1"},
+    ),
+}
+
+
+@pytest.mark.parametrize("name", CRITICS)
+def test_critics_are_dense_layers_and_no_attention(name):
+    params, hidden = CRITICS[name]
+    assert placed(params) == {f"{path}/kernel" for path in hidden}
+    assert "may give the output" not in str(fg.collection(params, preset="mlp"))
+
+
+def test_queries_and_values_beside_keys_are_of_attention_in_every_preset():
+    params = kernels(Dense_0=(8, 64), Dense_1=(64, 4), h__q=(64, 64), h__k=(64, 64), h__v=(64, 64))
+    assert placed(params) == {"Dense_0/kernel"}
+    assert "may give" not in str(fg.collection(params, preset="mlp"))
+
+
+def test_a_critic_behind_convolutions_is_a_dense_head():
+    params = kernels(Conv_0=(3, 3, 1, 8), Conv_1=(3, 3, 8, 16), q_0=(16, 6))
+    assert placed(params, "resnet") == {"Conv_0/kernel", "Conv_1/kernel"}
+
+
+@pytest.mark.parametrize("layout", [None, "HWIO"])
+@pytest.mark.parametrize("name", ["weight", "kernel"])
+def test_where_no_layer_reads_another_the_message_has_the_other_layout(layout, name):
+    params = {f"l{i}/{name}": leaf(*its[::-1]) for i, its in enumerate(SIZES)}
+    with pytest.raises(ValueError, match=r"outputs come first.* give layout='OIHW'") as raised:
+        fg.collection(params, preset="mlp", layout=layout)
+    assert ("layout='HWIO'" in str(raised.value)) == (layout is not None)
+    assert placed(params, layout="OIHW") == {f"l0/{name}", f"l1/{name}"}
+
+
+# --- recurrent networks --------------------------------------------------------------------------
+
+RECURRENT = {
+    "by hand": ({"Wxh": leaf(8, 16), "Whh": leaf(16, 16), "Why": leaf(16, 4)}, "Whh", (16, 16)),
+    "two letters": ({"Wx": leaf(8, 16), "Wh": leaf(16, 16)}, "Wh", (16, 16)),
+    "LSTM": (kernels(lstm__hh=(16, 64), lstm__ih=(8, 64)), "lstm/hh/kernel", (16, 16, 4)),
+    "words": (
+        kernels(cell__recurrent=(16, 16), cell__input=(8, 16)),
+        "cell/recurrent/kernel",
+        (16, 16),
+    ),
+}
+
+
+@pytest.mark.parametrize("name", RECURRENT)
+def test_recurrent_matrices_are_found_beside_those_of_inputs(name):
+    params, path, points = RECURRENT[name]
+    spec = fg.collection(params, preset="rnn")
+    assert {found: its.points_shape for found, its in spec.on_manifolds()} == {path: points}
+
+
+def test_a_module_called_recurrent_proves_nothing_alone():
+    params = kernels(recurrent=(16, 16)) | {"gru/weight_hh": leaf(48, 16)}
+    assert placed(params, "rnn") == {"gru/weight_hh"}
+
+
+# --- several matrices in one weight --------------------------------------------------------------
+
+
+@pytest.mark.parametrize("outputs", [128, 24, 48, 70, 96])
+@pytest.mark.parametrize("layout", [None, "OIHW", "SIO"])
+@pytest.mark.parametrize("name", ["kv_a_proj", "k_v"])
+def test_a_printed_number_of_heads_divides_the_outputs(outputs, layout, name):
+    shape = {"OIHW": (outputs, 16), "SIO": (3, 16, outputs)}.get(layout or "", (16, outputs))
+    params = {f"attn/{name}/kernel": leaf(*shape)}
+    params |= {"mlp/up/kernel": leaf(*(3,) * (layout == "SIO"), 16, 16)}
+    spec = fg.collection(params, preset="transformer", layout=layout)
+    why = dict(zip(spec, spec.reasons, strict=True))[f"attn/{name}/kernel"]
+    ((cut, heads),) = re.findall(r"component='([^']*)' for (\d) heads", why)
+    rule = (f"attn/{name}/kernel", fg.pom("layer", fg.Stiefel(), component=cut))
+    found = fg.collection(params, rule, preset="transformer", layout=layout)
+    assert found[f"attn/{name}/kernel"].points_shape[:2] == (16, outputs // int(heads))
+
+
+def test_outputs_that_no_usual_number_divides_have_words():
+    params = kernels(attn__k_v=(16, 121), attn__q=(16, 16))
+    spec = fg.collection(params, preset="transformer")
+    why = dict(zip(spec, spec.reasons, strict=True))["attn/k_v/kernel"]
+    assert why.endswith("give a rule that cuts it into its matrices")
