@@ -49,7 +49,7 @@ def checked_preset(preset: Any, default: Any) -> None:
     """
     if preset is None:
         return
-    if preset not in PRESETS:
+    if not isinstance(preset, str) or preset not in PRESETS:
         raise ValueError(
             f"`preset` must be one of {', '.join(map(repr, PRESETS))}; got {preset!r}."
             + did_you_mean(OTHER_NAMES.get(str(preset).lower(), preset), PRESETS)

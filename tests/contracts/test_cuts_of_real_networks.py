@@ -672,7 +672,7 @@ def test_the_table_of_presets_says_what_they_do():
     ]
 
 
-@pytest.mark.parametrize("preset", ["resnt", "Transformer", 3, True])
+@pytest.mark.parametrize("preset", ["resnt", "Transformer", 3, True, ["mlp"]])
 def test_an_unknown_preset_is_refused(preset):
     with pytest.raises(ValueError, match="`preset` must be one of 'resnet'"):
         fg.collection({"w": leaf(3, 3, 4, 8)}, preset=preset)
