@@ -89,13 +89,8 @@ def require_tangent_vectors(vectors: Any, params: Any, spec: Collection) -> None
 def require_on_manifolds(params: Any, spec: Collection, feature_std: Any = None) -> None:
     """Raises if the values of weights are known, and not on their manifolds, or NaN.
 
-    Or if they are None, or will not stay there, see `require_no_straight_averages`.
+    Or if they will not stay there, see `require_no_straight_averages`.
     """
-    if params is None:
-        raise TypeError(
-            "init got None in place of the parameters. Give it the tree from which the spec was "
-            "built, projected: init(fgsgd_jax.project(params, spec))."
-        )
     require_no_straight_averages(spec)
     distances = _distances(params, spec, feature_std)
     off = {path: found for path, found in distances.items() if not found.near}

@@ -224,8 +224,6 @@ def test_an_argument_of_another_kind_is_named(name):
         (lambda: fg.balance(CHAIN, p="2"), "p must be a number, got '2'"),
         (lambda: diagnostics.summary(PARAMS), r"takes what diagnose\(params, spec, …\) returns"),
         (lambda: fg.report(PARAMS, SPEC, grads=PARAMS), "Did you mean 'gradients'?"),
-        (lambda: fg.fgsgd(0.1, SPEC).init(None), "None in place of the parameters"),
-        (lambda: fg.riemannian_adam(0.1, SPEC).init(None), "None in place of the parameters"),
     ],
 )
 def test_wrong_arguments_are_named_where_they_are_given(call, message):
