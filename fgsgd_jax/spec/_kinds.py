@@ -36,6 +36,8 @@ _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", 
 # those of an image. Axes of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
 LARGEST_VECTOR = 3
 
+_ENDS_IN_NORM = re.compile(r"^[a-z_]+_[a-z]*norm(_?\d+)?$")
+
 # In the order in which they are tried: parts of a key, and whole words of it.
 _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("normalization", "norm", "bn ln"),
@@ -49,7 +51,7 @@ _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("query", "", "q k v query key value qkv kv wq wk wv wqkv wkv"),
     ("recurrent", "lstm gru rnn recurrent", ""),
     ("attention", "attn attention", "mha"),
-    ("head", "classifier logits", "head lmhead"),
+    ("head", "classifier logit", "head lmhead"),
     ("dense", "dense linear mlp gating feedforward feed_forward", "ffn ff fc proj up down"),
 )
 
@@ -92,7 +94,8 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
     for key in reversed(keys[:-1] if last == "weight_v" else keys):  # v of weight normalization
         kinds: list[Kind] = _kinds_of_key(key)
         if kinds[:1] == ["normalization"] and kinds[1:] and last == "kernel":
-            kinds = kinds[1:]  # no framework calls the scale of a normalization so
+            # LLaMA's scales are called so, but blocks such as `ConvNorm` hold weights as well.
+            kinds = kinds if _ENDS_IN_NORM.search(key) else kinds[1:]
         kinds = [kind for kind in kinds if _may_be(kind, axes)]
         if kinds:
             return kinds[0]

@@ -131,3 +131,21 @@ def test_outputs_that_no_usual_number_divides_have_words():
     spec = fg.collection(params, preset="transformer")
     why = dict(zip(spec, spec.reasons, strict=True))["attn/k_v/kernel"]
     assert why.endswith("give a rule that cuts it into its matrices")
+
+
+# --- normalizations and outputs ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["ffn_norm", "mlp_layernorm", "attention_norm"])
+@pytest.mark.parametrize(("stack", "layout"), [((6,), "SIO"), ((), None)])
+def test_scales_called_kernel_are_those_of_a_normalization(name, stack, layout):
+    shapes = {"mlp__fc1": (*stack, 32, 128), "mlp__fc2": (*stack, 128, 32), name: (*stack, 32)}
+    assert placed(kernels(**shapes), "transformer", layout=layout) == {
+        "mlp/fc1/kernel",
+        "mlp/fc2/kernel",
+    }
+
+
+def test_logits_of_a_categorical_variable_are_an_output():
+    params = kernels(dynin1=(256, 64), obs0=(320, 64), obslogit=(64, 256))
+    assert placed(params) == {"dynin1/kernel", "obs0/kernel"}
