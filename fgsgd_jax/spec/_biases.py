@@ -1,4 +1,7 @@
-"""What a bias says of the weight beside it: it has one entry for each output."""
+"""What a bias says of the weight beside it: it has one entry for each output.
+
+So has a normalization that is the next layer of a numbered list, as in a `Sequential` of PyTorch.
+"""
 
 from collections.abc import Mapping
 
@@ -25,7 +28,7 @@ def swapped_by_bias(path: str, layout: str | None, shapes: Mapping[str, Shape]) 
         >>> swapped_by_bias("up/weight", "OIHW", shapes)
         'IOHW'
     """
-    sizes, bias = _inputs_and_outputs(path, layout, shapes), _bias_beside(path, shapes)
+    sizes, bias = _inputs_and_outputs(path, layout, shapes), _one_per_output(path, shapes)
     if sizes is None or bias is None:
         return None
     entries = [size for size in of_one_layer(bias, layout) if size > 1]
@@ -46,7 +49,7 @@ def says_which_axis_counts_outputs(
 
     It has another size than its inputs, or as many axes as Equinox gives it, (outputs, 1, 1).
     """
-    sizes, bias = _inputs_and_outputs(path, layout, shapes), _bias_beside(path, shapes)
+    sizes, bias = _inputs_and_outputs(path, layout, shapes), _one_per_output(path, shapes)
     if sizes is None or bias is None:
         return False
     return sizes[0] != sizes[1] or len(of_one_layer(bias, layout)) > 1
@@ -64,6 +67,15 @@ def _inputs_and_outputs(
     return shape[letters.index("I")], shape[letters.index("O")]
 
 
+def what_counts_outputs(path: str, shapes: Mapping[str, Shape]) -> str:
+    """In words, what has one entry for each output of a weight."""
+    return "its bias" if _bias_beside(path, shapes) else "the normalization after it"
+
+
+def _one_per_output(path: str, shapes: Mapping[str, Shape]) -> Shape | None:
+    return _bias_beside(path, shapes) or _normalization_after(path, shapes)
+
+
 def _bias_beside(path: str, shapes: Mapping[str, Shape]) -> Shape | None:
     """The shape of the bias in the layer of a weight, if the layer has one weight and one bias."""
     layer = layer_of(path)
@@ -71,3 +83,16 @@ def _bias_beside(path: str, shapes: Mapping[str, Shape]) -> Shape | None:
     biases = [other for other in others if keys_of(other)[-1] in _NAMES]
     weights = [other for other in others if len(shapes[other]) > 1 and other not in biases]
     return shapes[biases[0]] if layer and len(biases) == 1 and not weights else None
+
+
+def _normalization_after(path: str, shapes: Mapping[str, Shape]) -> Shape | None:
+    """The shape of the vectors of the next layer in a list of numbers, if it holds nothing else.
+
+    Only for convolutions: a matrix in such a list may be read in either order.
+    """
+    *before, number = layer_of(path) or ("",)
+    if not number.isdigit() or len(shapes[path]) < 4:
+        return None
+    following = (*before, str(int(number) + 1))
+    found = {shapes[other] for other in shapes if layer_of(other) == following}
+    return found.pop() if len(found) == 1 and len(next(iter(found))) == 1 else None

@@ -31,7 +31,10 @@ class Reason(enum.StrEnum):
     NAMED_OUTPUT = "an output of the network by its name"
     CIRCULAR = "perhaps the last dense layer: two modules can read each other"
     TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"
-    SWAPPED = "its bias is as long as its inputs: give a layout with inputs and outputs swapped"
+    SWAPPED = (
+        "its bias, or the normalization after it, is as long as its inputs: give a layout with "
+        "inputs and outputs swapped"
+    )
     TRANSPOSED_BESIDE_OTHERS = (
         "its inputs may come before its outputs, as in PyTorch: give layout='IOHW' or 'OIHW' in a "
         "pom"

@@ -19,7 +19,7 @@ from fgsgd_jax.spec._arguments import (
     checked_map_sizes,
 )
 from fgsgd_jax.spec._attention import check_heads
-from fgsgd_jax.spec._biases import swapped_by_bias
+from fgsgd_jax.spec._biases import swapped_by_bias, what_counts_outputs
 from fgsgd_jax.spec._collection import Collection
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
@@ -171,9 +171,9 @@ def _require_agreement_with_bias(
     if swapped is not None:
         own = letters_for(layout or DEFAULT, len(shapes[path]))
         raise ValueError(
-            f"{path!r} has shape {shapes[path]}, and its bias says that the layout {own!r} takes "
-            f"its outputs for its inputs: write layout={swapped!r} in the pom of a rule for it, or "
-            "in `collection` if it holds for all weights."
+            f"{path!r} has shape {shapes[path]}, and {what_counts_outputs(path, shapes)} says that "
+            f"the layout {own!r} takes its outputs for its inputs: write layout={swapped!r} in the "
+            "pom of a rule for it, or in `collection` if it holds for all weights."
         )
 
 

@@ -121,3 +121,15 @@ def test_a_transposed_convolution_beside_others_with_outputs_first_needs_a_layou
         rule = (f"{name}/weight", fg.pom("PO", fg.Sphere(), component="filter", layout="IOHW"))
         ruled = fg.collection(params, rule, preset="resnet", layout="OIHW")
         assert ruled[f"{name}/weight"].points_shape == (shape[0] * 9, 1, shape[1])
+
+
+def test_the_normalization_after_a_convolution_in_a_list_counts_its_outputs():
+    # A generator of PyTorch's DCGAN, of transposed convolutions without biases.
+    vectors = {f"main/1/{name}": leaf(64) for name in ("weight", "bias")}
+    params = {"main/0/weight": leaf(20, 64, 4, 4), "main/3/weight": leaf(64, 3, 4, 4)} | vectors
+    with pytest.raises(ValueError, match=r"normalization after it says .* write layout='IOHW'"):
+        fg.collection(params, preset="resnet", layout="OIHW")
+    spec = fg.collection(params, preset="resnet", layout="IOHW")
+    assert spec["main/0/weight"].points_shape == (20 * 16, 1, 64)
+    other = vectors | {"main/0/weight": leaf(64, 20, 4, 4), "main/3/weight": leaf(9, 64, 4, 4)}
+    assert fg.collection(other, preset="resnet", layout="OIHW")["main/0/weight"] is not None
