@@ -395,7 +395,7 @@ def test_it_passes_the_check_of_optimizers(form):
 )
 def test_weight_decay_is_refused_where_the_norm_is_fixed(make):
     params, spec = problem()
-    with pytest.raises(ValueError, match=r"decays 'conv', 'head', whose norm is fixed.*mask"):
+    with pytest.raises(ValueError, match=r"shrinks 'conv', 'head', whose norm is fixed.*mask"):
         fg.on_manifold(make(spec), spec).init(params)
 
 
