@@ -89,9 +89,10 @@ def check_every_rule_decides(rules, paths: list[str]) -> None:
     for glob, _ in rules:
         matched = fnmatch.filter(paths, glob)
         if not matched:
+            braces = " A table folds repeated blocks into braces, as {0,1}: write * in their place."
             raise ValueError(
                 f"The rule {glob!r} matches no leaf; the leaves are {listed(paths)}. A glob must "
-                "match a whole path, and * also matches '/'."
+                "match a whole path, and * also matches '/'." + (braces if "{" in glob else "")
             )
         remaining = [path for path in undecided if not fnmatch.fnmatchcase(path, glob)]
         if len(remaining) == len(undecided):

@@ -105,8 +105,9 @@ def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
     """The path of the last of several dense weights, if no other layer can read its output.
 
     The last is that in natural order among those with the fewest keys. No layer can read its output
-    if no axis of another layer, embeddings aside, is as long. Otherwise it cannot be told from a
-    hidden layer, and the result is "".
+    if no axis of another layer, embeddings aside, is as long; or if it stands outside of blocks and
+    turns features back into the entries of an embedding. Otherwise it cannot be told from a hidden
+    layer, and the result is "".
 
     Args:
         leaves: The pairs (path, leaf).
@@ -120,9 +121,15 @@ def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
         return ""
     depth = min(path.count("/") for path in dense)
     last = max((path for path in dense if path.count("/") == depth), key=natural_order)
-    outputs = dense[last].shape[letters.index("O")]
+    inputs, outputs = (dense[last].shape[letters.index(letter)] for letter in "IO")
     layer = layer_among(dense)
-    return last if _layers_with(leaves, layer)[outputs] == {layer(last)} else ""
+    in_blocks = any(path.count("/") > depth for path in dense)
+    entries_of_embedding = in_blocks and any(
+        kind_of(path) == "embedding" and tuple(leaf.shape) == (outputs, inputs)
+        for path, leaf in leaves
+    )
+    unread = _layers_with(leaves, layer)[outputs] == {layer(last)}
+    return last if unread or entries_of_embedding else ""
 
 
 def _layers_with(leaves: Leaves, layer: Callable[[str], Block]) -> dict[int, set[Block]]:

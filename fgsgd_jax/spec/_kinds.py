@@ -51,7 +51,7 @@ _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("query", "", "q k v query key value qkv kv wq wk wv wqkv wkv"),
     ("recurrent", "lstm gru rnn recurrent", ""),
     ("attention", "attn attention", "mha"),
-    ("head", "classifier logit", "head lmhead"),
+    ("head", "classifier logit action_out", "head lmhead"),
     ("dense", "dense linear mlp gating feedforward feed_forward", "ffn ff fc proj up down"),
 )
 
@@ -80,7 +80,7 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
     *_, last = keys = keys_of(path)
     words, small = words_of(last), axes is None or axes <= LARGEST_VECTOR
     matrix = last == "B" and axes != 1  # of random Fourier features, or of a low-rank update
-    if "bias" in words or (small and not matrix and (last in _BIASES or "b" in words)):
+    if "bias" in words or (not matrix and (last in _BIASES or (small and "b" in words))):
         return "bias"
     if last in _NORMALIZATIONS:
         return "normalization"
@@ -98,9 +98,14 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
             kinds = kinds if _ENDS_IN_NORM.search(key) else kinds[1:]
         kinds = [kind for kind in kinds if _may_be(kind, axes)]
         if kinds:
-            return kinds[0]
+            return "head" if kinds[0] == "dense" and _in_final_layer(keys) else kinds[0]
     output_heads = any("heads" in words_of(key) for key in keys)
     return "head" if output_heads else ""
+
+
+def _in_final_layer(keys: list[str]) -> bool:
+    """Whether a module around a leaf is called the final layer, as in diffusion transformers."""
+    return any(key.lower().replace("_", "").startswith("finallayer") for key in keys)
 
 
 def is_token(name: str) -> bool:

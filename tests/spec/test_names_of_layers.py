@@ -149,3 +149,35 @@ def test_scales_called_kernel_are_those_of_a_normalization(name, stack, layout):
 def test_logits_of_a_categorical_variable_are_an_output():
     params = kernels(dynin1=(256, 64), obs0=(320, 64), obslogit=(64, 256))
     assert placed(params) == {"dynin1/kernel", "obs0/kernel"}
+
+
+BLOCK = {"Block_0__Dense_0": (64, 256), "Block_0__Dense_1": (256, 64)}
+IN_BLOCK = {"Block_0/Dense_0/kernel", "Block_0/Dense_1/kernel"}
+
+
+@pytest.mark.parametrize(
+    "outputs",
+    [
+        {"Dense_0": (64, 256)},  # as many entries of the embedding as hidden features
+        {"action_in_proj": (8, 64), "action_out_proj": (64, 8)},
+        {"FinalLayer_0__Dense_0": (64, 128), "FinalLayer_0__Dense_1": (64, 64)},
+    ],
+)
+def test_outputs_of_transformers_that_are_as_long_as_something_else(outputs):
+    params = kernels(**BLOCK, **outputs) | {"Embed_0/embedding": leaf(256, 64)}
+    found = placed(params, "transformer")
+    assert found - {"action_in_proj/kernel"} == IN_BLOCK
+
+
+def test_a_first_layer_of_the_width_of_an_embedding_is_no_output():
+    params = kernels(**BLOCK, Dense_0=(256, 64)) | {"Embed_0/embedding": leaf(256, 64)}
+    assert "Dense_0/kernel" in placed(params, "transformer")
+
+
+def test_biases_of_gates_are_biases_with_axes_of_size_one():
+    params = kernels(ffw_down=(96, 32)) | {
+        "ffw_up/w": leaf(2, 32, 96),
+        "ffw_up/b": leaf(2, 1, 1, 96),
+        "norm/scale": leaf(32),
+    }
+    assert placed(params, "transformer") == {"ffw_up/w", "ffw_down/kernel"}

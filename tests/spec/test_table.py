@@ -243,3 +243,9 @@ def test_the_fingerprint_is_the_same_in_every_process():
         [sys.executable, "-c", program], capture_output=True, text=True, check=True
     )
     assert int(other.stdout) == fg.collection({"w": leaf(3, 3, 4, 8)}).fingerprint
+
+
+def test_a_path_with_braces_from_a_table_is_explained():
+    params = {f"Dense_{i}": {"kernel": jnp.zeros((4, 4))} for i in range(3)}
+    with pytest.raises(ValueError, match=r"folds repeated blocks .* write \* in their place"):
+        fg.collection(params, ("Dense_{0,1}/kernel", None))
