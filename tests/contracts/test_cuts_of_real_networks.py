@@ -480,9 +480,10 @@ def unnamed(width, classes, blocks=1, **more):
     [
         (unnamed(32, 10), "Dense_2/kernel"),
         (unnamed(16, 1000, blocks=3), "Dense_0/kernel"),
+        (unnamed(32, 128, blocks=2), "Dense_0/kernel"),  # as wide as the layers inside a block
         (unnamed(32, 50, LayerNorm_1={"scale": leaf(32)}), "Dense_2/kernel"),
     ],
-    ids=["one module", "blocks", "final norm"],
+    ids=["one module", "blocks", "inner width", "final norm"],
 )
 def test_the_transformer_preset_leaves_a_dense_layer_euclidean_that_nothing_reads(params, head):
     spec = fg.collection(params, preset="transformer")
@@ -495,11 +496,10 @@ def test_the_transformer_preset_leaves_a_dense_layer_euclidean_that_nothing_read
     "params",
     [
         unnamed(32, 32),  # as wide as what it reads
-        unnamed(32, 128, blocks=2),  # as wide as the layers inside a block
         unnamed(32, 10, head={"kernel": leaf(32, 7)}),  # a head is named
         unnamed(32, 10, Dense_9={"kernel": leaf(64, 32)}),  # another is the last
     ],
-    ids=["width", "inner width", "named head", "not the last"],
+    ids=["width", "named head", "not the last"],
 )
 def test_the_transformer_preset_takes_a_dense_layer_that_may_be_read_for_a_hidden_one(params):
     spec = fg.collection(params, preset="transformer")

@@ -512,9 +512,9 @@ def test_the_last_of_stacked_networks_is_a_head(sizes):
 
 def test_an_output_of_a_transformer_that_is_not_the_last_is_named():
     params = kernels(x_input__proj=(16, 64), blk__attn__qkv=(64, 192), blk__mlp__fc1=(64, 256))
-    params |= kernels(blk__mlp__fc2=(256, 64), final_layer__linear=(64, 10))
+    params |= kernels(blk__mlp__fc2=(256, 64), finish__linear=(64, 10))
     spec = fg.collection(params, preset="transformer")
-    assert "'final_layer/linear/kernel' may give the output" in str(spec)
+    assert "'finish/linear/kernel' may give the output" in str(spec)
     gated = kernels(mlp__wi=(64, 512), mlp__wo=(256, 64), attn__qkv=(64, 192))
     assert "may give the output" not in str(fg.collection(gated, preset="transformer"))
 
