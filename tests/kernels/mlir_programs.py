@@ -8,6 +8,7 @@ import operator
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import jax
 import jax.numpy as jnp
 import numpy as np
 from jax._src.interpreters import mlir
@@ -50,7 +51,37 @@ def context(register: Callable[[ir.Context], None]) -> ir.Context:
     return result
 
 
-def custom_calls(text: str, target: str):
+def interpreted_call(program_of: Callable, call: Callable, shapes: Sequence[Any], aliases: Any):
+    """`call`, whose program an interpreter computes in a callback.
+
+    Args:
+        program_of: Makes of a function and arrays the interpreter of the program that it calls.
+        call: A function of arrays, the result of `pallas_call`.
+        shapes: The shapes of its results.
+        aliases: By position of an argument, the position of the result that takes its place.
+    """
+
+    def interpreted(*arrays):
+        program = program_of(call, *arrays)
+
+        def compute(*arrays):
+            return program(arrays, shapes, aliases)
+
+        return jax.pure_callback(compute, list(shapes), *arrays, vmap_method="sequential")
+
+    return interpreted
+
+
+def only_custom_call(function: Callable, arrays: Sequence[Any], platform: str, target: str) -> Any:
+    """The configuration of the only call of a target in a function, exported for a platform."""
+    like = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
+    unchecked = [jax.export.DisabledSafetyCheck.custom_call(target)]
+    export = jax.export.export(jax.jit(function), platforms=[platform], disabled_checks=unchecked)
+    (config,) = _custom_calls(export(*like).mlir_module(), target)
+    return config
+
+
+def _custom_calls(text: str, target: str):
     """The configurations of all calls of a target in a module of StableHLO."""
     with mlir.make_ir_context():
         module = ir.Module.parse(text)

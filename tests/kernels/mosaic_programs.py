@@ -10,13 +10,18 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import jax
 import jax.experimental.pallas as pallas
 import numpy as np
 from jax._src.lib import tpu as dialect  # pyright: ignore[reportPrivateImportUsage]
 from jaxlib.mlir import ir
 
-from tests.kernels.mlir_programs import computed, context, custom_calls, shape_and_dtype
+from tests.kernels.mlir_programs import (
+    computed,
+    context,
+    interpreted_call,
+    only_custom_call,
+    shape_and_dtype,
+)
 
 NAME = "tpu_custom_call"
 PREFIX = "stable_mosaic."
@@ -25,25 +30,13 @@ PALLAS_CALL = pallas.pallas_call
 
 def emulated_call(kernel: Callable, shapes: Sequence[Any], **options: Any) -> Callable:
     """`pallas_call`, for which the Mosaic program of the kernel is interpreted."""
-    aliases = options["input_output_aliases"]
-
-    def call(*arrays):
-        program = program_of(PALLAS_CALL(kernel, shapes, **options), *arrays)
-
-        def compute(*arrays):
-            return program(arrays, shapes, aliases)
-
-        return jax.pure_callback(compute, list(shapes), *arrays, vmap_method="sequential")
-
-    return call
+    call = PALLAS_CALL(kernel, shapes, **options)
+    return interpreted_call(program_of, call, shapes, options["input_output_aliases"])
 
 
 def program_of(function: Callable, *arrays: Any) -> "Program":
     """The only Mosaic program that a function of arrays calls."""
-    like = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
-    unchecked = [jax.export.DisabledSafetyCheck.custom_call(NAME)]
-    export = jax.export.export(jax.jit(function), platforms=["tpu"], disabled_checks=unchecked)
-    (config,) = custom_calls(export(*like).mlir_module(), NAME)
+    config = only_custom_call(function, arrays, "tpu", NAME)
     body = json.loads(ir.StringAttr(config).value)["custom_call_config"]["body"]
     return Program(base64.b64decode(body))
 

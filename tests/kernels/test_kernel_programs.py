@@ -17,16 +17,13 @@ import fgsgd_jax as fg
 from fgsgd_jax import kernels
 from fgsgd_jax.kernels import _pallas, _pallas_gpu, _pallas_tpu, _step
 from tests.kernels import mosaic_programs, triton_programs
-from tests.kernels.test_fused_step import (
-    MOMENTA,
-    RATE,
-    TOLERANCES,
-    assert_close,
-    compare,
-    links,
-    weights,
+from tests.kernels.test_fused_step import compare
+from tests.kernels.test_pallas_step import (
+    SECOND_BLOCK,
+    assert_rest_and_nan_are_kept,
+    compare_new_weights,
+    every_operation,
 )
-from tests.kernels.test_pallas_step import SECOND_BLOCK, every_operation
 
 pytestmark = pytest.mark.usefixtures("quickly_compiled")
 from_programs = pytest.mark.usefixtures("computed")
@@ -72,19 +69,7 @@ def test_every_manifold_scheme_and_dtype(shape, dtype, names, scheme, momentum, 
 @from_programs
 @pytest.mark.parametrize("name", ["sphere", "four types"])
 def test_new_weights_are_written_in_the_place_of_the_old_ones(name):
-    params, spec = weights((3, 3, 4, 6), "float32", name, "PO")
-    decay, nesterov = MOMENTA["heavy ball"]
-    fast = fg.fgsgd(RATE, spec, momentum=decay, nesterov=nesterov, euclidean="sgd")
-    chain = links(spec, decay, nesterov)
-    gradient = jax.tree.map(lambda leaf: jnp.cos(100 * leaf), params)
-    step = jax.jit(lambda state, params: fg.apply_gradients(fast, gradient, state, params))
-    state, (one, other) = fast.init(params), (params, params)
-    of_chain, update = chain.init(params), jax.jit(chain.update)
-    for _ in range(2):
-        one, state = step(state, one)
-        updates, of_chain = update(gradient, of_chain, other)
-        other = optax.apply_updates(other, updates)
-    assert_close(one, other, TOLERANCES["float32"])
+    compare_new_weights("float32", name, "heavy ball")
 
 
 @from_programs
@@ -106,15 +91,7 @@ def test_adaptive_steps_of_scaled_weights(monkeypatch):
 
 @from_programs
 def test_points_at_rest_stay_and_groups_without_a_direction_become_nan():
-    params, spec = weights((3, 3, 4, 6), "float32", "four types", "kernel")
-    gradient = jax.tree.map(jnp.zeros_like, params)
-    gradient["w"] = gradient["w"].at[0, 2, 1, 2].set(jnp.nan).at[1, 1, 3, 5].set(jnp.inf)
-    tx = fg.fgsgd(RATE, spec)
-    update = np.array(jax.jit(tx.update)(gradient, tx.init(params), params)[0]["w"])
-    for lane in ((1, 2), (3, 5)):
-        assert np.isnan(update[:, :, *lane]).all()
-        update[:, :, *lane] = 0
-    assert not update.any()
+    assert_rest_and_nan_are_kept()
 
 
 @from_programs

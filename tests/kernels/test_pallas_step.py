@@ -64,6 +64,36 @@ def launched(interpreted, monkeypatch):
     return names
 
 
+def compare_new_weights(dtype, names, momentum):
+    """Weights after two steps by `apply_gradients`, and by the chain of links."""
+    params, spec = weights((3, 3, 4, 6), dtype, names, "PO")
+    decay, nesterov = MOMENTA[momentum]
+    chain = links(spec, decay, nesterov)
+    fast = fg.fgsgd(RATE, spec, momentum=decay, nesterov=nesterov, euclidean="sgd")
+    gradient = jax.tree.map(lambda leaf: jnp.cos(100 * leaf), params)
+    step = jax.jit(lambda state, params: fg.apply_gradients(fast, gradient, state, params))
+    state, (one, other) = fast.init(params), (params, params)
+    of_chain, update = chain.init(params), jax.jit(chain.update)
+    for _ in range(2):
+        one, state = step(state, one)
+        updates, of_chain = update(gradient, of_chain, other)
+        other = optax.apply_updates(other, updates)
+    assert_close(one, other, TOLERANCES[dtype])
+
+
+def assert_rest_and_nan_are_kept():
+    """A gradient of zeros moves no point; one that is not finite makes its group NaN."""
+    params, spec = weights((3, 3, 4, 6), "float32", "four types", "kernel")
+    gradient = jax.tree.map(jnp.zeros_like, params)
+    gradient["w"] = gradient["w"].at[0, 2, 1, 2].set(jnp.nan).at[1, 1, 3, 5].set(jnp.inf)
+    tx = fg.fgsgd(RATE, spec)
+    update = np.array(jax.jit(tx.update)(gradient, tx.init(params), params)[0]["w"])
+    for lane in ((1, 2), (3, 5)):
+        assert np.isnan(update[:, :, *lane]).all()
+        update[:, :, *lane] = 0
+    assert not update.any()
+
+
 # Every manifold, scheme, momentum and dtype, and numbers of lanes that fill no block, in few
 # programs.
 @pytest.mark.slow
@@ -134,19 +164,7 @@ def test_a_kernel_reads_numbers_of_every_shape(form, lanes, monkeypatch):
 )
 def test_kernels_write_the_new_weights(form, dtype, names, momentum, launched, monkeypatch):
     monkeypatch.setattr(_pallas_gpu, "launch", form.launch)
-    params, spec = weights((3, 3, 4, 6), dtype, names, "PO")
-    decay, nesterov = MOMENTA[momentum]
-    chain = links(spec, decay, nesterov)
-    fast = fg.fgsgd(RATE, spec, momentum=decay, nesterov=nesterov, euclidean="sgd")
-    gradient = jax.tree.map(lambda leaf: jnp.cos(100 * leaf), params)
-    step = jax.jit(lambda state, params: fg.apply_gradients(fast, gradient, state, params))
-    state, (one, other) = fast.init(params), (params, params)
-    of_chain, update = chain.init(params), jax.jit(chain.update)
-    for _ in range(2):
-        one, state = step(state, one)
-        updates, of_chain = update(gradient, of_chain, other)
-        other = optax.apply_updates(other, updates)
-    assert_close(one, other, TOLERANCES[dtype])
+    compare_new_weights(dtype, names, momentum)
     assert launched == {"measured", "moved"}
 
 
@@ -209,15 +227,7 @@ def maximum(request, monkeypatch):
 @pytest.mark.slow
 @pytest.mark.usefixtures("interpreted", "maximum")
 def test_points_at_rest_stay_and_groups_without_a_direction_become_nan():
-    params, spec = weights((3, 3, 4, 6), "float32", "four types", "kernel")
-    gradient = jax.tree.map(jnp.zeros_like, params)
-    gradient["w"] = gradient["w"].at[0, 2, 1, 2].set(jnp.nan).at[1, 1, 3, 5].set(jnp.inf)
-    tx = fg.fgsgd(RATE, spec)
-    update = np.array(jax.jit(tx.update)(gradient, tx.init(params), params)[0]["w"])
-    for lane in ((1, 2), (3, 5)):
-        assert np.isnan(update[:, :, *lane]).all()
-        update[:, :, *lane] = 0
-    assert not update.any()
+    assert_rest_and_nan_are_kept()
 
 
 @pytest.mark.slow

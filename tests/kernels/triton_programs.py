@@ -15,13 +15,18 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
-import jax
 import jax.experimental.pallas as pallas
 import numpy as np
 from jaxlib.mlir import ir
 from jaxlib.triton import dialect
 
-from tests.kernels.mlir_programs import computed, context, custom_calls, shape_and_dtype
+from tests.kernels.mlir_programs import (
+    computed,
+    context,
+    interpreted_call,
+    only_custom_call,
+    shape_and_dtype,
+)
 
 NAME = "__gpu$xla.gpu.triton"
 PALLAS_CALL = pallas.pallas_call
@@ -36,26 +41,14 @@ def emulated_call(fused: bool, kernel: Callable, shapes: Sequence[Any], **option
         shapes: The shapes of its results.
         **options: Further arguments of `pallas_call`.
     """
-    aliases = options["input_output_aliases"]
-
-    def call(*arrays):
-        program = program_of(PALLAS_CALL(kernel, shapes, **options), *arrays)
-
-        def compute(*arrays):
-            return program(arrays, shapes, aliases, fused)
-
-        return jax.pure_callback(compute, list(shapes), *arrays, vmap_method="sequential")
-
-    return call
+    make = functools.partial(program_of, fused=fused)
+    call = PALLAS_CALL(kernel, shapes, **options)
+    return interpreted_call(make, call, shapes, options["input_output_aliases"])
 
 
-def program_of(function: Callable, *arrays: Any) -> "Program":
+def program_of(function: Callable, *arrays: Any, fused: bool = False) -> "Program":
     """The only Triton program that a function of arrays calls."""
-    like = [jax.ShapeDtypeStruct(array.shape, array.dtype) for array in arrays]
-    unchecked = [jax.export.DisabledSafetyCheck.custom_call(NAME)]
-    export = jax.export.export(jax.jit(function), platforms=["cuda"], disabled_checks=unchecked)
-    (config,) = custom_calls(export(*like).mlir_module(), NAME)
-    return Program(ir.DictAttr(config))
+    return Program(ir.DictAttr(only_custom_call(function, arrays, "cuda", NAME)), fused)
 
 
 class Program:
@@ -63,9 +56,11 @@ class Program:
 
     Args:
         config: The configuration of the call, with the program and its grid.
+        fused: Whether sums of products are rounded once.
     """
 
-    def __init__(self, config: ir.DictAttr):
+    def __init__(self, config: ir.DictAttr, fused: bool):
+        self.fused = fused
         self.grid = [ir.IntegerAttr(config[f"grid_{axis}"]).value for axis in "xyz"]
         with context(dialect.register_dialect):
             self.module = ir.Module.parse(ir.StringAttr(config["ir"]).value_bytes)
@@ -76,7 +71,6 @@ class Program:
         arrays: Sequence[np.ndarray],
         shapes: Sequence[Any],
         aliases: Mapping[int, int],
-        fused: bool = False,
     ) -> list[np.ndarray]:
         """The results.
 
@@ -84,7 +78,6 @@ class Program:
             arrays: The arguments.
             shapes: The shapes of the results.
             aliases: By position of an argument, the position of the result that takes its place.
-            fused: Whether sums of products are rounded once.
         """
         inputs = [_Buffer(array) for array in arrays]
         outputs = [_Buffer(np.zeros(shape.shape, shape.dtype)) for shape in shapes]
@@ -95,7 +88,7 @@ class Program:
         for argument, buffer in zip(block.arguments, inputs + outputs, strict=True):
             values[argument] = _Pointer(buffer, np.zeros((1,), np.int64))
         for operation in block.operations:
-            _evaluate(operation, values, self.grid, fused)
+            _evaluate(operation, values, self.grid, self.fused)
         for buffer, shape in zip(outputs, shapes, strict=True):
             buffer.require_written_once()
             assert buffer.array.size == np.prod(shape.shape)

@@ -7,18 +7,7 @@ import optax
 import pytest
 
 import fgsgd_jax as fg
-
-SHAPE = (3, 3, 2, 4)
-RAW = {"w": jax.random.normal(jax.random.key(0), SHAPE), "bias": jnp.ones(4)}
-SPEC = fg.collection(RAW, ("w", fg.pom("PO", fg.Sphere())))
-PARAMS = fg.project(RAW, SPEC)
-GRADIENT = {"w": jax.random.normal(jax.random.key(1), SHAPE), "bias": jnp.arange(4.0)}
-BOTH = pytest.mark.parametrize("optimizer", [fg.fgsgd, fg.rsgd])
-
-
-def first_update(tx):
-    return tx.update(GRADIENT, tx.init(PARAMS), PARAMS)[0]
-
+from tests.optimizers.test_arguments import BOTH, GRADIENT, PARAMS, SPEC, first_update
 
 FALLING = optax.linear_schedule(0.1, -0.1, 2)
 SCHEDULES = {

@@ -6,12 +6,10 @@ manifolds or free; all methods have as many settings, two numbers each, and the 
 
 import functools
 import itertools
-import statistics
 from collections.abc import Sequence
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import optax
 
 import fgsgd_jax as fg
@@ -19,7 +17,7 @@ from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Settings, Study
-from fgsgd_jax.experiments.study.rates_network import initial, network
+from fgsgd_jax.experiments.study.rates_network import errors_of, initial, network
 from fgsgd_jax.experiments.study.training import split, to_zero
 
 CHANNELS = (32, 64, 64)
@@ -130,16 +128,8 @@ class _Problem:
 
     @functools.partial(jax.jit, static_argnums=0)
     def _measured(self, params) -> dict[str, jax.Array]:
-        _, moments = network(params, self.train[0])
-
-        def error(x, labels):
-            return jnp.mean(network(params, x, moments)[0].argmax(-1) != labels)
-
-        return {
-            "validation_error": error(*self.validation),
-            "test_error": error(*self.test),
-            "train_loss": _loss(params, *self.train),
-        }
+        errors = errors_of(params, self.train[0], self.validation, self.test)
+        return errors | {"train_loss": _loss(params, *self.train)}
 
 
 def _spec(method: str, params) -> fg.Collection:
@@ -159,22 +149,4 @@ def _loss(params, x, labels):
 
 def _draw(study: Study, rows: list[Row], path: Path) -> None:
     """Validation error over the rate, and test error of every method."""
-    study = study.finished(rows)
-    (case,) = study.cases
-    figure, ((over_rate, of_methods),) = figures.panels(1, 2, sharey=False)
-    for place, (method, color) in enumerate(figures.colors(study.methods).items()):
-        best: dict[float, float] = {}
-        for row in study.rows_of(rows, case, method):
-            if row["seed"] < study.tuning_seeds:
-                error = row["validation_error"]
-                best[row["rate"]] = min(best.get(row["rate"], 1.0), error)
-        rates = sorted(best)
-        over_rate.plot(rates, [best[rate] for rate in rates], ".-", color=color)
-        errors = [row["test_error"] for row in study.chosen(rows, case, method)]
-        of_methods.errorbar(
-            place, statistics.fmean(errors), statistics.stdev(errors), fmt="o", color=color,
-            label=method,
-        )  # fmt: skip
-    over_rate.set(xscale="log", xlabel="learning rate", ylabel="validation error")
-    of_methods.set(ylabel="test error", ylim=(0, None), xticks=[])
-    figures.save(figure, path)
+    figures.draw_rates(study, rows, path, rate="learning rate")

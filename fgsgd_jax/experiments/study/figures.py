@@ -1,6 +1,7 @@
-"""What the figures of the studies share: panels in a row, one legend, one color for each method."""
+"""What the figures of the studies share: panels, one legend, one color for each method."""
 
 import itertools
+import statistics
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -8,6 +9,8 @@ from typing import Any
 from matplotlib.figure import Figure
 
 from fgsgd_jax.experiments import plots
+from fgsgd_jax.experiments.run_folder import Row
+from fgsgd_jax.experiments.study.grid import Study
 
 COLORS = (
     plots.ORANGE,
@@ -41,3 +44,38 @@ def save(figure: Figure, path: Path) -> None:
     handles, labels = figure.axes[-1].get_legend_handles_labels()
     figure.legend(handles, labels, frameon=False, loc="outside right center")
     plots.save(figure, path)
+
+
+def draw_rates(
+    study: Study, rows: list[Row], path: Path, *, rate: str, largest: float | None = None
+) -> None:
+    """Draws the validation error over the rate, and the test error of every method.
+
+    Args:
+        study: A study of one case, whose settings have a `rate`.
+        rows: Its trials.
+        path: The file of the figure.
+        rate: What the rate is of, as a label.
+        largest: The end of the axis of validation errors, which then starts at 0.
+    """
+    study = study.finished(rows)
+    (case,) = study.cases
+    figure, ((over_rate, of_methods),) = panels(1, 2, sharey=False)
+    for place, (method, color) in enumerate(colors(study.methods).items()):
+        best: dict[float, float] = {}
+        for row in study.rows_of(rows, case, method):
+            if row["seed"] < study.tuning_seeds:
+                error = row["validation_error"]
+                best[row["rate"]] = min(best.get(row["rate"], 1.0), error)
+        rates = sorted(best)
+        over_rate.plot(rates, [best[number] for number in rates], ".-", color=color)
+        errors = [row["test_error"] for row in study.chosen(rows, case, method)]
+        of_methods.errorbar(
+            place, statistics.fmean(errors), statistics.stdev(errors), fmt="o", color=color,
+            label=method,
+        )  # fmt: skip
+    over_rate.set(xscale="log", xlabel=rate, ylabel="validation error")
+    if largest is not None:
+        over_rate.set_ylim(0, largest)
+    of_methods.set(ylabel="test error", ylim=(0, None), xticks=[])
+    save(figure, path)

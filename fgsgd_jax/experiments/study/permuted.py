@@ -10,9 +10,7 @@ References:
 """
 
 import functools
-import statistics
 from pathlib import Path
-from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -121,23 +119,4 @@ def loss_of(params: dict[str, jax.Array], inputs: jax.Array, labels: jax.Array) 
 
 def _draw(study: Study, rows: list[Row], path: Path) -> None:
     """Validation error over the rate of the recurrent matrix, and test error of every method."""
-    study = study.finished(rows)
-    (case,) = study.cases
-    figure, ((over_rate, of_methods),) = figures.panels(1, 2, sharey=False)
-    for place, (method, color) in enumerate(figures.colors(study.methods).items()):
-        best: dict[float, Any] = {}
-        for row in study.rows_of(rows, case, method):
-            if row["seed"] < study.tuning_seeds:
-                error = row["validation_error"]
-                best[row["rate"]] = min(best.get(row["rate"], 1.0), error)
-        rates = sorted(best)
-        over_rate.plot(rates, [best[rate] for rate in rates], ".-", color=color)
-        errors = [row["test_error"] for row in study.chosen(rows, case, method)]
-        of_methods.errorbar(
-            place, statistics.fmean(errors), statistics.stdev(errors), fmt="o", color=color,
-            label=method,
-        )  # fmt: skip
-    over_rate.set(xscale="log", xlabel="rate of the recurrent matrix", ylabel="validation error")
-    over_rate.set_ylim(0, 1)
-    of_methods.set(ylabel="test error", ylim=(0, None), xticks=[])
-    figures.save(figure, path)
+    figures.draw_rates(study, rows, path, rate="rate of the recurrent matrix", largest=1)

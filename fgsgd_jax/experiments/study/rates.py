@@ -28,7 +28,7 @@ from fgsgd_jax.experiments.run_folder import Row
 from fgsgd_jax.experiments.study import figures
 from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.ranges import good_decades
-from fgsgd_jax.experiments.study.rates_network import CHANNELS, initial, network
+from fgsgd_jax.experiments.study.rates_network import CHANNELS, errors_of, initial, network
 from fgsgd_jax.experiments.study.training import fit, split, to_zero
 
 BATCH = 50
@@ -142,15 +142,8 @@ class _Problem:
             batch_size=BATCH,
             measure=lambda state: state[0] if "fgsgd" in method else (),
         )
-        _, moments = network(params, self.train[0])
-
-        def error(x, labels):
-            return jnp.mean(network(params, x, moments)[0].argmax(-1) != labels)
-
-        return {
-            "validation_error": error(*self.validation),
-            "test_error": error(*self.test),
-        } | ({"normalized": normalized_share.mean()} if "fgsgd" in method else {})
+        errors = errors_of(params, self.train[0], self.validation, self.test)
+        return errors | ({"normalized": normalized_share.mean()} if "fgsgd" in method else {})
 
 
 def _spec(method: str, params: dict[str, Any], *, normalized: bool) -> fg.Collection:

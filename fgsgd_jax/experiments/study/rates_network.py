@@ -52,3 +52,18 @@ def network(params: dict[str, Any], x: jax.Array, moments: Any = None) -> tuple[
         x = x.reshape(number, rows // 2, 2, columns // 2, 2, channels).max((2, 4))
     x = x.reshape(len(x), -1)
     return x @ params["head"]["kernel"] + params["head"]["bias"], own
+
+
+def errors_of(
+    params: dict[str, Any],
+    images: jax.Array,
+    validation: tuple[jax.Array, jax.Array],
+    test: tuple[jax.Array, jax.Array],
+) -> dict[str, jax.Array]:
+    """The shares of wrong labels, by features that are normalized by the moments of `images`."""
+    _, moments = network(params, images)
+
+    def error(x, labels):
+        return jnp.mean(network(params, x, moments)[0].argmax(-1) != labels)
+
+    return {"validation_error": error(*validation), "test_error": error(*test)}
