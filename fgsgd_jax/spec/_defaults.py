@@ -10,19 +10,19 @@ from collections.abc import Mapping
 import jax.numpy as jnp
 
 from fgsgd_jax.geometry import Oblique, Sphere, Stiefel
-from fgsgd_jax.spec._biases import swapped_by_bias
 from fgsgd_jax.spec._components import Component
-from fgsgd_jax.spec._kinds import (
+from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
+from fgsgd_jax.spec._reasons import Reason, by_path
+from fgsgd_jax.spec._request import Pom, pom
+from fgsgd_jax.spec.networks._biases import swapped_by_bias
+from fgsgd_jax.spec.networks._kinds import (
     LARGEST_VECTOR,
     keys_of,
     kind_of,
     may_have_outputs_before_inputs,
     routes_beside_experts,
 )
-from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
-from fgsgd_jax.spec._reasons import Reason, by_path
-from fgsgd_jax.spec._request import Pom, pom
-from fgsgd_jax.spec._stack_axes import of_one_layer
+from fgsgd_jax.spec.networks._stack_axes import of_one_layer
 
 ROUTER = "router: a gate beside experts"
 

@@ -20,8 +20,8 @@ from typing import Literal, get_args
 
 from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._components import Component
-from fgsgd_jax.spec._kinds import keys_of, kind_of, may_have_outputs_before_inputs
 from fgsgd_jax.spec._spelling import is_spelled, spelled
+from fgsgd_jax.spec.networks._kinds import keys_of, kind_of, may_have_outputs_before_inputs
 
 ComponentName = Literal["slice", "filter", "matrix", "row"]
 NAMES: tuple[ComponentName, ...] = get_args(ComponentName)

@@ -18,8 +18,6 @@ from fgsgd_jax.spec._arguments import (
     checked_leaves,
     checked_map_sizes,
 )
-from fgsgd_jax.spec._attention import check_heads
-from fgsgd_jax.spec._biases import swapped_by_bias, what_counts_outputs
 from fgsgd_jax.spec._collection import Collection
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
@@ -27,13 +25,15 @@ from fgsgd_jax.spec._fitting_cuts import check_enough_components, fitting_cut
 from fgsgd_jax.spec._kept_scales import kept_gamma
 from fgsgd_jax.spec._layouts import DEFAULT, check_layout, letters_for, resolve_component
 from fgsgd_jax.spec._leaf import LeafSpec
-from fgsgd_jax.spec._placements import PRESETS, InRules
-from fgsgd_jax.spec._presets import by_preset, checked_preset
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom
 from fgsgd_jax.spec._scales import Variance, checked_scale, gamma
 from fgsgd_jax.spec._schemes import check_scheme, count_groups
-from fgsgd_jax.spec._stacked import own_layouts
+from fgsgd_jax.spec.networks._attention import check_heads
+from fgsgd_jax.spec.networks._biases import swapped_by_bias, what_counts_outputs
+from fgsgd_jax.spec.networks._placements import PRESETS, InRules
+from fgsgd_jax.spec.networks._presets import by_preset, checked_preset
+from fgsgd_jax.spec.networks._stacked import own_layouts
 
 
 def collection(

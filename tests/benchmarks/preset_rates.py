@@ -3,7 +3,8 @@
 `python -m tests.benchmarks.preset_rates` trains one small network for each preset, at a constant
 rate, with `fgsgd(rate, spec)` and no further argument, and beside it with SGD and AdamW at as many
 rates. It prints the error on held-out data in per cent, means over the seeds: a preset's rate in
-`fgsgd_jax/spec/_presets.py` is the best one, or the smaller of two whose errors hardly differ.
+`fgsgd_jax/spec/networks/_placements.py` is the best one, or the smaller of two whose errors hardly
+differ.
 
 The networks: a residual network with batch normalization on 8×8 digits, a transformer that sorts
 sequences, dense networks with and without normalization on digits, and a recurrent network that

@@ -15,7 +15,7 @@ from flax.training.train_state import TrainState
 
 import fgsgd_jax as fg
 from fgsgd_jax import Oblique, Sphere, Stiefel
-from fgsgd_jax.spec._presets import PRESETS
+from fgsgd_jax.spec.networks._presets import PRESETS
 
 K = jax.random.key(0)
 

@@ -5,7 +5,7 @@ import pytest
 import fgsgd_jax as fg
 
 pytest.importorskip("sklearn")  # digits
-from fgsgd_jax.spec._presets import PRESETS
+from fgsgd_jax.spec.networks._presets import PRESETS
 from tests.benchmarks import euclidean_rates, preset_rates
 
 

@@ -3,7 +3,10 @@
 import math
 from collections.abc import Mapping
 
-from fgsgd_jax.spec._attention import (
+from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
+from fgsgd_jax.spec._layouts import DEFAULT, LARGEST_KERNEL, contradiction, letters_for, spatial
+from fgsgd_jax.spec._reasons import Reason, by_path
+from fgsgd_jax.spec.networks._attention import (
     Shape,
     fused,
     is_attention_output,
@@ -12,23 +15,20 @@ from fgsgd_jax.spec._attention import (
     queries_beside,
     seems_of_attention,
 )
-from fgsgd_jax.spec._bare import is_projection_alone, may_be_learned_queries
-from fgsgd_jax.spec._biases import says_which_axis_counts_outputs
-from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
-from fgsgd_jax.spec._dense import is_dense
-from fgsgd_jax.spec._feed_forward import gates_before, is_of_feed_forward
-from fgsgd_jax.spec._kinds import (
+from fgsgd_jax.spec.networks._bare import is_projection_alone, may_be_learned_queries
+from fgsgd_jax.spec.networks._biases import says_which_axis_counts_outputs
+from fgsgd_jax.spec.networks._dense import is_dense
+from fgsgd_jax.spec.networks._feed_forward import gates_before, is_of_feed_forward
+from fgsgd_jax.spec.networks._kinds import (
     is_transposed,
     keys_of,
     kind_of,
     may_have_outputs_before_inputs,
     routes_beside_experts,
 )
-from fgsgd_jax.spec._layouts import DEFAULT, LARGEST_KERNEL, contradiction, letters_for, spatial
-from fgsgd_jax.spec._placements import DENSE, OUTPUTS_FIRST
-from fgsgd_jax.spec._reasons import Reason, by_path
-from fgsgd_jax.spec._recurrent import holds_input_and_recurrent, is_input_matrix, recurrent
-from fgsgd_jax.spec._stack_axes import without_stack
+from fgsgd_jax.spec.networks._placements import DENSE, OUTPUTS_FIRST
+from fgsgd_jax.spec.networks._recurrent import holds_input_and_recurrent, is_input_matrix, recurrent
+from fgsgd_jax.spec.networks._stack_axes import without_stack
 
 GATES = 2  # of a gated layer (gates, in, out), whose first axis nothing else has so short
 

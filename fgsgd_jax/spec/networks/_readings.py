@@ -7,19 +7,19 @@ has every reading that its shape, its bias and the layout allow, not one of them
 from collections.abc import Mapping, Sequence
 from typing import NamedTuple
 
-from fgsgd_jax.spec._attention import (
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._spelling import spelled
+from fgsgd_jax.spec.networks._attention import (
     Shape,
     beside,
     is_attention_output,
     is_in_attention,
     queries_beside,
 )
-from fgsgd_jax.spec._blocks import layer_of
-from fgsgd_jax.spec._kinds import kind_of
-from fgsgd_jax.spec._layouts import DEFAULT, letters_for
-from fgsgd_jax.spec._placements import DENSE, OUTPUT_OF_ATTENTION, QUERY, InRules
-from fgsgd_jax.spec._spelling import spelled
-from fgsgd_jax.spec._stack_axes import with_stack, without_stack
+from fgsgd_jax.spec.networks._blocks import layer_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._placements import DENSE, OUTPUT_OF_ATTENTION, QUERY, InRules
+from fgsgd_jax.spec.networks._stack_axes import with_stack, without_stack
 
 
 class Reading(NamedTuple):

@@ -11,11 +11,11 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 
 from fgsgd_jax._text import natural_order
-from fgsgd_jax.spec._blocks import Block, layer_of
-from fgsgd_jax.spec._dense import is_dense
-from fgsgd_jax.spec._kinds import is_normalization, kind_of, module_and_name
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
-from fgsgd_jax.spec._outputs import without_numbers
+from fgsgd_jax.spec.networks._blocks import Block, layer_of
+from fgsgd_jax.spec.networks._dense import is_dense
+from fgsgd_jax.spec.networks._kinds import is_normalization, kind_of, module_and_name
+from fgsgd_jax.spec.networks._outputs import without_numbers
 
 Shape = tuple[int, ...]
 

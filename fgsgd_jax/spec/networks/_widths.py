@@ -8,9 +8,9 @@ layer make them.
 from collections.abc import Mapping
 
 from fgsgd_jax._text import natural_order
-from fgsgd_jax.spec._attention import Shape, beside, is_attention_output
-from fgsgd_jax.spec._kinds import kind_of, module_and_name, words_of
-from fgsgd_jax.spec._outputs import without_numbers
+from fgsgd_jax.spec.networks._attention import Shape, beside, is_attention_output
+from fgsgd_jax.spec.networks._kinds import kind_of, module_and_name, words_of
+from fgsgd_jax.spec.networks._outputs import without_numbers
 
 _FIRST = frozenset("up w1 w3 fc1 wi gate fc".split())
 _SECOND = frozenset("down w2 fc2 wo".split())

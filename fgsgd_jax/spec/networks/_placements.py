@@ -6,9 +6,9 @@ A placement names a kind of weight and asks for a cut, a manifold and a scale.
 from typing import Any, NamedTuple
 
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
-from fgsgd_jax.spec._attention import THREE, TWO
-from fgsgd_jax.spec._recurrent import RECURRENT
 from fgsgd_jax.spec._schemes import Scheme
+from fgsgd_jax.spec.networks._attention import THREE, TWO
+from fgsgd_jax.spec.networks._recurrent import RECURRENT
 
 QUERY, OUTPUT_OF_ATTENTION, DENSE = "query, key, value", "attention output", "dense"
 OUTPUTS_FIRST = "dense, gates before outputs"

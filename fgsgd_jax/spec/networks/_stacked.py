@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from typing import Any, NamedTuple
 
-from fgsgd_jax.spec._attention import is_attention_output, parts_of
-from fgsgd_jax.spec._blocks import Block, block_of, layer_of
-from fgsgd_jax.spec._kinds import WEIGHT_NAMES, keys_of, kind_of
 from fgsgd_jax.spec._layouts import letters_for
-from fgsgd_jax.spec._placements import InRules
-from fgsgd_jax.spec._readings import as_rules, readings
-from fgsgd_jax.spec._stack_axes import stack_sizes, without_stack
-from fgsgd_jax.spec._stack_counts import different_counts
+from fgsgd_jax.spec.networks._attention import is_attention_output, parts_of
+from fgsgd_jax.spec.networks._blocks import Block, block_of, layer_of
+from fgsgd_jax.spec.networks._kinds import WEIGHT_NAMES, keys_of, kind_of
+from fgsgd_jax.spec.networks._placements import InRules
+from fgsgd_jax.spec.networks._readings import as_rules, readings
+from fgsgd_jax.spec.networks._stack_axes import stack_sizes, without_stack
+from fgsgd_jax.spec.networks._stack_counts import different_counts
 
 Shape = tuple[int, ...]
 Leaves = Sequence[tuple[str, Any]]

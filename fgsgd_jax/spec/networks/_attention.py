@@ -9,10 +9,10 @@ import re
 from collections.abc import Iterable, Mapping
 
 from fgsgd_jax.spec._components import Component
-from fgsgd_jax.spec._kinds import keys_of, kind_of, module_and_name, words_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for, stacked
 from fgsgd_jax.spec._spelling import axis_called
-from fgsgd_jax.spec._stack_axes import with_stack
+from fgsgd_jax.spec.networks._kinds import keys_of, kind_of, module_and_name, words_of
+from fgsgd_jax.spec.networks._stack_axes import with_stack
 
 Shape = tuple[int, ...]
 

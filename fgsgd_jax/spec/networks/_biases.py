@@ -5,10 +5,10 @@ So has a normalization that is the next layer of a numbered list, as in a `Seque
 
 from collections.abc import Mapping
 
-from fgsgd_jax.spec._blocks import layer_of
-from fgsgd_jax.spec._kinds import keys_of, kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
-from fgsgd_jax.spec._stack_axes import Shape, of_one_layer
+from fgsgd_jax.spec.networks._blocks import layer_of
+from fgsgd_jax.spec.networks._kinds import keys_of, kind_of
+from fgsgd_jax.spec.networks._stack_axes import Shape, of_one_layer
 
 _NAMES = ("bias", "b")
 

@@ -5,14 +5,14 @@ from typing import Any
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax._trees import listed
-from fgsgd_jax.spec._blocks import Block
-from fgsgd_jax.spec._dense import is_dense
-from fgsgd_jax.spec._kinds import kind_of
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
-from fgsgd_jax.spec._outputs import outputs_by_name, without_numbers
-from fgsgd_jax.spec._readers import DenseLayers, at_the_same_place, layer_among
 from fgsgd_jax.spec._reasons import Reason
-from fgsgd_jax.spec._stacked import Layouts
+from fgsgd_jax.spec.networks._blocks import Block
+from fgsgd_jax.spec.networks._dense import is_dense
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._outputs import outputs_by_name, without_numbers
+from fgsgd_jax.spec.networks._readers import DenseLayers, at_the_same_place, layer_among
+from fgsgd_jax.spec.networks._stacked import Layouts
 
 Leaves = Sequence[tuple[str, Any]]
 

@@ -10,15 +10,17 @@ from typing import Any
 import jax
 
 from fgsgd_jax._text import did_you_mean
-from fgsgd_jax.spec._attention import OUTPUTS_MAY_COME_FIRST, outputs_first
-from fgsgd_jax.spec._blocks import doubtful_normalizations, normalized
-from fgsgd_jax.spec._doubts import on_circular, on_normalizations, on_unsaid
-from fgsgd_jax.spec._heads import Leaves, dense_heads, on_heads
-from fgsgd_jax.spec._kinds import kind_of
-from fgsgd_jax.spec._last_convolutions import last_convolutions
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
-from fgsgd_jax.spec._nothing_placed import nothing_placed, require_nested, unreadable
-from fgsgd_jax.spec._placements import (
+from fgsgd_jax.spec._reasons import Reason
+from fgsgd_jax.spec._request import Pom, pom
+from fgsgd_jax.spec.networks._attention import OUTPUTS_MAY_COME_FIRST, outputs_first
+from fgsgd_jax.spec.networks._blocks import doubtful_normalizations, normalized
+from fgsgd_jax.spec.networks._doubts import on_circular, on_normalizations, on_unsaid
+from fgsgd_jax.spec.networks._heads import Leaves, dense_heads, on_heads
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._last_convolutions import last_convolutions
+from fgsgd_jax.spec.networks._nothing_placed import nothing_placed, require_nested, unreadable
+from fgsgd_jax.spec.networks._placements import (
     GATED,
     HEADS,
     OUTPUT,
@@ -26,13 +28,11 @@ from fgsgd_jax.spec._placements import (
     UNLESS_NORMALIZED,
     Placement,
 )
-from fgsgd_jax.spec._reasons import Reason
-from fgsgd_jax.spec._recurrent import RECURRENT, cut_by_gates
-from fgsgd_jax.spec._request import Pom, pom
-from fgsgd_jax.spec._stack_axes import with_stack, without_stack
-from fgsgd_jax.spec._stacked import Layouts, seems_stacked
-from fgsgd_jax.spec._weights import counts_heads_elsewhere, weight_of
-from fgsgd_jax.spec._widths import outputs_seem_first
+from fgsgd_jax.spec.networks._recurrent import RECURRENT, cut_by_gates
+from fgsgd_jax.spec.networks._stack_axes import with_stack, without_stack
+from fgsgd_jax.spec.networks._stacked import Layouts, seems_stacked
+from fgsgd_jax.spec.networks._weights import counts_heads_elsewhere, weight_of
+from fgsgd_jax.spec.networks._widths import outputs_seem_first
 
 # What people may call the networks of the presets.
 OTHER_NAMES = {"cnn": "resnet", "vit": "transformer", "gpt": "transformer", "lstm": "rnn"}

@@ -7,10 +7,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping
 
 from fgsgd_jax._text import natural_order, texts_and_numbers
-from fgsgd_jax.spec._blocks import block_of, layer_of, normalizations
-from fgsgd_jax.spec._dense import is_dense
-from fgsgd_jax.spec._heads import Leaves, names_a_head
-from fgsgd_jax.spec._kinds import (
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec.networks._blocks import block_of, layer_of, normalizations
+from fgsgd_jax.spec.networks._dense import is_dense
+from fgsgd_jax.spec.networks._heads import Leaves, names_a_head
+from fgsgd_jax.spec.networks._kinds import (
     is_normalization,
     is_of_activation,
     keys_of,
@@ -18,7 +19,6 @@ from fgsgd_jax.spec._kinds import (
     module_and_name,
     words_of,
 )
-from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 
 Shape = tuple[int, ...]
 Paths = frozenset[str]

@@ -3,19 +3,19 @@
 from collections.abc import Collection, Mapping
 
 from fgsgd_jax._trees import listed
-from fgsgd_jax.spec._attention import Shape
-from fgsgd_jax.spec._blocks import Block, normalized
-from fgsgd_jax.spec._readings import (
+from fgsgd_jax.spec._reasons import UNSAID, Reason
+from fgsgd_jax.spec.networks._attention import Shape
+from fgsgd_jax.spec.networks._blocks import Block, normalized
+from fgsgd_jax.spec.networks._readings import (
     Reading,
     as_rules,
     readings,
     readings_of_gates,
     readings_of_matrices,
 )
-from fgsgd_jax.spec._reasons import UNSAID, Reason
-from fgsgd_jax.spec._recurrent import cut_by_gates
-from fgsgd_jax.spec._stack_axes import with_stack, without_stack
-from fgsgd_jax.spec._stacked import Layouts
+from fgsgd_jax.spec.networks._recurrent import cut_by_gates
+from fgsgd_jax.spec.networks._stack_axes import with_stack, without_stack
+from fgsgd_jax.spec.networks._stacked import Layouts
 
 
 def on_unsaid(weights: Mapping[str, str], shapes: Mapping[str, Shape], layouts: Layouts) -> str:

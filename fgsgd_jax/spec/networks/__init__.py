@@ -1,0 +1,1 @@
+"""Networks: what each weight of a network is for, by paths and shapes, and what suits it."""
