@@ -77,7 +77,7 @@ def _why_not_every_pom(
 ) -> str:
     """Why a pom that is a default does not mean a leaf; "" if it does."""
     kind = kind_of(path, len(shape))
-    if kind in ("embedding", "router", "token"):
+    if kind in ("embedding", "router", "token", "quantizer"):
         return by_path(kind)
     if routes_beside_experts(path, shapes):
         return ROUTER

@@ -23,6 +23,8 @@ class Reason(enum.StrEnum):
     HEADS_ELSEWHERE = "3 axes, of which another may count the heads: name them in a rule"
     BARE_PROJECTION = "a projection of its own, perhaps the output of a tower: give a rule"
     LEARNED_QUERIES = "perhaps learned queries, as no keys like it stand beside it: give a rule"
+    OWN_PARAMETER = "a parameter of its own, not the weight of a layer: give a rule"
+    DISTRIBUTION = "of a distribution of weights by its name: give a rule"
     NOT_RECURRENT = "may be recurrent, but no input matrix is beside it: give a rule"
     GATES = "no name says how many gates it holds: name them in a rule"
     INPUT_MATRIX = "the input matrix of a recurrent layer"
@@ -53,6 +55,7 @@ UNSAID = frozenset(
         Reason.GATES_BEFORE,
         Reason.BARE_PROJECTION,
         Reason.LEARNED_QUERIES,
+        Reason.DISTRIBUTION,
     }
 )
 """The reasons of leaves that a preset might place, if their names and shapes said what they are."""

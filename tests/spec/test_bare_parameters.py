@@ -82,3 +82,36 @@ def test_a_router_is_found_by_its_name_or_by_the_number_of_experts(name, listed)
     assert spec["m/mlp/up/kernel"] is not None
     everywhere = fg.collection(params, default=fg.pom("layer", fg.Oblique()))
     assert everywhere[f"m/mlp/{name}/kernel"] is None
+
+
+@pytest.mark.parametrize("name", ["Lambda_re", "A_log", "theta", "P", "frequencies_of_modes"])
+def test_a_matrix_beside_layers_that_no_word_calls_a_weight_stays_euclidean(name):
+    layers = tree(up__kernel=(16, 32), down__kernel=(32, 16), head__kernel=(16, 10))
+    spec = fg.collection(layers | tree(**{f"ssm__{name}": (32, 8)}), preset="mlp")
+    assert {path for path, _ in spec.on_manifolds()} == {"up/kernel", "down/kernel"}
+    assert "may give the output" not in str(spec)
+
+
+@pytest.mark.parametrize("name", ["W1", "w_mix", "weight_hidden", "fc1", "0"])
+def test_a_matrix_beside_layers_that_is_called_as_weights_are_is_one(name):
+    layers = tree(first__kernel=(16, 32), head__kernel=(32, 10))
+    spec = fg.collection(layers | tree(**{f"block__{name}": (32, 32)}), preset="mlp")
+    assert spec[f"block/{name}"] is not None
+
+
+@pytest.mark.parametrize(
+    "names",
+    [("kernel_mu", "kernel_sigma"), ("mu_w", "sigma_w"), ("weight_mean", "weight_rho"),
+     ("kernel_posterior_loc", "kernel_posterior_scale"), ("w_mu", "w_logvar")],
+)  # fmt: skip
+@pytest.mark.parametrize("preset", ["mlp", "transformer"])
+def test_parameters_of_a_distribution_of_weights_have_the_rule_to_copy(names, preset):
+    params = tree(dense_0__kernel=(8, 16), dense_1__kernel=(16, 16), head__kernel=(16, 4))
+    noisy = tree(**{f"dense_noisy__{name}": (16, 16) for name in names})
+    spec = fg.collection(params | noisy, preset=preset)
+    assert {path for path, _ in spec.on_manifolds()} == {"dense_0/kernel", "dense_1/kernel"}
+    assert f"To place 'dense_noisy/{min(names)}', name its axes in a rule" in str(spec)
+    layer_of_a_mean = fg.collection(params | tree(mu__kernel=(16, 4)), preset="mlp")
+    assert dict(zip(layer_of_a_mean, layer_of_a_mean.reasons, strict=True))["mu/kernel"] == (
+        "an output of the network by its name"
+    )

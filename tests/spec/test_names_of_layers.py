@@ -113,7 +113,7 @@ def test_a_module_called_recurrent_proves_nothing_alone():
 
 @pytest.mark.parametrize("outputs", [128, 24, 48, 70, 96])
 @pytest.mark.parametrize("layout", [None, "OIHW", "SIO"])
-@pytest.mark.parametrize("name", ["kv_a_proj", "k_v"])
+@pytest.mark.parametrize("name", ["kv_b_proj", "k_v"])
 def test_a_printed_number_of_heads_divides_the_outputs(outputs, layout, name):
     shape = {"OIHW": (outputs, 16), "SIO": (3, 16, outputs)}.get(layout or "", (16, outputs))
     params = {f"attn/{name}/kernel": leaf(*shape)}
@@ -181,3 +181,52 @@ def test_biases_of_gates_are_biases_with_axes_of_size_one():
         "norm/scale": leaf(32),
     }
     assert placed(params, "transformer") == {"ffw_up/w", "ffw_down/kernel"}
+
+
+@pytest.mark.parametrize("name", ["weight_proj", "project_out", "codebook", "proj"])
+@pytest.mark.parametrize("preset", ["mlp", "transformer"])
+def test_layers_of_a_quantizer_stay_euclidean(name, preset):
+    params = kernels(mlp__fc1=(16, 32), mlp__fc2=(32, 16), head=(16, 9))
+    spec = fg.collection(params | {f"quantizer/{name}/kernel": leaf(16, 24)}, preset=preset)
+    assert {path for path, _ in spec.on_manifolds()} == {"mlp/fc1/kernel", "mlp/fc2/kernel"}
+    quantized = fg.collection(params | kernels(quantized_dense=(32, 32)), preset="mlp")
+    assert quantized["quantized_dense/kernel"] is not None
+
+
+@pytest.mark.parametrize("name", ["transition1", "transition_1"])
+def test_transitions_are_feed_forward_layers_if_they_lead_back(name):
+    back = name.replace("1", "2")
+    params = {f"evo/{name}/weights": leaf(16, 64), f"evo/{back}/weights": leaf(64, 16)}
+    spec = fg.collection(params, preset="transformer")
+    assert {path for path, _ in spec.on_manifolds()} == set(params)
+    alone = {f"evo/{name}/weights": leaf(16, 64), "evo/mlp/fc/weights": leaf(16, 16)}
+    assert fg.collection(alone, preset="transformer")[f"evo/{name}/weights"] is None
+
+
+def test_the_receptance_of_attention_is_a_query():
+    names = ("receptance", "key", "value", "output")
+    params = kernels(**{f"att__{name}": (16, 16) for name in names})
+    spec = fg.collection(params, preset="transformer")
+    assert {path for path, _ in spec.on_manifolds()} == set(params)
+
+
+@pytest.mark.parametrize("name", ["wkv_a", "kv_a_proj_with_mqa", "kv_down_proj"])
+def test_compressed_keys_and_values_stay_euclidean_and_what_they_become_is_read(name):
+    params = kernels(attn__wq_b=(48, 4, 24), attn__out=(4, 16, 64), **{f"attn__{name}": (64, 40)})
+    spec = fg.collection(params, preset="transformer")
+    assert {path for path, _ in spec.on_manifolds()} == {"attn/wq_b/kernel", "attn/out/kernel"}
+    assert spec["attn/out/kernel"].points_shape == (4 * 16, 64)
+    reason = dict(zip(spec, spec.reasons, strict=True))[f"attn/{name}/kernel"]
+    assert reason == "compressed keys and values, perhaps beside others that are not: give a rule"
+
+
+@pytest.mark.parametrize(
+    ("shape", "layout"),
+    [((1, 1, 8, 16), None), ((1, 1, 1, 8, 16), "DHWIO"), ((16, 8, 1, 1), "OIHW")],
+)
+@pytest.mark.parametrize("name", ["input_proj", "attentions_0/proj_out", "attn/proj"])
+def test_convolutions_of_single_pixels_stay_euclidean_in_a_transformer(shape, layout, name):
+    params = kernels(attn__to_q=(16, 16), attn__to_k=(16, 16)) | {f"{name}/kernel": leaf(*shape)}
+    spec = fg.collection(params, preset="transformer", layout=layout)
+    assert spec[f"{name}/kernel"] is None
+    assert len(dict(spec.on_manifolds())) == 2

@@ -141,6 +141,62 @@ def test_outputs_are_found_under_every_layout(layout):
     assert {path for path, _ in spec.on_manifolds()} == {"fc1/w", "fc2/w"}
 
 
+DECODERS = {  # sizes by name, and the output, which other layers could read
+    "one layer": ({"encoder": (32, 8), "decoder": (8, 32)}, "decoder"),
+    "as wide as the latent": (
+        {"encoder/linear": (5, 8), "core/linear": (8, 8), "decoder/linear": (8, 8)},
+        "decoder/linear",
+    ),
+    "twice the latent": (
+        {"encoder/linear": (5, 8), "core/fc1": (16, 8), "core/fc2": (8, 8), "decoder/fc": (8, 16)},
+        "decoder/fc",
+    ),
+    "variational": (
+        {"encoder/0": (32, 16), "encoder/1": (16, 8), "decoder/0": (4, 16), "decoder/1": (16, 32)},
+        "decoder/1",
+    ),
+    "of Haiku": (
+        {"encoder/~/linear": (32, 8), "decoder/~/linear": (8, 8), "decoder/~/linear_1": (8, 32)},
+        "decoder/~/linear_1",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", DECODERS)
+def test_the_last_layer_of_a_decoder_is_an_output_whatever_its_size(name):
+    sizes, output = DECODERS[name]
+    params = {f"{path}/kernel": leaf(*size) for path, size in sizes.items()}
+    assert placed(params) == set(sizes) - {output}
+    assert "may give the output" not in str(fg.collection(params, preset="mlp"))
+
+
+@pytest.mark.parametrize("members", [2, 5])
+@pytest.mark.parametrize("actor", [{}, {"actor/0": (17, 64), "actor/1": (64, 6)}])
+def test_the_heads_of_a_stacked_ensemble_are_heads(members, actor):
+    critics = {"critics/0": (17, 64), "critics/1": (64, 64), "critics/2": (64, 3)}
+    params = {f"{name}/kernel": leaf(members, *size) for name, size in critics.items()}
+    params |= {f"{name}/kernel": leaf(*size) for name, size in actor.items()}
+    assert placed(params, layout="SIO") == {"critics/0", "critics/1", *list(actor)[:1]}
+
+
+REPEATED = {  # the layers of a block, one of which no other reads
+    "mlp": {"tokens/Dense_0": (49, 16), "tokens/Dense_1": (16, 49), "Dense_0": (32, 32)},
+    "transformer": {"mix/in_proj": (32, 64), "mix/x_proj": (64, 9), "mix/out_proj": (64, 32)},
+}
+
+
+@pytest.mark.parametrize("preset", REPEATED)
+def test_no_layer_of_a_block_that_is_repeated_may_be_the_output(preset):
+    params = kernels(head=(32, 10))
+    for block in range(3):
+        params |= {
+            f"Block_{block}/{name}/kernel": leaf(*size) for name, size in REPEATED[preset].items()
+        }
+    spec = fg.collection(params, preset=preset)
+    assert len(dict(spec.on_manifolds())) == 9
+    assert "may give the output" not in str(spec)
+
+
 @pytest.mark.parametrize("size", [2, 4])
 def test_a_policy_before_a_critic_in_one_list_is_an_output_whatever_it_is_as_long_as(size):
     sizes = [(4, 64), (64, 64), (64, size), (4, 64), (64, 64), (64, 1)]

@@ -19,15 +19,17 @@ Shape = tuple[int, ...]
 THREE, TWO = "queries, keys, values in one", "keys, values in one"
 """What a weight is that holds three or two matrices."""
 
+COMPRESSED = "compressed keys and values, perhaps beside others that are not: give a rule"
 OUTPUTS_MAY_COME_FIRST = "its outputs may come first: give layout='OIHW' if they do, or 'HWIO'"
 
 _OUTPUTS = {"o", "out", "output", "wo"}
 _PLAIN = {"proj", "projection", "to", "w", "c", "in", "attn", "attention", "linear", "dense"}
 _PLAIN |= {"general", "einsum", "layer", "fused", "self", "cross", "mha", "weight", "kernel"}
-_PLAIN |= {"fc", "net", "vec"}
+_PLAIN |= {"fc", "net", "vec", "receptance"}  # RWKV's name for a query
 _KEYS = {"q", "k", "v", "key", "value"}  # alone they may mean something else
 _QUERIES = {"query", "qkv", "kv", "wq", "wk", "wv", "wqkv", "wkv"}
 _PROJECTS = {"proj", "projection", "w", "to"}
+_COMPRESSED = {"a", "down", "latent", "compress", "compressed"}  # as `wkv_a` of latent attention
 _PARTS = {"qkv": 3, "wqkv": 3, "kv": 2, "wkv": 2}
 _BY_AXES = "give a rule that names its axes, or layout={!r} if its first axis stacks layers"
 
@@ -131,6 +133,8 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
         )
     inputs, outputs = (shape[letters.index(letter)] for letter in "IO")
     by_heads = _by_heads(outputs, letters.startswith("O"), layout)
+    if words & _COMPRESSED:
+        return COMPRESSED
     if spelled_out or words - set(_PARTS) - _PLAIN:
         return f"several matrices in one, their order unknown: {by_heads}"
     others = list(beside(path, shapes))

@@ -12,6 +12,11 @@ from fgsgd_jax.spec.networks._kinds import WEIGHT_NAMES, keys_of, kind_of, modul
 _PROJECTIONS = {"proj", "projection"}
 _OF_TOWERS = {"text", "visual", "vision", "image", "output", "out", "final"}
 _QUERIES = {"query", "q"}
+_OF_WEIGHTS = {"w", "weight", "weights", "kernel", "kernels", "matrix"}
+_OF_DISTRIBUTIONS = {
+    "mu", "mean", "loc", "rho", "sigma", "std", "stddev", "scale", "logvar", "logsigma", "var",
+    "log", "posterior", "prior",
+}  # fmt: skip
 
 
 def is_projection_alone(path: str, shapes: Mapping[str, Shape]) -> bool:
@@ -50,6 +55,41 @@ def may_be_learned_queries(path: str, shapes: Mapping[str, Shape]) -> bool:
     return not any(
         kind_of(other) == "query" or is_attention_output(other, shapes)
         for other in _alike(path, shapes)
+    )
+
+
+def is_own_parameter(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a matrix is no weight of a layer, as `Lambda_re` and `A_log` of state spaces.
+
+    Its own name has no word for a weight or a layer, and other matrices of the tree have layers.
+
+    Args:
+        path: The path of the parameter.
+        shapes: The shapes of all leaves without stacked layers.
+
+    Example:
+        >>> shapes = {"ssm/A_log": (64, 16), "ssm/W1": (8, 8), "out/kernel": (64, 64)}
+        >>> [path for path in shapes if is_own_parameter(path, shapes)]
+        ['ssm/A_log']
+    """
+    name = keys_of(path)[-1]
+    named = bool(_OF_WEIGHTS & set(words_of(name))) or kind_of(name) != "" or name.isdigit()
+    layers = any(not _is_bare(other) for other in shapes if len(shapes[other]) > 1)
+    return not named and layers and kind_of(path) == ""
+
+
+def is_of_distribution(path: str) -> bool:
+    """Whether a leaf is a mean or deviation of weights, as in noisy and Bayesian layers.
+
+    Example:
+        >>> [is_of_distribution(f"noisy/{name}") for name in ("kernel_mu", "sigma_w", "kernel")]
+        [True, True, False]
+        >>> is_of_distribution("mu/kernel")  # a layer that gives a mean
+        False
+    """
+    words = set(words_of(keys_of(path)[-1]))
+    return bool(words & _OF_WEIGHTS and words & _OF_DISTRIBUTIONS) and words <= (
+        _OF_WEIGHTS | _OF_DISTRIBUTIONS
     )
 
 

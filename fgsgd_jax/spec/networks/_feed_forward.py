@@ -5,8 +5,8 @@ from collections.abc import Mapping
 from fgsgd_jax.spec.networks._attention import Shape, beside
 from fgsgd_jax.spec.networks._kinds import kind_of, module_and_name, words_of
 
-# `w_gate`, `wi_0`, `w2`, `gate_up`, `fc_in`; T5X, Llama, MaxText and others.
-_NAMES = frozenset("w wi wo gate gated up down in out i o u v proj fc ff".split())
+# `w_gate`, `wi_0`, `w2`, `gate_up`, `fc_in`; T5X, Llama, MaxText, AlphaFold and others.
+_NAMES = frozenset("w wi wo gate gated up down in out i o u v proj fc ff transition".split())
 
 
 def is_of_feed_forward(path: str, shapes: Mapping[str, Shape]) -> bool:

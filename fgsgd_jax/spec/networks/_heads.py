@@ -27,7 +27,7 @@ def dense_heads(
     are that are named as outputs, that none reads, or that end one of two modules of which each
     reads the other, and the last by its path may be one; where others could read all of them, the
     last is one by its path alone, which matters where there are several modules. A weight that
-    holds stacked layers is no head, unless it is named as an output.
+    holds stacked layers is no head by its path alone, but it may be those of an ensemble.
 
     Args:
         preset: The name of the preset.
@@ -44,25 +44,34 @@ def dense_heads(
     named = outputs_by_name(path for path, _ in leaves) if preset == "mlp" else frozenset()
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
     layers = DenseLayers.of(shapes, layouts.of_one, named, preset == "mlp")
-    unread = layers.unread() & single if layers else frozenset()
+    unread = layers.unread() if layers else frozenset()
+    beside_a_head = unread - layers.in_blocks() if layers else frozenset()
     if preset == "transformer":
         last = {last_unread_dense(leaves, layouts.of_one)} & single
         heads = frozenset() if names_a_head(leaves) else frozenset(last)
-        return dict.fromkeys(heads, Reason.LAST_DENSE), unread - heads, ""
+        return dict.fromkeys(heads, Reason.LAST_DENSE), (beside_a_head & single) - heads, ""
     circular = layers.circular() & single if layers else frozenset()
     heads = dict.fromkeys(circular, Reason.CIRCULAR) | dict.fromkeys(named, Reason.NAMED_OUTPUT)
     if names_a_head(leaves):
-        return heads, unread - heads.keys(), ""
+        return heads, beside_a_head - heads.keys(), ""
     last = frozenset({last_dense(of_one_layer or leaves)} - {""})
     found = unread - named if heads or unread else last
-    alike = frozenset().union(*(at_the_same_place(path, shapes) for path in found)) & single
+    alike = frozenset().union(*(at_the_same_place(path, shapes) for path in found))
     heads = dict.fromkeys(alike - named, Reason.LIKE_LAST_DENSE) | heads
     heads |= dict.fromkeys(found, Reason.LAST_DENSE)
     if found != last:
-        return heads, last - heads.keys(), ""
+        read = {path for path in last if layers and _is_hidden(path, layers, found, named)}
+        return heads, last - read - heads.keys(), ""
     one_list = len({without_numbers(path) for path in layers.outputs} if layers else last) < 2
     by_path = "" if unread or one_list else "".join(last)
     return heads, frozenset(), by_path
+
+
+def _is_hidden(
+    path: str, layers: DenseLayers, heads: frozenset[str], named: frozenset[str]
+) -> bool:
+    """Whether a layer is hidden beside heads: one reads it, or any layer and a head has a name."""
+    return bool(layers.readers(path) & heads) or (bool(named) and layers.is_read(path))
 
 
 def on_heads(maybe: Sequence[str], by_path: str) -> str:

@@ -10,7 +10,7 @@ from typing import Literal
 
 Kind = Literal[
     "bias", "normalization", "embedding", "router", "expert", "convolution", "recurrent", "query",
-    "head", "attention", "dense", "token", "",
+    "head", "attention", "dense", "token", "quantizer", "",
 ]  # fmt: skip
 """What a leaf is for; "" where its path does not say. "query" stands for keys and values as well,
 "attention" for the output of an attention layer."""
@@ -50,7 +50,7 @@ _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("expert", "", "moe"),
     ("query", "", "q k v query key value qkv kv wq wk wv wqkv wkv"),
     ("recurrent", "lstm gru rnn recurrent", ""),
-    ("attention", "attn attention", "mha"),
+    ("attention", "attn attention", "mha att"),
     ("head", "classifier logit action_out", "head lmhead"),
     ("dense", "dense linear mlp gating feedforward feed_forward", "ffn ff fc proj up down"),
 )
@@ -89,6 +89,8 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
     around = "/".join(keys).lower()
     if "router" in around or "expert" in around:  # all layers inside of them
         return "router" if "router" in around else "expert"
+    if any("quantizer" in words_of(key) for key in keys):  # its layers choose among its vectors
+        return "quantizer"
     if len(keys) > 2 and "embed" in keys[-3].lower() and _is_leaf_name(last):
         return "embedding"  # a layer inside of an embedding
     for key in reversed(keys[:-1] if last == "weight_v" else keys):  # v of weight normalization

@@ -101,7 +101,7 @@ def _instead(
     if three and layouts.of_one is None:
         return (
             f"Weights of three axes, such as {three[0]!r}, need layout='SIO' if their first axis "
-            "stacks layers; otherwise name their axes in rules."
+            "stacks layers or networks; otherwise name their axes in rules."
         )
     matrices = [path for path, its in shapes.items() if len(its) > 1]
     named_weight = any(keys_of(path)[-1] == "weight" for path in matrices)

@@ -11,8 +11,9 @@ from fgsgd_jax.spec.networks._kinds import module_and_name, words_of
 _ALWAYS = frozenset(
     "mu mean means logvar logvariance logstd logsigma sigma std stddev variance rgb rgba color "
     "colour density sdf occupancy policy pi value values advantage action actions reward rewards "
-    "qvalue qvalues".split()
+    "qvalue qvalues decoder readout".split()
 )
+_OF_MODULES = frozenset({"decoder", "readout"})  # whose last layer gives an output
 _ONCE = frozenset("out output outputs final last".split())  # in a block, it may be a hidden layer
 _FILLING = frozenset("layer layers dense linear fc proj projection head net to kernel".split())
 
@@ -68,5 +69,8 @@ def _is_called_last(path: str) -> bool:
 
 
 def _telling(path: str) -> list[str]:
-    """The words of the name of a weight that say something."""
-    return [word for word in words_of(module_and_name(path)[1]) if word not in _FILLING]
+    """The words of the name of a weight that say something, or those of a decoder it stands in."""
+    module, name = module_and_name(path)
+    words = [word for word in words_of(name) if word not in _FILLING]
+    around = words_of(next((key for key in reversed(module) if words_of(key)), ""))
+    return words or [word for word in around if word in _OF_MODULES]

@@ -108,7 +108,8 @@ def by_preset(
         found, maybe = last_convolutions(inner, convolutions, layouts.of_one)
         heads, guessed = dict.fromkeys(found, Reason.LAST_CONVOLUTION), ""
     else:
-        heads, maybe, guessed = dense_heads(preset, inner, layouts)
+        layers = [leaf for leaf in inner if weights[leaf[0]] != Reason.OWN_PARAMETER]
+        heads, maybe, guessed = dense_heads(preset, layers, layouts)
     may_be_heads = {path for path, weight in weights.items() if weight in _MAY_BE_HEADS}
     weights |= {path: heads[path] for path in heads.keys() & may_be_heads}
     doubtful = [path for path in weights if path in (maybe & may_be_heads) - heads.keys()]

@@ -89,6 +89,24 @@ class DenseLayers:
             and not self._reads_the_input(other, path)
         }
 
+    def in_blocks(self) -> frozenset[str]:
+        """The paths of layers that blocks alike repeat, of which none is the output of a network.
+
+        Blocks alike are modules that differ in numbers only. Where no layer at the same place of
+        any of them is read, they may as well be networks of an ensemble: then a layer counts if
+        numbers are no order, as in a transformer.
+        """
+        alike = {path: at_the_same_place(path, self.outputs) - {path} for path in self.outputs}
+        return frozenset(
+            path
+            for path, others in alike.items()
+            if any(
+                (self.inputs[other], self.outputs[other]) == (self.inputs[path], self.outputs[path])
+                and (not self.ordered or self.is_read(other))
+                for other in others
+            )
+        )
+
     def circular(self) -> frozenset[str]:
         """The outputs of two modules of which each reads the other, as an encoder and a decoder.
 
@@ -148,7 +166,7 @@ class DenseLayers:
             makers = [
                 maker
                 for maker in self.outputs
-                if self.outputs[maker] == size and maker not in self.named
+                if self.outputs[maker] in (size, 2 * size) and maker not in self.named
             ]
             if all(
                 self._in_one_list(maker, path) and not self._is_before(maker, path)

@@ -15,7 +15,12 @@ from fgsgd_jax.spec.networks._attention import (
     queries_beside,
     seems_of_attention,
 )
-from fgsgd_jax.spec.networks._bare import is_projection_alone, may_be_learned_queries
+from fgsgd_jax.spec.networks._bare import (
+    is_of_distribution,
+    is_own_parameter,
+    is_projection_alone,
+    may_be_learned_queries,
+)
 from fgsgd_jax.spec.networks._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec.networks._dense import is_dense
 from fgsgd_jax.spec.networks._feed_forward import gates_before, is_of_feed_forward
@@ -51,8 +56,12 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return why or Reason.EMPTY
     if routes_beside_experts(path, shapes):
         return ROUTER
+    if is_of_distribution(path):
+        return Reason.DISTRIBUTION
     if sum(size > 1 for size in shape) < 2:
         return Reason.ONE_LONG_AXIS
+    if preset == "mlp" and len(shape) == 2 and is_own_parameter(path, shapes):
+        return Reason.OWN_PARAMETER
     if preset == "resnet" and layout is None and may_have_outputs_before_inputs(path):
         return Reason.TRANSPOSED
     if preset == "resnet" and _may_be_of_pytorch(path, layout, shapes):
@@ -100,6 +109,8 @@ def _of_a_transformer(
     """The weight of a transformer that a leaf is, or why it is none; "" if its path is silent."""
     kind = kind_of(path, len(shape))
     of_one = layout.replace("S", "") if layout else None
+    if len(shape) > 3 and _maps_single_pixels(shape, of_one):
+        return "a convolution of single pixels by its shape"
     if kind in ("query", "attention", "dense") and (found := fused(path, shape, layout, shapes)):
         return found
     if kind == "query" and may_be_learned_queries(path, shapes):
@@ -133,7 +144,8 @@ def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape], layout: str |
     """Whether another axis than in Flax seems to count heads, in a weight of attention of 3 axes.
 
     Nobody has more heads than features, as a query (heads, in, size) would read as (in, heads,
-    size); and an output (heads, size, out) begins as a query beside it ends.
+    size); and an output (heads, size, out) begins with as many heads as a query beside it has.
+    Their sizes may differ, as values may be of another size than queries.
     """
     shape = shapes[path]
     if len(shape) != 3 or "einsum" in path:
@@ -143,7 +155,7 @@ def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape], layout: str |
     if not is_attention_output(path, shapes):
         return shape[0] < shape[1]
     queries = [its for its in queries_beside(path, shapes) if len(its) == 3]
-    return bool(queries) and all(its[1:] != shape[:2] for its in queries)
+    return bool(queries) and all(its[1] != shape[0] for its in queries)
 
 
 def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> bool:
@@ -162,6 +174,14 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
         and letters is not None
         and _is_kernel([shape[letters.index(letter)] for letter in spatial(letters)])
         and not contradiction(letters, shape, guessed=layout is None)
+    )
+
+
+def _maps_single_pixels(shape: Shape, layout: str | None) -> bool:
+    """Whether a shape is that of a 1×1 convolution, which transformers of images begin with."""
+    letters = letters_for(layout or DEFAULT, len(shape))
+    return letters is not None and all(
+        shape[letters.index(letter)] == 1 for letter in spatial(letters)
     )
 
 
