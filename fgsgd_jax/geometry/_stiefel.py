@@ -1,15 +1,15 @@
-"""The Stiefel manifold: orthonormal columns, three retractions, the geodesic and its inverse."""
+"""The Stiefel manifold: orthonormal columns, and three retractions."""
 
 import dataclasses
 from typing import Literal, final, get_args
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 from jax.core import Tracer
 
 from fgsgd_jax import linalg
 from fgsgd_jax._keys import require_key
+from fgsgd_jax.geometry import _stiefel_geodesics as geodesics
 from fgsgd_jax.geometry._manifold import (
     Manifold,
     require_nonzero,
@@ -23,12 +23,6 @@ Retraction = Literal["polar", "qr", "cayley"]
 # result misses orthonormality by at most 1e-3, which two polishing steps remove; longer steps are
 # shortened.
 LONGEST_CAYLEY_STEP = {4: 1e2, 8: 1e6}
-# `log` solves a dense system in the entries of a point; 1024² numbers are the most it should ask.
-LARGEST_LOG = 1024
-# The relative size of the last Gauss-Newton correction that still counts as converged.
-CERTAIN = {4: 1e-4, 8: 1e-9}
-# The exponential of a skew matrix keeps two digits in float32 up to a norm of 2¹⁵.
-SQUARINGS_OF_SKEW = 16
 
 
 @final
@@ -82,7 +76,7 @@ class Stiefel(Manifold):
 
     def to_tangent(self, x, g, /):
         require_points(self, x)
-        return _tall(self._to_tangent, x, g)
+        return _tall(geodesics.to_tangent, x, g)
 
     def retract(self, x, v, /):
         require_points(self, x)
@@ -97,7 +91,7 @@ class Stiefel(Manifold):
         are left there.
         """
         require_points(self, x)
-        return _tall(_exp, x, v)
+        return _tall(geodesics.exp, x, v)
 
     def log(self, x, y, /):
         """The shortest v with exp(x, v) = y, found numerically; NaN where that is not certain.
@@ -112,7 +106,7 @@ class Stiefel(Manifold):
             manifold under the Euclidean metric*, 2024 (the radius is π).
         """
         require_points(self, x)
-        return _tall(_log, x, y)
+        return _tall(geodesics.log, x, y)
 
     def dist(self, x, y, /):
         """‖log(x, y)‖, or NaN where `log` is NaN."""
@@ -157,10 +151,6 @@ class Stiefel(Manifold):
         require_nonzero(self, defined, "rank-deficient component")
         return nearest.astype(x.dtype)
 
-    @staticmethod
-    def _to_tangent(x, g):
-        return g - linalg.matmul(x, linalg.symmetric(linalg.gram(x, g)))
-
 
 def _tall(function, *points, point: bool = True):
     """Calls a function of tall points on points of either shape, turning wide ones over."""
@@ -195,76 +185,3 @@ def _cayley_step(x, v):
     moved = 2 * x + v - linalg.matmul(x, a)
     solution = linalg.solve(linalg.transpose(t), linalg.transpose(moved))
     return linalg.polish(linalg.polish(linalg.transpose(solution) - x))
-
-
-def _exp(x, v):
-    """[x v]·expm([[A, −vᵀv], [1, A]])·[expm(−A); 0], A = xᵀv (Edelman et al., eq. 2.42).
-
-    For square points that is x·expm(A).
-    """
-    p = x.shape[1]
-    a = linalg.skew(linalg.gram(x, v))
-    if x.shape[0] == p:
-        return linalg.polish(linalg.matmul(x, linalg.expm(a, SQUARINGS_OF_SKEW)))
-    eye = linalg.identity(p, p, x) + jnp.zeros_like(a)
-    # With v/s for v the second block row is s times as large: then no block is larger than ‖v‖.
-    s = lax.stop_gradient(jnp.maximum(1, linalg.norm(v)))
-    v = v / s
-    block = jnp.concatenate(
-        [
-            jnp.concatenate([a, -s * linalg.gram(v, v)], axis=1),
-            jnp.concatenate([s * eye, a], axis=1),
-        ]
-    )
-    left = linalg.matmul(jnp.concatenate([x, v], axis=1), linalg.expm(block)[:, :p])
-    return linalg.polish(linalg.matmul(left, linalg.expm(-a)))
-
-
-def _log(x, y):
-    """`_log_one` in every lane."""
-    lanes = x.shape[2:]
-    if x.shape[0] * x.shape[1] > LARGEST_LOG:
-        raise ValueError(
-            f"The logarithm on Stiefel solves for all entries of a point at once and stops at "
-            f"{LARGEST_LOG} of them, but a point here is {x.shape[0]} × {x.shape[1]}."
-        )
-    flat_x, flat_y = (a.reshape((*a.shape[:2], -1)) for a in (x, y))
-    return jax.vmap(_log_one, in_axes=-1, out_axes=-1)(flat_x, flat_y).reshape(x.shape[:2] + lanes)
-
-
-def _log_one(x, y):
-    """Gauss-Newton on ‖exp(x, v) − y‖² over the tangent space at x, then the certificate.
-
-    From the projected chord it converges to rounding within ten steps up to length 3.1, where the
-    simpler fixed point v ← v + (y − exp(x, v)) already fails at 1.5.
-    """
-    size, dtype = x.size, x.dtype
-
-    def tangent(flat):
-        return Stiefel._to_tangent(x, flat.reshape(x.shape))
-
-    def endpoint(flat):
-        return _exp(x, tangent(flat)).ravel()
-
-    basis = jnp.eye(size, dtype=dtype)
-    normal = basis - jax.vmap(lambda e: tangent(e).ravel())(basis)
-
-    def step(v):
-        gap = y.ravel() - endpoint(v)
-        jacobian = jax.vmap(lambda e: jax.jvp(endpoint, (v,), (e,))[1], out_axes=1)(basis)
-        # The projection on the normal space fills the null space of the Jacobian.
-        curvature = linalg.gram(jacobian, jacobian) + normal
-        return linalg.solve(curvature, linalg.gram(jacobian, gap[:, None]))[:, 0]
-
-    v = tangent((y - x).ravel()).ravel()
-    v = lax.fori_loop(0, 12, lambda _, v: v + step(v), v)
-    last = step(v)
-    v = tangent(v + last)
-
-    length = linalg.norm(v)
-    rounding = jnp.sqrt(size) * jnp.finfo(dtype).eps
-    certain = (linalg.norm(_exp(x, v) - y) <= 16 * rounding) & (length < jnp.pi)
-    # Near a conjugate point many vectors end within rounding of y; there the last correction is
-    # not small, and the answer not certain.
-    certain &= jnp.linalg.norm(last) <= CERTAIN[dtype.itemsize] * length + 8 * rounding
-    return jnp.where(certain, v, jnp.nan)

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 
 from fgsgd_jax.geometry import Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._components import Component
-from fgsgd_jax.spec._layouts import DEFAULT, contradiction, cut, letters_for, spatial
+from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for, spatial
+from fgsgd_jax.spec._named_cuts import cut
 from fgsgd_jax.spec._reasons import Reason, by_path
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec.networks._biases import swapped_by_bias

@@ -5,8 +5,8 @@ from collections.abc import Iterable, Iterator
 
 from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.spec._components import Component
-from fgsgd_jax.spec._layouts import check_component_name, resolve_component
 from fgsgd_jax.spec._leaf import LeafSpec
+from fgsgd_jax.spec._named_cuts import check_component_name, resolve_component
 from fgsgd_jax.spec._request import Pom
 
 

@@ -8,7 +8,8 @@ import numpy as np
 from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.geometry import Manifold
 from fgsgd_jax.spec._components import Component
-from fgsgd_jax.spec._layouts import ComponentName, check_component_name, check_layout
+from fgsgd_jax.spec._layouts import check_layout
+from fgsgd_jax.spec._named_cuts import ComponentName, check_component_name
 from fgsgd_jax.spec._scales import ScaleRequest, checked_scale
 from fgsgd_jax.spec._schemes import SCHEMES, Scheme
 

@@ -23,8 +23,9 @@ from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._defaults import by_default, passed_over, without_geometry
 from fgsgd_jax.spec._fitting_cuts import check_enough_components, fitting_cut
 from fgsgd_jax.spec._kept_scales import kept_gamma
-from fgsgd_jax.spec._layouts import DEFAULT, check_layout, letters_for, resolve_component
+from fgsgd_jax.spec._layouts import DEFAULT, check_layout, letters_for
 from fgsgd_jax.spec._leaf import LeafSpec
+from fgsgd_jax.spec._named_cuts import resolve_component
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom
 from fgsgd_jax.spec._scales import Variance, checked_scale, gamma

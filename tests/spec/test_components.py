@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 import fgsgd_jax as fg
 from fgsgd_jax import Component
-from fgsgd_jax.spec._layouts import resolve_component
+from fgsgd_jax.spec._named_cuts import resolve_component
 
 
 def numbered(shape):

@@ -1,37 +1,22 @@
-"""The weights of an attention layer: outputs, and queries, keys and values in one weight.
-
-A weight such as `qkv` holds two or three matrices side by side along its outputs. Each is a matrix
-of its own, so the weight is cut into them where their sizes are certain, and stays Euclidean, with
-the reason, where they are not.
-"""
+"""The weights of an attention layer, by their names and the weights beside them."""
 
 import re
 from collections.abc import Iterable, Mapping
 
 from fgsgd_jax.spec._components import Component
-from fgsgd_jax.spec._layouts import DEFAULT, letters_for, stacked
 from fgsgd_jax.spec._spelling import axis_called
 from fgsgd_jax.spec.networks._kinds import keys_of, kind_of, module_and_name, words_of
-from fgsgd_jax.spec.networks._stack_axes import with_stack
 
 Shape = tuple[int, ...]
 
-THREE, TWO = "queries, keys, values in one", "keys, values in one"
-"""What a weight is that holds three or two matrices."""
-
-COMPRESSED = "compressed keys and values, perhaps beside others that are not: give a rule"
-OUTPUTS_MAY_COME_FIRST = "its outputs may come first: give layout='OIHW' if they do, or 'HWIO'"
-
 _OUTPUTS = {"o", "out", "output", "wo"}
-_PLAIN = {"proj", "projection", "to", "w", "c", "in", "attn", "attention", "linear", "dense"}
-_PLAIN |= {"general", "einsum", "layer", "fused", "self", "cross", "mha", "weight", "kernel"}
-_PLAIN |= {"fc", "net", "vec", "receptance"}  # RWKV's name for a query
+PLAIN = {"proj", "projection", "to", "w", "c", "in", "attn", "attention", "linear", "dense"}
+PLAIN |= {"general", "einsum", "layer", "fused", "self", "cross", "mha", "weight", "kernel"}
+PLAIN |= {"fc", "net", "vec", "receptance"}  # RWKV's name for a query
 _KEYS = {"q", "k", "v", "key", "value"}  # alone they may mean something else
 _QUERIES = {"query", "qkv", "kv", "wq", "wk", "wv", "wqkv", "wkv"}
 _PROJECTS = {"proj", "projection", "w", "to"}
-_COMPRESSED = {"a", "down", "latent", "compress", "compressed"}  # as `wkv_a` of latent attention
-_PARTS = {"qkv": 3, "wqkv": 3, "kv": 2, "wkv": 2}
-_BY_AXES = "give a rule that names its axes, or layout={!r} if its first axis stacks layers"
+PARTS = {"qkv": 3, "wqkv": 3, "kv": 2, "wkv": 2}
 
 
 def is_attention_output(path: str, paths: Iterable[str]) -> bool:
@@ -43,19 +28,19 @@ def is_attention_output(path: str, paths: Iterable[str]) -> bool:
         >>> is_attention_output("mixer/out/kernel", ["mixer/query/kernel", "mixer/out/kernel"])
         True
     """
-    if kind_of(path) not in ("attention", "dense", "") or _may_be_fused(path):
+    if kind_of(path) not in ("attention", "dense", "") or may_be_fused(path):
         return False
     _, name = module_and_name(path)
     words, inside = _words_in_module(path), is_in_attention(path)
     if inside and words & _OUTPUTS:
         return True
-    if words - _OUTPUTS - _PLAIN:
+    if words - _OUTPUTS - PLAIN:
         return False
     if inside and words & {"proj", "projection", "vec"} and not words & {"in", "to"}:
         return True
     named = name == "proj" or words & _OUTPUTS or inside
     return bool(named) and any(
-        kind_of(other) == "query" or _may_be_fused(other) for other in beside(path, paths)
+        kind_of(other) == "query" or may_be_fused(other) for other in beside(path, paths)
     )
 
 
@@ -81,7 +66,7 @@ def seems_of_attention(path: str, paths: Iterable[str]) -> bool:
     )
     feeds_forward = kind_of("/".join(module_and_name(path)[0])) == "dense"  # as in RWKV
     return in_attention or any(
-        kind_of(other) == "query" or _may_be_fused(other)
+        kind_of(other) == "query" or may_be_fused(other)
         for other in beside(path, () if feeds_forward else paths)
     )
 
@@ -96,92 +81,13 @@ def may_be_any_projection(path: str, shape: Shape) -> bool:
 
     A square matrix is, in an attention layer, if its name says nothing of something else.
     """
-    return len(shape) == 2 and shape[0] == shape[1] and not _words_in_module(path) - _PLAIN
-
-
-def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shape]) -> str:
-    """Which matrices a weight holds side by side: `THREE`, `TWO`, or why it stays Euclidean.
-
-    "" for all other weights, and where a stacked axis counts the matrices, as in Gemma's einsum.
-
-    Args:
-        path: The path of the weight.
-        shape: Its shape without stacked layers.
-        layout: Its layout, or None.
-        shapes: The shapes of all leaves without stacked layers.
-
-    Example:
-        >>> (
-        ...     fused("attn/qkv/kernel", (64, 192), None, {}),
-        ...     fused("attn/q/kernel", (64, 64), None, {}),
-        ... )
-        ('queries, keys, values in one', '')
-    """
-    name = module_and_name(path)[1]
-    words, known = set(words_of(name)), parts_of(path)
-    spelled_out = {"key", "value"} <= words or {"k", "v"} <= words
-    if not (known or spelled_out or _may_be_fused(path)) or ("einsum" in path and len(shape) > 2):
-        return ""
-    of_one = layout.replace("S", "") if layout else None
-    letters = letters_for(of_one or DEFAULT, len(shape)) or ""
-    if len(shape) != 2:
-        counted = known > 1 and shape[1:2] == (known,) and not letters.startswith("O")
-        return (
-            _named(known)
-            if counted
-            else f"{name} of {len(shape)} axes: {_BY_AXES.format(stacked(of_one))}"
-        )
-    inputs, outputs = (shape[letters.index(letter)] for letter in "IO")
-    by_heads = _by_heads(outputs, letters.startswith("O"), layout)
-    if words & _COMPRESSED:
-        return COMPRESSED
-    if spelled_out or words - set(_PARTS) - _PLAIN:
-        return f"several matrices in one, their order unknown: {by_heads}"
-    others = list(beside(path, shapes))
-    has_query = any(kind_of(other) == "query" for other in others)
-    parts = known or (2 if has_query else 3)  # GPT-2 calls keys and values c_attn beside q_attn
-    read = {
-        shapes[other][letters.index("I")]
-        for other in others
-        if len(shapes[other]) == 2 and is_attention_output(other, shapes)
-    }
-    if outputs == parts * inputs and read <= {inputs}:
-        return _named(parts)
-    swapped = parts == 3 and inputs == 3 * outputs
-    if layout is None and (swapped or keys_of(path)[-1] == "weight"):
-        return OUTPUTS_MAY_COME_FIRST
-    if read == {outputs / parts} or (known == 2 and outputs % 2 == 0):
-        return _named(parts)
-    if not known and outputs == inputs:
-        return ""
-    return f"several matrices in one, their sizes unknown: {by_heads}"
-
-
-def _by_heads(outputs: int, outputs_come_first: bool, layout: str | None) -> str:
-    """What to write for a weight of several matrices, with a number of heads that divides it."""
-    heads = next((heads for heads in (6, 4, 8, 3, 2, 5, 7) if outputs % heads == 0), 0)
-    if not heads or heads == outputs:
-        return "give a rule that cuts it into its matrices"
-    cut = f"in:rows (heads={heads}:stack out:columns)"
-    cut = outputs_first(cut) if outputs_come_first else cut
-    return f"give a rule, such as component={with_stack(cut, layout)!r} for {heads} heads"
+    return len(shape) == 2 and shape[0] == shape[1] and not _words_in_module(path) - PLAIN
 
 
 def parts_of(path: str) -> int:
     """How many matrices a name such as `qkv` stands for; 0 for all other names."""
     words = words_of(module_and_name(path)[1])
-    return next((count for word, count in _PARTS.items() if word in words), 0)
-
-
-def outputs_first(cut: str) -> str:
-    """The cut of a weight whose outputs come before its inputs, from that of the usual order.
-
-    Example:
-        >>> outputs_first("in:rows (qkv=3:stack out:columns)")
-        '(qkv=3:stack out:columns) in:rows'
-    """
-    before, _, outputs = cut.partition("in:rows ")
-    return f"{before}{outputs} in:rows"
+    return next((count for word, count in PARTS.items() if word in words), 0)
 
 
 def check_heads(
@@ -237,11 +143,7 @@ def _words_in_module(path: str) -> set[str]:
     return {*words_of(name), *module[len(_without_output(module)) :]}
 
 
-def _named(parts: int) -> str:
-    return THREE if parts == 3 else TWO
-
-
-def _may_be_fused(path: str) -> bool:
+def may_be_fused(path: str) -> bool:
     """Whether a name may mean several matrices: `c_attn`, or `in_proj` in an attention layer."""
     module, name = module_and_name(path)
     of_attention = any(kind_of(key) == "attention" for key in module[-1:])

@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from fgsgd_jax._trees import listed
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for, stacked
 from fgsgd_jax.spec._reasons import Reason
-from fgsgd_jax.spec.networks._attention import OUTPUTS_MAY_COME_FIRST
+from fgsgd_jax.spec.networks._fused import OUTPUTS_MAY_COME_FIRST
 from fgsgd_jax.spec.networks._heads import Leaves
 from fgsgd_jax.spec.networks._kinds import keys_of, kind_of
 from fgsgd_jax.spec.networks._readings import as_rules, of_layers, readings

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 
 from fgsgd_jax.geometry import Manifold, Oblique, Sphere, Stiefel
 from fgsgd_jax.spec._schemes import Scheme
-from fgsgd_jax.spec.networks._attention import THREE, TWO
+from fgsgd_jax.spec.networks._fused import THREE, TWO
 from fgsgd_jax.spec.networks._recurrent import RECURRENT
 
 QUERY, OUTPUT_OF_ATTENTION, DENSE = "query, key, value", "attention output", "dense"

@@ -13,9 +13,9 @@ from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec._request import Pom, pom
-from fgsgd_jax.spec.networks._attention import OUTPUTS_MAY_COME_FIRST, outputs_first
 from fgsgd_jax.spec.networks._blocks import doubtful_normalizations, normalized
 from fgsgd_jax.spec.networks._doubts import on_circular, on_normalizations, on_unsaid
+from fgsgd_jax.spec.networks._fused import OUTPUTS_MAY_COME_FIRST
 from fgsgd_jax.spec.networks._heads import Leaves, dense_heads, on_heads
 from fgsgd_jax.spec.networks._kinds import kind_of
 from fgsgd_jax.spec.networks._last_convolutions import last_convolutions
@@ -29,7 +29,7 @@ from fgsgd_jax.spec.networks._placements import (
     Placement,
 )
 from fgsgd_jax.spec.networks._recurrent import RECURRENT, cut_by_gates
-from fgsgd_jax.spec.networks._stack_axes import with_stack, without_stack
+from fgsgd_jax.spec.networks._stack_axes import outputs_first, with_stack, without_stack
 from fgsgd_jax.spec.networks._stacked import Layouts, seems_stacked
 from fgsgd_jax.spec.networks._weights import counts_heads_elsewhere, weight_of
 from fgsgd_jax.spec.networks._widths import outputs_seem_first

@@ -32,3 +32,14 @@ def stack_sizes(shape: Shape, layout: str) -> tuple[Shape, Shape]:
     first = len(layout) - len(layout.lstrip("S"))
     last = len(layout) - len(layout.rstrip("S"))
     return shape[:first], shape[len(shape) - last :]
+
+
+def outputs_first(cut: str) -> str:
+    """The cut of a weight whose outputs come before its inputs, from that of the usual order.
+
+    Example:
+        >>> outputs_first("in:rows (qkv=3:stack out:columns)")
+        '(qkv=3:stack out:columns) in:rows'
+    """
+    before, _, outputs = cut.partition("in:rows ")
+    return f"{before}{outputs} in:rows"

@@ -8,7 +8,6 @@ from fgsgd_jax.spec._layouts import DEFAULT, LARGEST_KERNEL, contradiction, lett
 from fgsgd_jax.spec._reasons import Reason, by_path
 from fgsgd_jax.spec.networks._attention import (
     Shape,
-    fused,
     is_attention_output,
     is_in_attention,
     may_be_any_projection,
@@ -24,6 +23,7 @@ from fgsgd_jax.spec.networks._bare import (
 from fgsgd_jax.spec.networks._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec.networks._dense import is_dense
 from fgsgd_jax.spec.networks._feed_forward import gates_before, is_of_feed_forward
+from fgsgd_jax.spec.networks._fused import fused
 from fgsgd_jax.spec.networks._kinds import (
     is_transposed,
     keys_of,
