@@ -24,12 +24,15 @@ class Reason(enum.StrEnum):
     BARE_PROJECTION = "a projection of its own, perhaps the output of a tower: give a rule"
     LEARNED_QUERIES = "perhaps learned queries, as no keys like it stand beside it: give a rule"
     OWN_PARAMETER = "a parameter of its own, not the weight of a layer: give a rule"
+    UNNAMED = "no name says what it is: give a rule"
     DISTRIBUTION = "of a distribution of weights by its name: give a rule"
     NOT_RECURRENT = "may be recurrent, but no input matrix is beside it: give a rule"
+    U_OR_W = "U or W is recurrent, as books differ: give a rule"
     GATES = "no name says how many gates it holds: name them in a rule"
     INPUT_MATRIX = "the input matrix of a recurrent layer"
     LAST_DENSE = "the last dense layer"
     LIKE_LAST_DENSE = "like the last dense layer, in a module of the same name"
+    IN_HEAD = "the last layer of a head by its path"
     NAMED_OUTPUT = "an output of the network by its name"
     CIRCULAR = "perhaps the last dense layer: two modules can read each other"
     TRANSPOSED = "its outputs may come before its inputs: give layout='HWOI' or 'HWIO' in a pom"
@@ -50,12 +53,14 @@ UNSAID = frozenset(
         Reason.IN_ATTENTION,
         Reason.HEADS_ELSEWHERE,
         Reason.NOT_RECURRENT,
+        Reason.U_OR_W,
         Reason.GATES,
         Reason.GATES_OR_HEADS,
         Reason.GATES_BEFORE,
         Reason.BARE_PROJECTION,
         Reason.LEARNED_QUERIES,
         Reason.DISTRIBUTION,
+        Reason.UNNAMED,
     }
 )
 """The reasons of leaves that a preset might place, if their names and shapes said what they are."""
@@ -66,5 +71,9 @@ AS_ASKED = frozenset({Reason.RULE, Reason.NO_DEFAULT, Reason.FEW_AXES})
 
 def by_path(kind: str) -> str:
     """The reason of a leaf that is Euclidean because of its kind, as `kind_of` gives it."""
-    name = {"query": "attention", "recurrent": "in a recurrent layer"}.get(kind, kind)
+    name = {
+        "query": "attention",
+        "recurrent": "in a recurrent layer",
+        "spectral": "weights of Fourier modes",
+    }.get(kind, kind)
     return f"{name} by its path"

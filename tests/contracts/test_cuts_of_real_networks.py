@@ -492,12 +492,27 @@ def test_the_transformer_preset_leaves_a_dense_layer_euclidean_that_nothing_read
     assert {path for path in placed(spec) if "Dense" in path} == dense - {head}
 
 
+PATCHES = {"Embed_0": {"embedding": leaf(49, 32)}}  # not of the entries that a head predicts
+
+
+@pytest.mark.parametrize("head", [{}, {"value_head": {"kernel": leaf(32, 7)}}])
+@pytest.mark.parametrize("module", ["Dense_9", "lm"])
+def test_a_dense_layer_with_the_transposed_shape_of_an_embedding_predicts_its_entries(head, module):
+    params = unnamed(32, 10, blocks=2, **head)
+    last = params.pop("Dense_0")
+    params[module] = last if module != "lm" else {"linear": last}
+    spec = fg.collection(params, preset="transformer")
+    (path,) = (path for path in spec if path.startswith(module) and path.endswith("kernel"))
+    assert reason(spec, path) == "the last dense layer"
+    assert "may give the output" not in str(spec)
+
+
 @pytest.mark.parametrize(
     "params",
     [
         unnamed(32, 32),  # as wide as what it reads
-        unnamed(32, 10, head={"kernel": leaf(32, 7)}),  # a head is named
-        unnamed(32, 10, Dense_9={"kernel": leaf(64, 32)}),  # another is the last
+        unnamed(32, 10, head={"kernel": leaf(32, 7)}, **PATCHES),  # a head is named
+        unnamed(32, 10, Dense_9={"kernel": leaf(64, 32)}, **PATCHES),  # another is the last
     ],
     ids=["width", "named head", "not the last"],
 )

@@ -115,3 +115,21 @@ def test_parameters_of_a_distribution_of_weights_have_the_rule_to_copy(names, pr
     assert dict(zip(layer_of_a_mean, layer_of_a_mean.reasons, strict=True))["mu/kernel"] == (
         "an output of the network by its name"
     )
+
+
+@pytest.mark.parametrize(
+    ("name", "shape", "layout"),
+    [
+        ("const", (1, 4, 4, 16), None),
+        ("const", (1, 16, 4, 4), "OIHW"),
+        ("prototype_vectors", (20, 16, 1, 1), "OIHW"),
+    ],
+)
+def test_a_parameter_of_four_axes_beside_convolutions_is_none(name, shape, layout):
+    sizes = [(3, 3, 16, 16), (3, 3, 16, 5)]
+    kernels = [its if layout is None else (its[3], its[2], 3, 3) for its in sizes]
+    params = tree(**{f"Conv_{i}__kernel": its for i, its in enumerate(kernels)})
+    spec = fg.collection(params | tree(**{name: shape}), preset="resnet", layout=layout)
+    assert {path for path, _ in spec.on_manifolds()} == {"Conv_0/kernel"}
+    reasons = dict(zip(spec, spec.reasons, strict=True))
+    assert reasons[name].startswith("a parameter of its own")

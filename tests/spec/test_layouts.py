@@ -334,7 +334,7 @@ def test_a_split_names_axes_and_sizes(split):
 @pytest.mark.parametrize(
     "shape", [(32, 32, 12, 12), (32, 32, 16, 9), (32, 4, 8, 8), (64, 32, 8, 8), (64, 32, 1, 1)]
 )
-@pytest.mark.parametrize("path", ["spectral_conv/weights1", "conv1/kernel"])
+@pytest.mark.parametrize("path", ["conv/weights1", "conv1/kernel"])
 def test_axes_that_are_larger_than_kernels_and_than_channels_need_a_layout(shape, path):
     with pytest.raises(
         ValueError, match=r"larger than its channels.*no convolution.*layout='OIHW'"

@@ -348,3 +348,31 @@ def test_stacked_layers_are_not_the_last_layer():
     spec = fg.collection(shapes, preset="transformer", layout="SIO")
     assert spec["layers/mlp/gate_up_proj/kernel"] is not None
     assert spec["layers/mlp/down_proj/kernel"] is not None
+
+
+def test_u_and_w_of_one_shape_may_be_recurrent_both():
+    params = {f"rnn/{name}": leaf(16, 16) for name in "UW"} | {"cell/w_h": leaf(8, 24)}
+    spec = fg.collection(params, preset="rnn")
+    assert reason(spec, "rnn/U") == "U or W is recurrent, as books differ: give a rule"
+    assert "such as ('rnn/U', fg.pom(" in str(spec)
+    told_apart = fg.collection(params | {"rnn/W": leaf(5, 16)}, preset="rnn")
+    assert told_apart["rnn/U"].points_shape == (16, 16)
+
+
+def test_gates_of_a_projected_cell_are_not_cut_in_halves():
+    params = {"lstm/weight_hh_l0": leaf(512, 64), "lstm/weight_hr_l0": leaf(64, 128)}
+    spec = fg.collection(params | {"gru/weight_hh_l0": leaf(24, 8)}, preset="rnn")
+    assert spec["lstm/weight_hh_l0"] is None
+    assert (
+        reason(spec, "lstm/weight_hh_l0")
+        == "its 4 gates are not square: its cell projects its output"
+    )
+    assert "gates=8" not in str(spec)
+
+
+@pytest.mark.parametrize("path", ["ConvLSTMCell_0/hh/kernel", "conv_lstm/recurrent_kernel"])
+def test_a_convolutional_cell_stays_euclidean_beside_others(path):
+    params = {path: leaf(3, 3, 16, 64), "gru/weight_hh_l0": leaf(24, 8)}
+    spec = fg.collection(params, preset="rnn")
+    assert reason(spec, path) == "4 axes, as of a convolution: name them in a rule"
+    assert spec["gru/weight_hh_l0"] is not None

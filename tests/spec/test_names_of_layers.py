@@ -120,7 +120,7 @@ def test_a_printed_number_of_heads_divides_the_outputs(outputs, layout, name):
     params |= {"mlp/up/kernel": leaf(*(3,) * (layout == "SIO"), 16, 16)}
     spec = fg.collection(params, preset="transformer", layout=layout)
     why = dict(zip(spec, spec.reasons, strict=True))[f"attn/{name}/kernel"]
-    ((cut, heads),) = re.findall(r"component='([^']*)' for (\d) heads", why)
+    ((cut, heads),) = re.findall(r"component='([^']*)' if it has (\d) heads, of", why)
     rule = (f"attn/{name}/kernel", fg.pom("layer", fg.Stiefel(), component=cut))
     found = fg.collection(params, rule, preset="transformer", layout=layout)
     assert found[f"attn/{name}/kernel"].points_shape[:2] == (16, outputs // int(heads))
@@ -230,3 +230,71 @@ def test_convolutions_of_single_pixels_stay_euclidean_in_a_transformer(shape, la
     spec = fg.collection(params, preset="transformer", layout=layout)
     assert spec[f"{name}/kernel"] is None
     assert len(dict(spec.on_manifolds())) == 2
+
+
+def test_the_tilde_of_haiku_is_no_module():
+    params = {"embedding_shard/~/linear/w": leaf(100, 16), "mlp/~/linear_0/w": leaf(16, 32)}
+    params |= {"mlp/~/linear_1/w": leaf(32, 16), "projection/~/linear/w": leaf(16, 100)}
+    for preset in ("mlp", "transformer"):
+        spec = fg.collection(params, preset=preset)
+        without = {path.replace("/~", ""): its for path, its in params.items()}
+        alike = fg.collection(without, preset=preset)
+        assert spec.reasons == alike.reasons
+        assert {path for path, _ in spec.on_manifolds()} == {"mlp/~/linear_0/w", "mlp/~/linear_1/w"}
+
+
+FOURIER = {
+    "fno/0/spectral_conv/real_weights": ((16, 16, 8), "OIHW"),
+    "blocks/0/spectral/weights_imag": ((16, 16, 6, 6), "OIHW"),
+    "SpectralConv2d_0/kernel_1_r": ((6, 6, 16, 16), None),
+    "fourier/weight_real": ((6, 6, 16, 16), None),
+}
+
+
+@pytest.mark.parametrize("path", FOURIER)
+def test_weights_of_fourier_modes_are_no_convolutions(path):
+    shape, layout = FOURIER[path]
+    sizes = [(3, 3, 4, 16), (3, 3, 16, 16), (3, 3, 16, 7)]
+    own = [its if layout is None else (its[3], its[2], 3, 3) for its in sizes]
+    params = kernels(**{f"Conv_{i}": its for i, its in enumerate(own)})
+    spec = fg.collection(params | {path: leaf(*shape)}, preset="resnet", layout=layout)
+    assert {its for its, _ in spec.on_manifolds()} == {"Conv_0/kernel", "Conv_1/kernel"}
+    reason = dict(zip(spec, spec.reasons, strict=True))[path]
+    assert reason == "weights of Fourier modes by its path"
+    normalized = fg.collection(
+        params | kernels(SpectralNormConv_0=own[1]), preset="resnet", layout=layout
+    )
+    assert normalized["SpectralNormConv_0/kernel"] is not None
+
+
+def test_layers_of_a_mixture_of_experts_are_experts_and_its_attention_is_none():
+    params = kernels(
+        block__MoE__Mlp__Dense_0=(4, 16, 32), block__sparse_moe__Mlp__Dense_1=(4, 32, 16)
+    )
+    attention = kernels(MoEBlock_0__attn__q=(16, 16), MoEBlock_0__attn__k=(16, 16))
+    spec = fg.collection(params | attention, preset="transformer", layout="SIO")
+    assert {path for path, _ in spec.on_manifolds()} == set(attention)
+    for path in params:
+        assert dict(zip(spec, spec.reasons, strict=True))[path] == "expert by its path"
+
+
+def test_a_convolution_in_an_embedder_is_a_stem():
+    params = kernels(embedder__embedder__convolution=(7, 7, 3, 16), block__conv=(3, 3, 16, 16))
+    assert placed(params | kernels(classifier=(16, 4)), "resnet") == set(params)
+
+
+@pytest.mark.parametrize("name", ["att_proj", "attn_proj"])
+def test_a_projection_of_attention_three_times_as_wide_holds_three_matrices(name):
+    params = kernels(**{f"blocks__0__{name}": (16, 48), "blocks__0__attn_out": (16, 16)})
+    spec = fg.collection(params, preset="transformer")
+    assert spec[f"blocks/0/{name}/kernel"].points_shape == (16, 16, 3)
+
+
+@pytest.mark.parametrize("name", ["B_re", "B_im", "C_b2"])
+def test_a_capital_b_is_no_bias(name):
+    params = kernels(mixer__up=(8, 16), mixer__down=(16, 8), head=(8, 3)) | {
+        f"ssm/{name}": leaf(8, 4)
+    }
+    spec = fg.collection(params, preset="mlp")
+    reason = dict(zip(spec, spec.reasons, strict=True))[f"ssm/{name}"]
+    assert ("bias" in reason) == (name == "C_b2")

@@ -151,8 +151,8 @@ DECODERS = {  # sizes by name, and the output, which other layers could read
         {"encoder/linear": (5, 8), "core/fc1": (16, 8), "core/fc2": (8, 8), "decoder/fc": (8, 16)},
         "decoder/fc",
     ),
-    "variational": (
-        {"encoder/0": (32, 16), "encoder/1": (16, 8), "decoder/0": (4, 16), "decoder/1": (16, 32)},
+    "in lists": (
+        {"encoder/0": (32, 16), "encoder/1": (16, 8), "decoder/0": (8, 16), "decoder/1": (16, 32)},
         "decoder/1",
     ),
     "of Haiku": (
@@ -208,14 +208,16 @@ def test_a_policy_before_a_critic_in_one_list_is_an_output_whatever_it_is_as_lon
     assert placed(hidden) == {"Dense_0", "Dense_1"}
 
 
-def test_the_ends_of_a_coder_with_further_readers_stay_euclidean():
-    sizes = {"encoder": (64, 32), "decoder": (32, 64), "reward": (32, 1), "dynamics": (40, 32)}
+@pytest.mark.parametrize("decoder", ["decoder", "dec"])
+def test_the_end_of_an_encoder_is_hidden_only_where_a_name_says_decoder(decoder):
+    sizes = {"encoder": (64, 32), decoder: (32, 64), "reward": (32, 1), "dynamics": (40, 32)}
     params = {}
     for name, (inputs, outputs) in sizes.items():
         params |= kernels(
             **{f"{name}__linear_0": (inputs, 128), f"{name}__linear_1": (128, outputs)}
         )
-    ends = {"encoder/linear_1", "decoder/linear_1", "reward/linear_1"}
+    ends = {f"{decoder}/linear_1", "reward/linear_1"}
+    ends |= {"encoder/linear_1"} if decoder == "dec" else set()
     assert placed(params) == {path.removesuffix("/kernel") for path in params} - ends
 
 
@@ -283,3 +285,56 @@ def test_recurrent_matrices_by_hand_are_found_in_recurrent_modules(names, gates)
     ((path, leaf_spec),) = spec.on_manifolds()
     assert path.endswith(names[1])
     assert leaf_spec.points_shape == ((8, 8) if gates == 1 else (8, 8, 4))
+
+
+@pytest.mark.parametrize("module", ["Layer_{}/Dense_0", "conv{}/linear", "blocks/{}/fc"])
+@pytest.mark.parametrize("width", [16, 64])
+def test_modules_of_one_layer_each_are_a_list_and_its_last_is_the_output(module, width):
+    sizes = [(2, 64), (64, 64), (64, width), (width, 7)]
+    params = {f"{module.format(i)}/kernel": leaf(*size) for i, size in enumerate(sizes)}
+    assert placed(params) == {module.format(i) for i in range(3)}
+
+
+@pytest.mark.parametrize("inputs", [32, 100])
+def test_both_towers_of_a_retrieval_network_end_in_an_output(inputs):
+    params = kernels(user__0=(32, 256), user__1=(256, 64), item__0=(inputs, 256), item__1=(256, 64))
+    assert placed(params) == {"user/0", "item/0"}
+
+
+@pytest.mark.parametrize(
+    "gated", [{"wi": (16, 128), "wo": (64, 16)}, {"0/proj": (16, 128), "2": (64, 16)}]
+)
+def test_half_of_a_gated_layer_is_read_inside_of_its_module(gated):
+    params = {f"ff/net_{name}/kernel": leaf(*its) for name, its in gated.items()}
+    attention = kernels(attn__to_q=(16, 16), attn__to_k=(16, 16))
+    spec = fg.collection(params | attention | kernels(logits=(16, 5)), preset="transformer")
+    assert len(dict(spec.on_manifolds())) == 4
+    assert "may give the output" not in str(spec)
+
+
+BLOCKS_OF_ATTENTION = {
+    f"layers_{i}/{name}/kernel": leaf(*size)
+    for i in range(2)
+    for name, size in {"attn/q": (16, 16), "attn/k": (16, 16), "attn/o": (16, 16),
+                       "ff_0": (16, 48), "ff_3": (48, 16)}.items()
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("head", ["head/linear", "Head_0/Dense_0", "value_head/fc", "heads/0/proj"])
+def test_the_last_layer_of_a_module_called_head_is_one(head):
+    params = BLOCKS_OF_ATTENTION | {f"{head}/kernel": leaf(16, 7)}
+    spec = fg.collection(params, preset="transformer")
+    assert {path for path, _ in spec.on_manifolds()} == set(BLOCKS_OF_ATTENTION)
+    assert spec[f"{head}/kernel"] is None
+    assert "may give the output" not in str(spec)
+    deep = BLOCKS_OF_ATTENTION | kernels(lm_head__dense=(16, 16), lm_head__decoder=(16, 7))
+    assert fg.collection(deep, preset="transformer")["lm_head/decoder/kernel"] is None
+
+
+def test_the_ends_of_networks_that_are_repeated_beside_a_head_are_doubted():
+    params = BLOCKS_OF_ATTENTION | kernels(head=(16, 4))
+    for i in range(3):
+        params |= kernels(**{f"mlps_{i}__layers_0": (16, 16), f"mlps_{i}__layers_1": (16, 5)})
+    text = str(fg.collection(params, preset="transformer"))
+    assert "'mlps_0/layers_1/kernel', 'mlps_1/layers_1/kernel'" in text
+    assert "may give the output of the network" in text

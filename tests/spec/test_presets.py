@@ -163,10 +163,6 @@ def test_the_output_of_a_network_with_dense_layers_is_found_by_its_name_or_named
 
 DOUBTFUL = {  # as many classes as channels, and two heads of which numbers name one the last
     "channels": (of_linen(leaf(1, 1, 8, 8)), "Conv_7/kernel"),
-    "image to image": (
-        kernels(conv1=(3, 3, 3, 8), conv2=(3, 3, 8, 8), conv3=(3, 3, 8, 3)),
-        "conv3/kernel",
-    ),
     "a decoder": (
         kernels(enc__Conv_0=(3, 3, 3, 8), dec__Conv_0=(3, 3, 8, 8), dec__Conv_1=(3, 3, 8, 3)),
         "dec/Conv_1/kernel",
@@ -180,6 +176,18 @@ DOUBTFUL = {  # as many classes as channels, and two heads of which numbers name
         "Conv_7/kernel",
     ),
 }
+
+
+@pytest.mark.parametrize("channels", [1, 3, 32])
+@pytest.mark.parametrize("name", ["conv", "Conv_", "convs__"])
+def test_the_last_of_a_list_that_only_the_first_could_read_gives_the_image(name, channels):
+    sizes = [(9, 9, channels, 64), (5, 5, 64, 48), (5, 5, 48, channels)]
+    params = kernels(**{f"{name}{i}": its for i, its in enumerate(sizes)})
+    spec = fg.collection(params, preset="resnet")
+    first, second, last = params
+    assert set(points(spec)) == {first, second}
+    assert "the last layer" in reason(spec, last)
+    assert "may give the output" not in str(spec)
 
 
 @pytest.mark.parametrize("name", DOUBTFUL)
@@ -414,6 +422,19 @@ def test_one_rule_for_queries_and_outputs_does_not_mix_up_their_heads(query, out
     )
     spec = fg.collection(params, ("attn/out/*", own), ("attn/query/*", rule))
     assert spec["attn/out/kernel"].points_shape[:2] == (output[-3] * output[-2], output[-1])
+
+
+@pytest.mark.parametrize("layers", [3, 4])
+def test_as_many_layers_as_heads_are_no_contradiction(layers):
+    query, output = leaf(32, layers, 4, 8), leaf(4, layers, 8, 32)
+    params = {"attn/query/kernel": query, "attn/out/kernel": output}
+    rules = [
+        ("attn/query/*", "in:rows layers heads:stack out:columns", (32, 8, layers, 4)),
+        ("attn/out/*", "heads:rows layers size:rows out:columns", (32, 32, layers)),
+    ]
+    poms = [(glob, fg.pom("layer", Stiefel(), component=cut)) for glob, cut, _ in rules]
+    spec = fg.collection(params, *poms)
+    assert list(points(spec).values()) == [shape for *_, shape in rules[::-1]]
 
 
 def test_heads_first_in_queries_and_outputs_are_one_rule():

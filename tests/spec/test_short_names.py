@@ -102,8 +102,6 @@ SHAPES_THAT_DISAGREE = {
     "a router": {"w_gate": (16, 4), "w_up": (16, 64), "w_down": (64, 16)},
     "not back": {"w1": (16, 64), "w2": (48, 16)},
     "alone": {"w1": (16, 64)},
-    "square": {"w1": (16, 16), "w2": (16, 16)},
-    "no such names": {"w_gate": (16, 64), "projection_of_x": (64, 16)},
 }
 
 
@@ -116,6 +114,27 @@ def test_a_short_name_is_not_believed_without_the_shapes(name):
     first = next(iter(params))
     assert spec[first] is None
     assert reason(spec, first) == "not in the preset 'transformer'"
+
+
+MAY_BE_HIDDEN = {
+    "square": {"w1": (16, 16), "w2": (16, 16)},
+    "no such names": {"w_gate": (16, 64), "projection_of_x": (64, 16)},
+    "a pooler": {"pooler/kernel": (16, 16)},
+    "between widths": {"project_in/kernel": (8, 16), "project_out/kernel": (16, 8)},
+}
+
+
+@pytest.mark.parametrize("layout", [None, "OIHW"])
+@pytest.mark.parametrize("name", MAY_BE_HIDDEN)
+def test_a_matrix_that_no_name_explains_has_the_rule_to_copy(name, layout):
+    swap = layout is not None
+    params = {path: leaf(*its[::-1] if swap else its) for path, its in MAY_BE_HIDDEN[name].items()}
+    spec = fg.collection(params | ATTENTION, preset="transformer", layout=layout)
+    first = next(iter(params))
+    assert reason(spec, first) == "no name says what it is: give a rule"
+    cut = "out:columns in:rows" if swap else "in:rows out:columns"
+    pom = f"fg.pom('layer', fg.Oblique(), component={cut!r}, scale='variance')"
+    assert f"'{first}', {pom})" in str(spec)
 
 
 def test_a_weight_without_a_layer_of_its_own_is_read_by_its_neighbors():

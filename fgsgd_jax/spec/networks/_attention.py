@@ -12,7 +12,7 @@ Shape = tuple[int, ...]
 _OUTPUTS = {"o", "out", "output", "wo"}
 PLAIN = {"proj", "projection", "to", "w", "c", "in", "attn", "attention", "linear", "dense"}
 PLAIN |= {"general", "einsum", "layer", "fused", "self", "cross", "mha", "weight", "kernel"}
-PLAIN |= {"fc", "net", "vec", "receptance"}  # RWKV's name for a query
+PLAIN |= {"fc", "net", "vec", "att", "receptance"}  # RWKV's name for a query
 _KEYS = {"q", "k", "v", "key", "value"}  # alone they may mean something else
 _QUERIES = {"query", "qkv", "kv", "wq", "wk", "wv", "wqkv", "wkv"}
 _PROJECTS = {"proj", "projection", "w", "to"}
@@ -113,6 +113,7 @@ def check_heads(
     shape, first = shapes[path], len(shapes[path]) - 3
     if (
         axis != first
+        and first not in component.stack  # layers, of which there may be as many as heads
         and not component.split
         and any(len(its) > 2 and its[-2:] == shape[-3:-1] for its in queries)
     ):
@@ -147,15 +148,12 @@ def may_be_fused(path: str) -> bool:
     """Whether a name may mean several matrices: `c_attn`, or `in_proj` in an attention layer."""
     module, name = module_and_name(path)
     of_attention = any(kind_of(key) == "attention" for key in module[-1:])
-    return name == "c_attn" or (name in ("in_proj", "in_proj_weight") and of_attention)
+    return name in ("c_attn", "att_proj", "attn_proj") or (
+        name in ("in_proj", "in_proj_weight") and of_attention
+    )
 
 
 def beside(path: str, paths: Iterable[str]) -> Iterable[str]:
     """The other paths in the module of a weight."""
     module, _ = module_and_name(path)
-    start = "".join(f"{key}/" for key in module)
-    return (
-        other
-        for other in paths
-        if other != path and other.startswith(start) and module_and_name(other)[0] == module
-    )
+    return (other for other in paths if other != path and module_and_name(other)[0] == module)

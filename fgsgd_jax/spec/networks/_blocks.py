@@ -23,7 +23,7 @@ _STANDARDIZED = ("wsconv", "stdconv", "standardized", "weightnorm")
 
 def layer_of(path: str) -> Block:
     """The keys of the layer of a leaf."""
-    return tuple(keys_of(path)[:-1])
+    return keys_of(path)[:-1]
 
 
 def block_of(keys: Block) -> Block:

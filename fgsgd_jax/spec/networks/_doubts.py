@@ -68,8 +68,8 @@ def on_circular(
     stays = "stays Euclidean, because it ends" if len(ends) == 1 else "stay Euclidean, as each ends"
     return (
         f"{listed(ends, 3)} {stays} one of two modules that can read each other, as those of an "
-        "autoencoder, and may give the output of the network. Place one that does not by a rule, "
-        f"such as {as_rules(end, shape, found, layouts.rules, normalized=end in kept)}."
+        f"autoencoder, and may give the output of the network. If {end!r} does not, place it by a "
+        f"rule, such as {as_rules(end, shape, found, layouts.rules, normalized=end in kept)}."
     )
 
 

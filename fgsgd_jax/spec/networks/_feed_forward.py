@@ -7,6 +7,7 @@ from fgsgd_jax.spec.networks._kinds import kind_of, module_and_name, words_of
 
 # `w_gate`, `wi_0`, `w2`, `gate_up`, `fc_in`; T5X, Llama, MaxText, AlphaFold and others.
 _NAMES = frozenset("w wi wo gate gated up down in out i o u v proj fc ff transition".split())
+_NAMES |= {"net", "layers"}  # of lists, as `net/1` and `net/4`
 
 
 def is_of_feed_forward(path: str, shapes: Mapping[str, Shape]) -> bool:
@@ -71,10 +72,13 @@ def _is_named_so(path: str) -> bool:
 
 
 def _leads_back(inward: Shape, outward: Shape) -> bool:
-    """Whether the second of two weights reads what the first makes, or half of it, and back."""
+    """Whether the second of two weights reads what the first makes, or half of it, and back.
+
+    If outputs come first, it is the first that reads what the second makes.
+    """
     return (
         len(inward) == len(outward)
         and inward[:-2] == outward[:-2]
         and inward[-2] == outward[-1]
-        and inward[-1] in (outward[-2], 2 * outward[-2])
+        and (inward[-1] in (outward[-2], 2 * outward[-2]) or 2 * inward[-1] == outward[-2])
     )

@@ -95,7 +95,10 @@ def _by_heads(outputs: int, outputs_come_first: bool, layout: str | None) -> str
         return "give a rule that cuts it into its matrices"
     cut = f"in:rows (heads={heads}:stack out:columns)"
     cut = outputs_first(cut) if outputs_come_first else cut
-    return f"give a rule, such as component={with_stack(cut, layout)!r} for {heads} heads"
+    return (
+        f"give a rule, such as component={with_stack(cut, layout)!r} if it has {heads} heads, of "
+        "queries, keys and values together"
+    )
 
 
 def _named(parts: int) -> str:

@@ -9,9 +9,9 @@ from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec.networks._blocks import Block
 from fgsgd_jax.spec.networks._dense import is_dense
-from fgsgd_jax.spec.networks._kinds import kind_of
-from fgsgd_jax.spec.networks._outputs import outputs_by_name, without_numbers
-from fgsgd_jax.spec.networks._readers import DenseLayers, at_the_same_place, layer_among
+from fgsgd_jax.spec.networks._kinds import kind_of, module_and_name
+from fgsgd_jax.spec.networks._outputs import is_of_decoder, outputs_by_name, without_numbers
+from fgsgd_jax.spec.networks._readers import DenseLayers, layer_among
 from fgsgd_jax.spec.networks._stacked import Layouts
 
 Leaves = Sequence[tuple[str, Any]]
@@ -46,17 +46,22 @@ def dense_heads(
     layers = DenseLayers.of(shapes, layouts.of_one, named, preset == "mlp")
     unread = layers.unread() if layers else frozenset()
     beside_a_head = unread - layers.in_blocks() if layers else frozenset()
+    in_heads = dict.fromkeys(filter(_stands_in_a_head, unread), Reason.IN_HEAD)
     if preset == "transformer":
         last = {last_unread_dense(leaves, layouts.of_one)} & single
         heads = frozenset() if names_a_head(leaves) else frozenset(last)
-        return dict.fromkeys(heads, Reason.LAST_DENSE), (beside_a_head & single) - heads, ""
-    circular = layers.circular() & single if layers else frozenset()
+        heads |= {path for path in unread if _makes_entries_of_embedding(path, layers, leaves)}
+        heads = in_heads | dict.fromkeys(heads, Reason.LAST_DENSE)
+        return heads, (beside_a_head & single) - heads.keys(), ""
+    decoded = any(map(is_of_decoder, named))
+    circular = layers.circular() & single if layers and not decoded else frozenset()
     heads = dict.fromkeys(circular, Reason.CIRCULAR) | dict.fromkeys(named, Reason.NAMED_OUTPUT)
+    heads |= in_heads
     if names_a_head(leaves):
         return heads, beside_a_head - heads.keys(), ""
     last = frozenset({last_dense(of_one_layer or leaves)} - {""})
     found = unread - named if heads or unread else last
-    alike = frozenset().union(*(at_the_same_place(path, shapes) for path in found))
+    alike = frozenset().union(*map(layers.at_the_same_place, found)) if layers else frozenset()
     heads = dict.fromkeys(alike - named, Reason.LIKE_LAST_DENSE) | heads
     heads |= dict.fromkeys(found, Reason.LAST_DENSE)
     if found != last:
@@ -65,6 +70,20 @@ def dense_heads(
     one_list = len({without_numbers(path) for path in layers.outputs} if layers else last) < 2
     by_path = "" if unread or one_list else "".join(last)
     return heads, frozenset(), by_path
+
+
+def _stands_in_a_head(path: str) -> bool:
+    """Whether a layer stands in a module that is called a head."""
+    return any(kind_of(key) == "head" for key in module_and_name(path)[0])
+
+
+def _makes_entries_of_embedding(path: str, layers: DenseLayers | None, leaves: Leaves) -> bool:
+    """Whether a layer has the transposed shape of an embedding, whose entries it then predicts."""
+    return layers is not None and any(
+        kind_of(other) == "embedding"
+        and tuple(leaf.shape) == (layers.outputs[path], layers.inputs[path])
+        for other, leaf in leaves
+    )
 
 
 def _is_hidden(

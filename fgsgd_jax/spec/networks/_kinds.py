@@ -4,19 +4,22 @@ The last key tells biases and normalization scales, which have few names in all 
 other leaves the key nearest to the leaf that names a kind of layer decides.
 """
 
+import functools
 import re
 from collections.abc import Mapping
 from typing import Literal
 
 Kind = Literal[
     "bias", "normalization", "embedding", "router", "expert", "convolution", "recurrent", "query",
-    "head", "attention", "dense", "token", "quantizer", "",
+    "head", "attention", "dense", "token", "quantizer", "spectral", "",
 ]  # fmt: skip
 """What a leaf is for; "" where its path does not say. "query" stands for keys and values as well,
 "attention" for the output of an attention layer."""
 
 WEIGHT_NAMES = frozenset({"kernel", "kernels", "w", "W", "weight", "weights", "embedding"})
 """What frameworks call the weight of a layer, whatever the layer is."""
+
+_WEIGHTS = frozenset({name.lower() for name in WEIGHT_NAMES} - {"embedding"})
 
 # Words in the names of learned tokens, and words beside them that name a layer all the same.
 _TOKENS = frozenset(
@@ -30,12 +33,14 @@ _GATES = frozenset({"gate", "gating", "gater"})
 _OF_GATES = frozenset("network net layer linear dense fc func fn".split())
 
 _BIASES = frozenset({"bias", "b", "biases", "bq", "bk", "bv", "bo"})
+_SHORT_BIAS = re.compile(r"(^|_)b\d*(_|$)")  # `gating_b`, `b_0`; not `B_re`
 _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
 
 # Biases and normalization scales have at most three axes: heads, their size, stacked layers, or
 # those of an image. Axes of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
 LARGEST_VECTOR = 3
 
+_OF_EXPERTS = re.compile(r"(^|_)(moe|Moe|MoE|MOE)")
 _ENDS_IN_NORM = re.compile(r"^[a-z_]+_[a-z]*norm(_?\d+)?$")
 
 # In the order in which they are tried: parts of a key, and whole words of it.
@@ -56,13 +61,24 @@ _NAMES: tuple[tuple[Kind, str, str], ...] = (
 )
 
 
-def keys_of(path: str) -> list[str]:
-    """The keys of a path; the boxes of Flax's partitioned leaves, `kernel/value`, do not count."""
+# Paths are asked about again and again, for the leaves beside each leaf.
+_remembered = functools.lru_cache(maxsize=1 << 16)
+
+
+@_remembered
+def keys_of(path: str) -> tuple[str, ...]:
+    """The keys of a path without those that name nothing.
+
+    These are the boxes of Flax's partitioned leaves, `kernel/value`, and `~`, which Haiku writes
+    before the names of modules that are made in a constructor.
+    """
     keys = path.replace(".", "/").split("/")  # state dicts of PyTorch have whole paths as keys
+    keys = [key for key in keys if key != "~"] or keys
     boxed = len(keys) > 1 and keys[-1] == "value" and _is_leaf_name(keys[-2])
-    return keys[:-1] if boxed else keys
+    return tuple(keys[:-1] if boxed else keys)
 
 
+@_remembered
 def kind_of(path: str, axes: int | None = None) -> Kind:
     """What a leaf is for.
 
@@ -80,7 +96,8 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
     *_, last = keys = keys_of(path)
     words, small = words_of(last), axes is None or axes <= LARGEST_VECTOR
     matrix = last == "B" and axes != 1  # of random Fourier features, or of a low-rank update
-    if "bias" in words or (not matrix and (last in _BIASES or (small and "b" in words))):
+    short = last in _BIASES or (small and _SHORT_BIAS.search(last) is not None)
+    if "bias" in words or (not matrix and short):
         return "bias"
     if last in _NORMALIZATIONS:
         return "normalization"
@@ -91,7 +108,10 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
         return "router" if "router" in around else "expert"
     if any("quantizer" in words_of(key) for key in keys):  # its layers choose among its vectors
         return "quantizer"
-    if len(keys) > 2 and "embed" in keys[-3].lower() and _is_leaf_name(last):
+    if _is_spectral(keys):
+        return "spectral"
+    convolves = "conv" in keys[-2].lower() if len(keys) > 1 else False  # a stem
+    if len(keys) > 2 and "embed" in keys[-3].lower() and _is_leaf_name(last) and not convolves:
         return "embedding"  # a layer inside of an embedding
     for key in reversed(keys[:-1] if last == "weight_v" else keys):  # v of weight normalization
         kinds: list[Kind] = _kinds_of_key(key)
@@ -99,15 +119,32 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
             # LLaMA's scales are called so, but blocks such as `ConvNorm` hold weights as well.
             kinds = kinds if _ENDS_IN_NORM.search(key) else kinds[1:]
         kinds = [kind for kind in kinds if _may_be(kind, axes)]
+        if kinds[:1] == ["dense"] and any(map(_OF_EXPERTS.search, keys)):
+            return "expert"  # `Moe/Mlp/Dense_0`, but not the attention of a block `MoeBlock`
         if kinds:
             return "head" if kinds[0] == "dense" and _in_final_layer(keys) else kinds[0]
     output_heads = any("heads" in words_of(key) for key in keys)
     return "head" if output_heads else ""
 
 
-def _in_final_layer(keys: list[str]) -> bool:
+def _in_final_layer(keys: tuple[str, ...]) -> bool:
     """Whether a module around a leaf is called the final layer, as in diffusion transformers."""
     return any(key.lower().replace("_", "").startswith("finallayer") for key in keys)
+
+
+def _is_spectral(keys: tuple[str, ...]) -> bool:
+    """Whether a leaf has weights for Fourier modes, (in, out, modes) in every framework.
+
+    Its layer is called a spectral convolution, or it is the real or imaginary part of a weight.
+    Spectral normalization is something else.
+    """
+    part = set(words_of(keys[-1])) & {"real", "imag", "re", "im"}
+    layer = any(
+        {"spectral", "conv"} <= (words := set(words_of(key))) and "norm" not in words
+        for key in keys
+    )
+    weighs = bool(set(words_of(keys[-1])) & _WEIGHTS)
+    return layer or bool(part and weighs)
 
 
 def is_token(name: str) -> bool:
@@ -202,11 +239,12 @@ def routes_beside_experts(path: str, shapes: Mapping[str, tuple[int, ...]]) -> b
         True
     """
     module, name = module_and_name(path)
-    start = "".join(f"{key}/" for key in module)
+    below = {other: keys_of(other) for other in shapes}
     experts = {
-        other[len(start) :]: its
-        for other, its in shapes.items()
-        if other.startswith(start) and "expert" in other[len(start) :].lower()
+        inner: shapes[other]
+        for other, keys in below.items()
+        if keys[: len(module)] == module
+        and "expert" in (inner := "/".join(keys[len(module) :])).lower()
     }
     words, shape = set(words_of(name)), shapes.get(path, ())
     if not experts or "expert" in path.lower():
@@ -218,6 +256,7 @@ def routes_beside_experts(path: str, shapes: Mapping[str, tuple[int, ...]]) -> b
     return len(shape) == 2 and min(shape) in counts - {0, 1}
 
 
+@_remembered
 def module_and_name(path: str) -> tuple[tuple[str, ...], str]:
     """The keys of the module that a weight stands in, and what the weight is called there.
 
@@ -227,11 +266,11 @@ def module_and_name(path: str) -> tuple[tuple[str, ...], str]:
         >>> module_and_name("h/attn/o_proj/kernel"), module_and_name("to_out/0/w")
         ((('h', 'attn'), 'o_proj'), ((), 'to_out'))
     """
-    keys = keys_of(path)
+    keys = list(keys_of(path))
     if len(keys) > 1 and _is_leaf_name(keys[-1]):
-        keys = keys[:-1]
+        keys.pop()
     while len(keys) > 1 and keys[-1].isdigit():
-        keys = keys[:-1]
+        keys.pop()
     return tuple(keys[:-1]), keys[-1]
 
 

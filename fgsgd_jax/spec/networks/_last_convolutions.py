@@ -38,7 +38,8 @@ def last_convolutions(
     outputs) or only one that may be the first of the network, as in a U-Net that returns an image.
     They give the output if they are called so; in a network without a dense head also if they are
     unread, stand as near to the top of the tree as any layer, or in a module called head, and are
-    the last of those that differ from them in numbers only. All others may, unless a layer reads
+    the last of those that differ from them in numbers only; or if only the first of these could
+    read them. All others may, unless a layer reads
     them in another arrangement and a head is found. So may the last in a block that has fewer
     normalization layers than convolutions, if none of these is found.
 
@@ -64,6 +65,7 @@ def last_convolutions(
         return frozenset(heads), frozenset((unread | (images & network.last())) - heads)
     rearranged = {path for path in unread if network.may_be_rearranged(path)}
     heads |= (unread - rearranged) & network.last() & network.outer()
+    heads |= {path for path in circular & network.outer() if network.closes_a_list(path)}
     maybe = (unread - rearranged) | (circular & network.outer())
     if not heads:
         maybe |= rearranged | network.unfollowed()
@@ -175,10 +177,29 @@ class _Network:
     def may_be_read_by_the_first_only(self, path: str) -> bool:
         """Whether it alone has as many outputs as a convolution, maybe the first, has inputs."""
         outputs = self.outputs(path)
-        read = any(outputs == its[0] for its in self.others(path))
+        read = self._readers(path) and not any(
+            self._stand_in_order(path, reader) for reader in self._readers(path)
+        )
         dense = self.dense.values() if outputs > IMAGE_CHANNELS else ()  # which make no images
         made = any(outputs == its[1] for its in (*self.others(path), *dense))
-        return read and not made and not self.is_read_besides_convolutions(path)
+        return bool(read) and not made and not self.is_read_besides_convolutions(path)
+
+    def closes_a_list(self, path: str) -> bool:
+        """Whether it ends a list, and only layers before it in this list could read it."""
+        before = all(self._stand_in_order(reader, path) for reader in self._readers(path))
+        return before and path in self.last()
+
+    def _readers(self, path: str) -> list[str]:
+        """The other convolutions with as many inputs as this one has outputs."""
+        outputs = self.outputs(path)
+        return [
+            other for other, its in self.convolutions.items() if other != path and its[0] == outputs
+        ]
+
+    def _stand_in_order(self, first: str, second: str) -> bool:
+        """Whether two convolutions differ in the numbers of their paths only, in this order."""
+        alike = texts_and_numbers(first)[::2] == texts_and_numbers(second)[::2]
+        return alike and natural_order(first) < natural_order(second)
 
     @functools.cached_property
     def norms(self) -> set[int]:

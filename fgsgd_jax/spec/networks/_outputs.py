@@ -45,6 +45,16 @@ def outputs_by_name(paths: Iterable[str]) -> frozenset[str]:
     )
 
 
+def is_of_decoder(path: str) -> bool:
+    """Whether a layer is, or stands in, what is called a decoder, which follows all others.
+
+    Example:
+        >>> [is_of_decoder(f"{module}/kernel") for module in ("decoder/Dense_1", "dec/Dense_1")]
+        [True, False]
+    """
+    return bool(_OF_MODULES & set(_telling(path)))
+
+
 def without_numbers(path: str) -> str:
     """A path without its numbers, as Haiku's `linear` and `linear_1` are of one list.
 

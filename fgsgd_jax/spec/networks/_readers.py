@@ -7,14 +7,15 @@ before `Dense_2`, and by none that reads the input of the network.
 
 import dataclasses
 import functools
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Mapping
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec.networks._attention import beside
 from fgsgd_jax.spec.networks._blocks import Block, layer_of
 from fgsgd_jax.spec.networks._dense import is_dense
-from fgsgd_jax.spec.networks._kinds import is_normalization, kind_of, module_and_name
+from fgsgd_jax.spec.networks._kinds import is_normalization, keys_of, kind_of, module_and_name
 from fgsgd_jax.spec.networks._outputs import without_numbers
 
 Shape = tuple[int, ...]
@@ -82,9 +83,8 @@ class DenseLayers:
         features = self.outputs[path] if size is None else size
         return {
             other
-            for other in self.inputs
+            for other in self._with_inputs[features]
             if other != path
-            and self.inputs[other] == features
             and not self._is_before(other, path)
             and not self._reads_the_input(other, path)
         }
@@ -94,7 +94,7 @@ class DenseLayers:
 
         Blocks alike are modules that differ in numbers only. Where no layer at the same place of
         any of them is read, they may as well be networks of an ensemble: then a layer counts if
-        numbers are no order, as in a transformer.
+        numbers are no order, as in a transformer, unless it ends a numbered list of its block.
         """
         alike = {path: at_the_same_place(path, self.outputs) - {path} for path in self.outputs}
         return frozenset(
@@ -102,9 +102,22 @@ class DenseLayers:
             for path, others in alike.items()
             if any(
                 (self.inputs[other], self.outputs[other]) == (self.inputs[path], self.outputs[path])
-                and (not self.ordered or self.is_read(other))
+                and (self.is_read(other) or not (self.ordered or self._ends_a_list(path)))
                 for other in others
             )
+        )
+
+    def at_the_same_place(self, path: str) -> frozenset[str]:
+        """The layers of its sizes at its place in modules alike, if it is not alone in its module.
+
+        Modules of one layer each are a list, in which each may read the one before.
+        """
+        sizes = self.inputs[path], self.outputs[path]
+        alone = self._layers_beside(path) == {path}
+        return frozenset(
+            other
+            for other in at_the_same_place(path, self.outputs)
+            if (self.inputs[other], self.outputs[other]) == sizes and not alone
         )
 
     def circular(self) -> frozenset[str]:
@@ -126,6 +139,16 @@ class DenseLayers:
             for path, modules in links.items()
             if any((module, module_of(path)) in pairs for module in modules)
         )
+
+    def _layers_beside(self, path: str) -> set[str]:
+        """The layers of the module of a layer, itself included."""
+        return {path, *beside(path, self.outputs)}
+
+    def _ends_a_list(self, path: str) -> bool:
+        """Whether a layer is the last of several in its module that differ in numbers only."""
+        name = without_numbers(path)
+        alike = [other for other in self._layers_beside(path) if without_numbers(other) == name]
+        return len(alike) > 1 and path == max(alike, key=natural_order)
 
     def _is_before(self, other: str, path: str) -> bool:
         """Whether a layer stands before another in one list."""
@@ -150,8 +173,23 @@ class DenseLayers:
             self._in_one_list(path, other) and self.outputs[path] == self.outputs[other]
             for other in first - {path}
         )
-        makers = [maker for maker in self.outputs if self.outputs[maker] == size]
-        return alike and makers == [made_by] and self.inputs[made_by] != size
+        return alike and self._makers[size] == [made_by] and self.inputs[made_by] != size
+
+    @functools.cached_property
+    def _with_inputs(self) -> dict[int, list[str]]:
+        """By size, the layers that have so many inputs."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for path, size in self.inputs.items():
+            found[size].append(path)
+        return found
+
+    @functools.cached_property
+    def _makers(self) -> dict[int, list[str]]:
+        """By size, the layers that have so many outputs."""
+        found: dict[int, list[str]] = defaultdict(list)
+        for path, size in self.outputs.items():
+            found[size].append(path)
+        return found
 
     @functools.cached_property
     def _layers_in(self) -> Counter[Block]:
@@ -163,14 +201,11 @@ class DenseLayers:
         """By size, the layers that read an input of the network for certain."""
         found: dict[int, set[str]] = {}
         for path, size in self.inputs.items():
-            makers = [
-                maker
-                for maker in self.outputs
-                if self.outputs[maker] in (size, 2 * size) and maker not in self.named
-            ]
+            gates = [gate for gate in self._makers[2 * size] if _are_nested(gate, path)]
             if all(
-                self._in_one_list(maker, path) and not self._is_before(maker, path)
-                for maker in makers
+                maker in self.named
+                or (self._in_one_list(maker, path) and not self._is_before(maker, path))
+                for maker in (*self._makers[size], *gates)
             ):
                 found.setdefault(size, set()).add(path)
         return found
@@ -184,16 +219,34 @@ def at_the_same_place(path: str, paths: Iterable[str]) -> frozenset[str]:
         >>> sorted(at_the_same_place("m_1/Dense_1/kernel", paths))
         ['m_0/Dense_1/kernel', 'm_1/Dense_1/kernel']
     """
-
-    def place(of: str) -> tuple[Block, str]:
-        return module_of(of), of.split("/", len(module_and_name(of)[0]))[-1]
-
-    return frozenset(other for other in paths if place(other) == place(path))
+    return frozenset(other for other in paths if _place(other) == _place(path))
 
 
+@functools.lru_cache(maxsize=1 << 16)
+def _place(path: str) -> tuple[Block, Block]:
+    """The module of a layer without numbers, and the keys of the layer in it."""
+    return module_of(path), keys_of(path)[len(module_and_name(path)[0]) :]
+
+
+@functools.lru_cache(maxsize=1 << 16)
 def module_of(path: str) -> Block:
-    """The module of a layer without numbers, as those of blocks that follow one another."""
-    return tuple(without_numbers(key) for key in module_and_name(path)[0] if not key.isdigit())
+    """The module of a layer without numbers, as those of blocks that follow one another.
+
+    A list of layers is a module.
+
+    Example:
+        >>> module_of("Block_1/mlp/Dense_0/kernel"), module_of("critic/0/kernel")
+        (('Block', 'mlp'), ('critic',))
+    """
+    module, _ = module_and_name(path)
+    listed = layer_of(path)[len(module) : -1]
+    return tuple(without_numbers(key) for key in (*module, *listed) if not key.isdigit())
+
+
+def _are_nested(path: str, other: str) -> bool:
+    """Whether the module of one layer stands in that of another, or is the same."""
+    short, long = sorted((module_of(path), module_of(other)), key=len)
+    return long[: len(short)] == short
 
 
 def layer_among(dense: Iterable[str]) -> Callable[[str], Block]:

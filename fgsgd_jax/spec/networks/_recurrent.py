@@ -12,7 +12,7 @@ RECURRENT = "recurrent matrix"
 
 # PyTorch and Equinox; Keras; others write it out; Haiku's vanilla RNN.
 _CERTAIN = re.compile(
-    r"(.*/)?(weight_hh(_l\d+(_reverse)?)?|recurrent_kernel|hidden_to_hidden|vanilla_rnn\w*/linear_1)"
+    r"(.*/)?(weight_hh(_l\d+(_reverse)?(_raw)?)?|recurrent_kernel|hidden_to_hidden|vanilla_rnn\w*/linear_1)"
 )
 _GATES_OF_FLAX = re.compile(r"(.*/)?h[ifgorzn]?")  # a matrix for each gate, or without gates
 # NNX; Haiku; by hand. A module `recurrent` may as well hold something else.
@@ -76,12 +76,19 @@ def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
     inputs = any(_INPUTS.fullmatch(module_and_name(other)[1]) for other in beside(path, shapes))
     if not (certain or named or inputs):
         return Reason.NOT_RECURRENT
+    if len(shape) > 3:
+        return f"{len(shape)} axes, as of a convolution: name them in a rule"
     small, large = sorted(shape[-2:])
     if large % small:
         return "not square"
+    if last == "U" and shapes.get(f"{path.removesuffix('U')}W") == shape:
+        return Reason.U_OR_W
     of_cell = [gates for word, gates in _GATES.items() if word in path.lower()]
     known = {1} if of_one_gate else of_cell[0] if of_cell else _ANY
-    return RECURRENT if large // small in known else Reason.GATES
+    if large // small in known:
+        return RECURRENT
+    projects = known == {4} and large // small % 4 == 0
+    return "its 4 gates are not square: its cell projects its output" if projects else Reason.GATES
 
 
 def cut_by_gates(shape: Shape) -> str:

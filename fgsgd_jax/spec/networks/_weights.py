@@ -60,7 +60,7 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return Reason.DISTRIBUTION
     if sum(size > 1 for size in shape) < 2:
         return Reason.ONE_LONG_AXIS
-    if preset == "mlp" and len(shape) == 2 and is_own_parameter(path, shapes):
+    if len(shape) == {"mlp": 2, "resnet": 4}.get(preset) and is_own_parameter(path, shapes):
         return Reason.OWN_PARAMETER
     if preset == "resnet" and layout is None and may_have_outputs_before_inputs(path):
         return Reason.TRANSPOSED
@@ -82,7 +82,8 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return found
     if preset == "rnn" and is_input_matrix(path, shapes):
         return Reason.INPUT_MATRIX
-    return by_path(kind) if kind else f"not in the preset {preset!r}"
+    known = kind and not (kind == "query" and is_dense(path, shapes))
+    return by_path(kind) if known else f"not in the preset {preset!r}"
 
 
 def _may_be_of_pytorch(path: str, layout: str | None, shapes: Mapping[str, Shape]) -> bool:
@@ -127,7 +128,7 @@ def _of_a_transformer(
     if kind == "" and is_of_feed_forward(path, shapes):
         kind = "dense"
     if kind not in ("attention", "dense"):
-        return ""
+        return Reason.UNNAMED if kind == "" and _may_be_hidden(path, of_one, shapes) else ""
     if is_in_attention(path):
         alike = may_be_any_projection(path, shape)
         return "attention output" if alike else Reason.IN_ATTENTION
@@ -138,6 +139,24 @@ def _of_a_transformer(
         return {"inputs": DENSE, "outputs": OUTPUTS_FIRST}.get(follows, Reason.GATES_BEFORE)
     embeds = len(shape) > 3 and any("embed" in key for key in keys_of(path))
     return by_path("embedding") if embeds else "dense"
+
+
+def _may_be_hidden(path: str, layout: str | None, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a matrix may be the weight of a hidden layer: another leaf is as long as its output.
+
+    Embeddings aside, which are as long by chance, and parameters that have no layer.
+    """
+    letters = letters_for(layout or DEFAULT, 2)
+    if letters is None or len(shapes[path]) != 2 or is_own_parameter(path, shapes):
+        return False
+    if layout is None and keys_of(path)[-1] == "weight":
+        return False  # which axis counts outputs?
+    outputs = shapes[path][letters.index("O")]
+    return any(
+        outputs in its
+        for other, its in shapes.items()
+        if other != path and len(its) > 1 and kind_of(other) not in ("embedding", "token", "bias")
+    )
 
 
 def counts_heads_elsewhere(path: str, shapes: Mapping[str, Shape], layout: str | None) -> bool:
