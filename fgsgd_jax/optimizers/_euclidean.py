@@ -11,7 +11,7 @@ from jax.core import Tracer
 from fgsgd_jax._numbers import checked_schedule, require_number_or_schedule
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import AS_ASKED, Collection, require_gradients
-from fgsgd_jax.transforms import WritesWeights, require_transformation, wrong_state
+from fgsgd_jax.transforms import WritesWeights, initial_state, require_transformation, wrong_state
 
 # The rate of Euclidean leaves over the rate of leaves on manifolds. A step of `fgsgd` turns a
 # component by at most 0.42 times the rate, whatever the gradient; nothing limits a step of SGD, so
@@ -73,7 +73,10 @@ def _without_new_weights(euclidean) -> optax.GradientTransformationExtraArgs:
         del new_weights
         return euclidean.update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(euclidean.init, update_fn)
+    def init_fn(params):
+        return initial_state(euclidean, params)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _warn_if_all_is_euclidean(spec: Collection) -> None:

@@ -51,4 +51,5 @@ from fgsgd_jax.transforms._step import ScaleByFgsgdState as ScaleByFgsgdState
 from fgsgd_jax.transforms._step import normalizer as normalizer
 from fgsgd_jax.transforms._step import scale_by_fgsgd as scale_by_fgsgd
 from fgsgd_jax.transforms._straight_averages import LEAVES_MANIFOLDS as LEAVES_MANIFOLDS
+from fgsgd_jax.transforms._straight_averages import initial_state as initial_state
 from fgsgd_jax.transforms._tangent import project_to_tangent as project_to_tangent

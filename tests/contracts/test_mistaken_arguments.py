@@ -135,6 +135,43 @@ def test_something_else_in_the_place_of_a_transformation_is_told(use, wrong):
         TAKE_A_TRANSFORMATION[use](wrong)
 
 
+@pytest.mark.parametrize("use", ["with_master_weights", "on_manifold", "checked", "euclidean"])
+def test_a_lookahead_inside_is_told_to_go_around(use):
+    tx = TAKE_A_TRANSFORMATION[use](optax.lookahead(SGD, 5, 0.5))
+    with pytest.raises(ValueError, match=r"around the optimizer .*chain\(optax\.lookahead\(tx"):
+        tx.init(PARAMS)
+
+
+def test_a_lookahead_that_is_checked_without_pairs_of_weights_is_told():
+    with pytest.raises(ValueError, match=r"LookaheadParams\.init_synced\(params\)"):
+        checks.check_optimizer(optax.lookahead(SGD, 5, 0.5), PARAMS)
+
+
+# --- features ------------------------------------------------------------------------------------
+
+SCALED = fg.collection(RAW, ("w", STIEFEL), default=None, scale=1.0)
+SCALED_STATE = fg.fgsgd(0.1, SCALED).init(PARAMS)
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [None, "text", {}, [], PARAMS, SCALED, SGD.init(PARAMS)],
+    ids=lambda wrong: str(wrong)[:9],
+)
+def test_something_else_than_the_state_of_an_optimizer_on_manifolds_is_told(wrong):
+    said = "must be the state of an optimizer on manifolds, as .* given, in which no link"
+    with pytest.raises(TypeError, match=said):
+        fg.get_feature_std(wrong)
+    with pytest.raises(TypeError, match=said):
+        fg.set_feature_std(wrong, {"w": 1.0})
+
+
+@pytest.mark.parametrize("wrong", [None, [], fg.Sphere(), {"w": None}], ids=str)
+def test_nothing_in_the_place_of_standard_deviations_is_told(wrong):
+    with pytest.raises(TypeError, match=r"standard deviations by path, .* got .*Leave out"):
+        fg.set_feature_std(SCALED_STATE, wrong)
+
+
 # --- numbers, truth values and others ------------------------------------------------------------
 
 AVERAGE = optax.chain(fg.rsgd(0.1, SPEC), fg.average_on_manifolds(SPEC))
@@ -146,6 +183,7 @@ WRONG = {
     "land, number": (lambda: fg.land_updates(SPEC, attraction="a"), "attraction must be a number"),
     "land, truth": (lambda: fg.land_updates(SPEC, after_step=None), "after_step must be True or"),
     "nesterov": (lambda: fg.fgsgd(0.1, SPEC, momentum=0.9, nesterov="no"), "nesterov must be True"),
+    "pooled": (lambda: fg.set_feature_std(SCALED_STATE, {"w": 1.0}, pooled="no"), "pooled must be"),
     "trace": (lambda: fg.trace_on_manifold(SPEC, 0.9, nesterov=1), "nesterov must be True"),
     "amsgrad": (lambda: fg.riemannian_adam(0.1, SPEC, amsgrad="no"), "amsgrad must be True"),
     "rescale": (lambda: fg.manifold_muon(0.1, SPEC, rescale=2.0), "rescale must be True or False"),
