@@ -43,7 +43,7 @@ def checked_array(
         array = jnp.asarray(given)
     except (TypeError, ValueError, OverflowError):  # text, None, trees, lists of unequal lengths
         raise TypeError(f"{needed}, got {described(given)}.") from None
-    if not _holds(array.dtype, numbers):
+    if not holds(array.dtype, numbers):
         raise TypeError(f"{needed}, got dtype {array.dtype}.")
     if shape and not _fits(array.shape, re.findall(r"[*\w]+", shape)):
         raise ValueError(f"{needed}, got an array of shape {array.shape}.")
@@ -61,7 +61,8 @@ def described(given: Any, example: str = "params['w']") -> str:
     return shown(given)
 
 
-def _holds(dtype: Any, numbers: str) -> bool:
+def holds(dtype: Any, numbers: str = "real numbers") -> bool:
+    """Whether arrays of a dtype hold such numbers, as for `checked_array`."""
     whole, real = (jnp.issubdtype(dtype, kind) for kind in (jnp.integer, jnp.floating))
     if real and jnp.finfo(dtype).bits < 16:  # JAX promotes no float8
         return False

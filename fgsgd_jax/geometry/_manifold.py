@@ -12,6 +12,7 @@ numerical `log`, which returns NaN where it cannot certify its result).
 
 import abc
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,7 +20,10 @@ import numpy as np
 from jax.core import Tracer
 
 from fgsgd_jax import linalg
+from fgsgd_jax._arrays import holds
 from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import checked_float_dtype
+from fgsgd_jax._text import shown
 
 # `dimension` by counting needs a square matrix with as many rows as a point has entries.
 LARGEST_COUNTED = 1024
@@ -71,6 +75,7 @@ class Manifold(abc.ABC):
     def inner(self, x: jax.Array, u: jax.Array, v: jax.Array, /) -> jax.Array:
         """⟨u, v⟩ at x, `(*lanes)`; by default tr(uᵀv)."""
         del x
+        require_points(self, u, v)
         return linalg.inner(u, v)
 
     def representer(self, x: jax.Array, g: jax.Array, /) -> jax.Array:
@@ -84,6 +89,7 @@ class Manifold(abc.ABC):
 
     def norm(self, x: jax.Array, v: jax.Array, /) -> jax.Array:
         """√⟨v, v⟩ at x, `(*lanes)`; neither overflows nor vanishes where the result does not."""
+        require_points(self, v)
         scale = linalg.magnitude(v)
         v = v / scale
         return scale * linalg.safe_sqrt(self.inner(x, v, v))
@@ -95,7 +101,8 @@ class Manifold(abc.ABC):
     def random(self, key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
         """Random points; by default projected Gaussian matrices, uniform on spheres."""
         require_key(key)
-        require_points(self, shape)
+        require_shape(self, shape)
+        dtype = checked_float_dtype("dtype", dtype)
         normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
         return self.project(normal).astype(dtype)
 
@@ -107,6 +114,7 @@ class Manifold(abc.ABC):
         Raises:
             NotImplementedError: If a point has too many entries to count.
         """
+        require_shape(self, shape)
         rows, columns = shape[:2]
         size = rows * columns
         if size > LARGEST_COUNTED:
@@ -166,14 +174,54 @@ def overrides(manifold: Manifold, verb: str) -> bool:
     return getattr(type(manifold), verb) is not getattr(Manifold, verb)
 
 
-def require_points(manifold: Manifold, x) -> None:
-    """Raises unless x, an array or a shape, has the two axes of a point."""
-    shape = x if isinstance(x, tuple) else np.shape(x)
+_WORKS_ON = "works on arrays of shape (rows, columns, *lanes), but was given"
+
+
+def require_points(manifold: Manifold, x: Any, *others: Any) -> None:
+    """Raises unless x is an array of points, and so are others, with as many rows and columns.
+
+    Raises:
+        TypeError: If one is no array of real numbers.
+        ValueError: If one has other axes.
+    """
+    for array in (x, *others):
+        if not (hasattr(array, "shape") and hasattr(array, "dtype")):
+            raise TypeError(f"{manifold!r} {_WORKS_ON} {shown(array)}.")
+        if not holds(array.dtype):
+            raise TypeError(
+                f"{manifold!r} works on arrays of real numbers, but was given dtype {array.dtype}."
+            )
+        require_shape(manifold, array.shape)
+        if array.shape[:2] != x.shape[:2]:
+            raise ValueError(
+                f"{manifold!r} was given points of shape {x.shape} together with an array of shape "
+                f"{array.shape}. Give arrays with as many rows and columns."
+            )
+
+
+def require_shape(manifold: Manifold, shape: Any) -> None:
+    """Raises unless a shape has the two axes of a point."""
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(
+            f"A shape of points of {manifold!r} is a tuple (rows, columns, *lanes), but "
+            f"{shown(shape)} was given."
+        )
     if len(shape) < 2:
         raise ValueError(
-            f"{manifold!r} works on arrays of shape (rows, columns, *lanes), but was given shape "
-            f"{shape}. Give a vector of n numbers the shape (n, 1)."
+            f"{manifold!r} {_WORKS_ON} shape {tuple(shape)}. Give a vector of n numbers the shape "
+            "(n, 1)."
         )
+    if any(map(_is_no_size, shape[:2])):
+        raise ValueError(
+            f"{manifold!r} {_WORKS_ON} shape {tuple(shape)}. Give points with one row and one "
+            "column at least."
+        )
+
+
+def _is_no_size(size: Any) -> bool:
+    """Whether this cannot be the size of an axis; that of an exported program may be a symbol."""
+    whole = isinstance(size, (int, np.integer))
+    return size < 1 if whole else isinstance(size, (float, np.floating, str)) or size is None
 
 
 def require_nonzero(manifold: Manifold, lengths, what: str) -> None:

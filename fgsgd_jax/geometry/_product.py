@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax._keys import require_key
+from fgsgd_jax._text import shown
 from fgsgd_jax.geometry._manifold import Manifold
 
 
@@ -119,7 +120,16 @@ class Product(Manifold):
         )
 
     def _shapes(self, shape) -> tuple[tuple[int, ...], ...]:
-        return (shape,) * len(self.factors) if isinstance(shape[0], int) else shape
+        count = len(self.factors)
+        is_sequence = isinstance(shape, (tuple, list)) and len(shape) > 0
+        if is_sequence and not isinstance(shape[0], (tuple, list)):
+            return (shape,) * count
+        if not is_sequence or len(shape) != count:
+            raise ValueError(
+                f"The shape of points of {self!r} is (rows, columns, *lanes) for all factors, or a "
+                f"tuple of {count} such shapes, but {shown(shape)} was given."
+            )
+        return tuple(shape)
 
     def check_component(self, rows, columns):
         return (

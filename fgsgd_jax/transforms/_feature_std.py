@@ -11,8 +11,10 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._arrays import checked_array
 from fgsgd_jax._numbers import require_flag
 from fgsgd_jax._text import shown
+from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import checked_feature_stds
 from fgsgd_jax.transforms._link import SpecState
 
@@ -147,6 +149,8 @@ def _require_stds(stds: Any) -> None:
             "`stds` must be standard deviations by path, such as fgsgd_jax.nnx.feature_std(model, "
             f"batches) returns, got {shown(stds)}. Leave out the weights that keep theirs."
         )
+    for path, std in leaves_with_paths(stds):
+        checked_array(f"The standard deviation of {path!r}", std)
 
 
 def _is_spec_state(node: Any) -> bool:
