@@ -86,14 +86,7 @@ class LawTable(dict[str, Definition]):
         obstacles = {name: law.obstacle(subject) for name, law in self.items()}
         if laws is None:
             return tuple(name for name, obstacle in obstacles.items() if obstacle is None)
-        is_array = hasattr(laws, "shape")  # one without axes cannot be iterated over
-        several = tuple(laws) if isinstance(laws, Iterable) and not is_array else (None,)
-        asked = (laws,) if isinstance(laws, str) else several
-        if not all(isinstance(name, str) for name in asked):
-            raise TypeError(
-                "`laws` are the names of the laws to measure, as a report shows them, or None, got "
-                f"{shown(laws)}."
-            )
+        asked = _names(laws)
         self._require_known(check, "laws", asked)
         for name in asked:
             if obstacles[name] is not None:
@@ -146,3 +139,17 @@ def _require_tolerances(tolerances: Any) -> None:
         )
     for name, tolerance in tolerances.items():
         require_not_negative(f"The tolerance of {name!r}", tolerance)
+
+
+def _names(laws: Any) -> tuple[str, ...]:
+    """The names of the laws that the user gave, or one name."""
+    if isinstance(laws, str):
+        return (laws,)
+    several = isinstance(laws, Iterable) and not hasattr(laws, "shape")
+    names = tuple(laws) if several else ()
+    if not several or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "`laws` are the names of the laws to measure, as a report shows them, or None, got "
+            f"{shown(laws)}."
+        )
+    return names

@@ -81,7 +81,7 @@ def check_manifold(
     if injectivity_radius <= 0:
         raise ValueError(f"injectivity_radius must be above 0, got {injectivity_radius!r}.")
     dimension = manifold.dimension(_shape_of_a_point(shape))
-    subject = Subject(manifold, shape, dimension, dtype, injectivity_radius)
+    subject = Subject(manifold, shape, dimension, dtype, float(injectivity_radius))
     selected = LAWS.select("check_manifold", subject, laws, tolerances)
     if laws is None:  # single laws trace only the verbs that they need
         require_shapes(subject)

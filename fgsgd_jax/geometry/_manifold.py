@@ -17,6 +17,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.core import Tracer
 
 from fgsgd_jax import linalg
@@ -211,17 +212,17 @@ def require_shape(manifold: Manifold, shape: Any) -> None:
             f"{manifold!r} {_WORKS_ON} shape {tuple(shape)}. Give a vector of n numbers the shape "
             "(n, 1)."
         )
-    if any(map(_is_no_size, shape[:2])):
+    if not all(_is_size(size, least=1 if axis < 2 else 0) for axis, size in enumerate(shape)):
         raise ValueError(
             f"{manifold!r} {_WORKS_ON} shape {tuple(shape)}. Give points with one row and one "
             "column at least."
         )
 
 
-def _is_no_size(size: Any) -> bool:
-    """Whether this cannot be the size of an axis; that of an exported program may be a symbol."""
+def _is_size(size: Any, least: int) -> bool:
+    """Whether this can be the size of an axis, which in an exported program may be a symbol."""
     whole = isinstance(size, (int, np.integer))
-    return size < 1 if whole else isinstance(size, (float, np.floating, str)) or size is None
+    return bool(size >= least) if whole else bool(export.is_symbolic_dim(size))
 
 
 def require_nonzero(manifold: Manifold, lengths, what: str) -> None:

@@ -1,7 +1,7 @@
 """Products: several manifolds side by side, as one."""
 
 import dataclasses
-from typing import final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
@@ -119,17 +119,17 @@ class Product(Manifold):
             for factor, one in zip(self.factors, self._shapes(shape), strict=True)
         )
 
-    def _shapes(self, shape) -> tuple[tuple[int, ...], ...]:
+    def _shapes(self, shape: Any) -> tuple[Any, ...]:
         count = len(self.factors)
-        is_sequence = isinstance(shape, (tuple, list)) and len(shape) > 0
-        if is_sequence and not isinstance(shape[0], (tuple, list)):
-            return (shape,) * count
-        if not is_sequence or len(shape) != count:
+        parts = tuple(shape) if isinstance(shape, (tuple, list)) else ()
+        if parts and not isinstance(parts[0], (tuple, list)):
+            return (parts,) * count
+        if len(parts) != count:
             raise ValueError(
                 f"The shape of points of {self!r} is (rows, columns, *lanes) for all factors, or a "
                 f"tuple of {count} such shapes, but {shown(shape)} was given."
             )
-        return tuple(shape)
+        return parts
 
     def check_component(self, rows, columns):
         return (

@@ -102,10 +102,6 @@ WRONG = {
         lambda: diagnostics.relative_step(TEXTS, PARAMS),
         "The update of 'b' must be an array of real numbers, got 'b'",
     ),
-    "one weight": (
-        lambda: diagnostics.relative_step(jnp.ones(2), SPEC),
-        "The update has shape|update of '' has shape",
-    ),
     # checks
     "laws": (lambda: law(laws=3), "`laws` are the names of the laws to measure.* got 3"),
     "laws in an array": (lambda: law(laws=jnp.ones(3)), "`laws` are the names .* shape"),
@@ -138,6 +134,26 @@ def test_an_argument_of_a_wrong_kind_is_named(name):
     with pytest.raises((TypeError, ValueError), match=said) as raised:
         call()
     assert len(re.findall(r"[.?!](?:\s|$)", str(raised.value))) <= 3
+
+
+@pytest.mark.parametrize(
+    ("mask", "said"),
+    [
+        ("text", "weight_decay_mask must be True or False, got 'text'"),
+        ({"w": False, "b": 3}, "weight_decay_mask of 'b' must be True or False, got 3"),
+        ({"b": True}, r"mask has values for 'b', but the leaves are 'b', 'w'\. Give True or False"),
+        (lambda tree: None, "mask has values for no leaves, but the leaves are 'b', 'w'"),
+        (
+            lambda tree: jnp.ones(3),
+            "weight_decay_mask must be True or False, got an array of shape",
+        ),
+    ],
+    ids=["text", "a number", "a part", "nothing", "an array"],
+)
+def test_a_wrong_mask_of_weight_decay_is_told(mask, said):
+    tx = fg.fgsgd(0.1, SPEC, weight_decay=0.1, weight_decay_mask=mask)
+    with pytest.raises((TypeError, ValueError), match=said):
+        tx.update(PARAMS, tx.init(PARAMS), PARAMS)
 
 
 # --- Flax ----------------------------------------------------------------------------------------

@@ -67,6 +67,8 @@ def test_points_without_entries_are_told(manifold):
         ((3,), r"was given shape \(3,\)"),
         ((3, -1), r"was given shape \(3, -1\)"),
         ((3, 2.0), r"was given shape \(3, 2\.0\)"),
+        ((3, 2, "a"), r"was given shape \(3, 2, 'a'\)"),
+        (((3, 2), (3, 2)), r"was given shape \(\(3, 2\), \(3, 2\)\)"),
     ],
     ids=str,
 )
