@@ -147,31 +147,6 @@ def test_a_lookahead_that_is_checked_without_pairs_of_weights_is_told():
         checks.check_optimizer(optax.lookahead(SGD, 5, 0.5), PARAMS)
 
 
-# --- features ------------------------------------------------------------------------------------
-
-SCALED = fg.collection(RAW, ("w", STIEFEL), default=None, scale=1.0)
-SCALED_STATE = fg.fgsgd(0.1, SCALED).init(PARAMS)
-
-
-@pytest.mark.parametrize(
-    "wrong",
-    [None, "text", {}, [], PARAMS, SCALED, SGD.init(PARAMS)],
-    ids=lambda wrong: str(wrong)[:9],
-)
-def test_something_else_than_the_state_of_an_optimizer_on_manifolds_is_told(wrong):
-    said = "must be the state of an optimizer on manifolds, as .* given, in which no link"
-    with pytest.raises(TypeError, match=said):
-        fg.get_feature_std(wrong)
-    with pytest.raises(TypeError, match=said):
-        fg.set_feature_std(wrong, {"w": 1.0})
-
-
-@pytest.mark.parametrize("wrong", [None, [], fg.Sphere(), {"w": None}], ids=str)
-def test_nothing_in_the_place_of_standard_deviations_is_told(wrong):
-    with pytest.raises(TypeError, match=r"standard deviations by path, .* got .*Leave out"):
-        fg.set_feature_std(SCALED_STATE, wrong)
-
-
 # --- numbers, truth values and others ------------------------------------------------------------
 
 AVERAGE = optax.chain(fg.rsgd(0.1, SPEC), fg.average_on_manifolds(SPEC))
@@ -183,7 +158,6 @@ WRONG = {
     "land, number": (lambda: fg.land_updates(SPEC, attraction="a"), "attraction must be a number"),
     "land, truth": (lambda: fg.land_updates(SPEC, after_step=None), "after_step must be True or"),
     "nesterov": (lambda: fg.fgsgd(0.1, SPEC, momentum=0.9, nesterov="no"), "nesterov must be True"),
-    "pooled": (lambda: fg.set_feature_std(SCALED_STATE, {"w": 1.0}, pooled="no"), "pooled must be"),
     "trace": (lambda: fg.trace_on_manifold(SPEC, 0.9, nesterov=1), "nesterov must be True"),
     "amsgrad": (lambda: fg.riemannian_adam(0.1, SPEC, amsgrad="no"), "amsgrad must be True"),
     "rescale": (lambda: fg.manifold_muon(0.1, SPEC, rescale=2.0), "rescale must be True or False"),

@@ -15,6 +15,8 @@ RAW = {"w": jax.random.normal(jax.random.key(0), (4, 2)), "b": jnp.ones(2)}
 SPEC = fg.collection(RAW, ("w", fg.pom("layer", fg.Stiefel())), default=None)
 PARAMS = fg.project(RAW, SPEC)
 STATE = optax.chain(fg.rsgd(0.1, SPEC), fg.average_on_manifolds(SPEC)).init(PARAMS)
+SCALED = fg.collection(RAW, ("w", fg.pom("layer", fg.Stiefel())), default=None, scale=1.0)
+SCALED_STATE = fg.fgsgd(0.1, SCALED).init(PARAMS)
 KEY = jax.random.key(0)
 CHAIN = {"in": jnp.ones((3, 4)), "out": jnp.ones((4, 2))}
 FLOAT8 = jax.tree.map(lambda leaf: leaf.astype(jnp.float8_e4m3fn), CHAIN)
@@ -63,6 +65,7 @@ WRONG = {
         lambda: fg.rsgd(0.1, SPEC, momentum=0.9, accumulator_dtype=np.float64(0.9)),
         "accumulator_dtype must be a floating-point dtype",
     ),
+    "pooled": (lambda: fg.set_feature_std(SCALED_STATE, {"w": 1.0}, pooled="no"), "pooled must be"),
     # paths
     "apply_fn": (
         lambda: fg.path_norm(lambda params: params, CHAIN, (3,)),
@@ -154,6 +157,28 @@ def test_a_wrong_mask_of_weight_decay_is_told(mask, said):
     tx = fg.fgsgd(0.1, SPEC, weight_decay=0.1, weight_decay_mask=mask)
     with pytest.raises((TypeError, ValueError), match=said):
         tx.update(PARAMS, tx.init(PARAMS), PARAMS)
+
+
+# --- features ------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [None, "text", {}, [], PARAMS, SCALED, optax.sgd(0.1).init(PARAMS)],
+    ids=lambda wrong: str(wrong)[:9],
+)
+def test_something_else_than_the_state_of_an_optimizer_on_manifolds_is_told(wrong):
+    said = "must be the state of an optimizer on manifolds, as .* given, in which no link"
+    with pytest.raises(TypeError, match=said):
+        fg.get_feature_std(wrong)
+    with pytest.raises(TypeError, match=said):
+        fg.set_feature_std(wrong, {"w": 1.0})
+
+
+@pytest.mark.parametrize("wrong", [None, [], fg.Sphere(), {"w": None}], ids=str)
+def test_nothing_in_the_place_of_standard_deviations_is_told(wrong):
+    with pytest.raises(TypeError, match=r"standard deviations by path, .* got .*Leave out"):
+        fg.set_feature_std(SCALED_STATE, wrong)
 
 
 # --- Flax ----------------------------------------------------------------------------------------
