@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fgsgd_jax._functions import takes
 from fgsgd_jax._text import shown
 
 
@@ -80,6 +81,11 @@ def checked_schedule(name: str, number: Any, lowest: float = 0.0) -> Any:
     """
     if not callable(number):
         return number
+    if not takes(number, 1):
+        raise TypeError(
+            f"{name} must be a number or a schedule, a function of the number of steps alone, got "
+            f"{shown(number)}. A schedule is such as optax.linear_schedule(0.1, 0.0, 1000)."
+        )
 
     @functools.wraps(number)
     def schedule(count):
@@ -132,6 +138,8 @@ def checked_float_dtype(name: str, dtype: Any) -> jnp.dtype:
             f"{name} must be a dtype, got an array: optax.inject_hyperparams takes jnp.float32 for "
             'a schedule. Write its name, "float32".'
         )
+    if isinstance(dtype, np.generic):  # which NumPy takes for its own dtype
+        raise TypeError(f"{name} must be a floating-point dtype, such as 'float32', got {dtype!r}.")
     try:
         real = jnp.issubdtype(jnp.dtype(dtype), jnp.floating)
     except (TypeError, ValueError):

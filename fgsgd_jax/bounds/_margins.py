@@ -5,7 +5,10 @@ from typing import NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._arrays import checked_array
+from fgsgd_jax._text import shown
 from fgsgd_jax.bounds._table import Bounds
+from fgsgd_jax.transforms import are_known
 
 
 class NormalizedMargins(NamedTuple):
@@ -36,18 +39,27 @@ def margins(logits: jax.Array, labels: jax.Array, /) -> jax.Array:
         `(examples,)`; negative where another class has the largest logit.
 
     Raises:
-        ValueError: If the shapes do not match.
+        TypeError: If the logits are no real numbers, or the labels no whole numbers.
+        ValueError: If the shapes do not match, or a label is none of the classes.
 
     Example:
         >>> import jax.numpy as jnp
         >>> margins(jnp.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]]), jnp.array([1, 0]))
         Array([ 1., -2.], dtype=float32)
     """
+    logits = checked_array("logits", logits)
+    labels = checked_array("labels", labels, numbers="whole numbers")
     if logits.ndim != 2 or logits.shape[1] < 2 or labels.shape != logits.shape[:1]:
         raise ValueError(
             "Margins need logits (examples, classes) of two classes at least and one label for "
             f"each example, not logits {logits.shape} and labels {labels.shape}. Give integer "
             "labels, not one-hot vectors."
+        )
+    classes = logits.shape[1]
+    if are_known(labels) and not bool(jnp.all((labels >= 0) & (labels < classes))):
+        raise ValueError(
+            f"Labels must be whole numbers from 0 to {classes - 1}, as the logits are of {classes} "
+            f"classes; got labels from {int(labels.min())} to {int(labels.max())}."
         )
     own = jnp.arange(logits.shape[1]) == labels[:, None]
     correct = jnp.sum(jnp.where(own, logits, 0), axis=1)
@@ -71,7 +83,8 @@ def normalized_margins(
         The margins and their scale.
 
     Raises:
-        ValueError: If the shapes do not match.
+        TypeError: If an argument is of another kind.
+        ValueError: If the shapes do not match, or a label is none of the classes.
 
     Example:
         >>> import jax.numpy as jnp
@@ -85,12 +98,19 @@ def normalized_margins(
     References:
         Bartlett, Foster and Telgarsky, 2017, section 1 and Figure 1.
     """
-    if len(inputs) != len(labels):
-        raise ValueError(
-            f"Margins need as many inputs as labels, not {len(inputs)} and {len(labels)}. Give "
-            "the inputs for which the logits were computed."
+    if not isinstance(bounds, Bounds):
+        raise TypeError(
+            "bounds must be the bounds of a network, such as network_bounds(params, spec, "
+            f"samples=…).layers, got {shown(bounds)}."
         )
-    flat = jnp.asarray(inputs).reshape(len(inputs), -1).astype(bounds.spectral.dtype)
+    of_examples = margins(logits, labels)
+    inputs = checked_array("inputs", inputs, "(examples, *shape)")
+    if len(inputs) != len(of_examples):
+        raise ValueError(
+            f"Margins need as many inputs as labels, not {len(inputs)} and {len(of_examples)}. "
+            "Give the inputs for which the logits were computed."
+        )
+    flat = inputs.reshape(len(inputs), -1).astype(bounds.spectral.dtype)
     size = jnp.linalg.norm(jnp.linalg.norm(flat, axis=1))
     log_scale = bounds.spectral_complexity + jnp.log(size) - jnp.log(len(inputs))
-    return NormalizedMargins(margins(logits, labels), log_scale)
+    return NormalizedMargins(of_examples, log_scale)

@@ -42,7 +42,8 @@ def network_bounds(
         The bounds, on groups and on layers.
 
     Raises:
-        ValueError: If there are no layers, or the numbers are not positive.
+        TypeError: If an argument is of another kind.
+        ValueError: If there are no layers, or a number is below 1.
 
     Example:
         >>> import jax
@@ -75,7 +76,8 @@ def bounds_of(network: NetworkNorms, *, samples: jax.Array | int, width: int) ->
         The bounds, on groups and on layers.
 
     Raises:
-        ValueError: If there are no layers, or the numbers are not positive.
+        TypeError: If an argument is of another kind.
+        ValueError: If there are no layers, or a number is below 1.
 
     Example:
         >>> import jax
@@ -86,6 +88,11 @@ def bounds_of(network: NetworkNorms, *, samples: jax.Array | int, width: int) ->
         >>> round(float(bounds_of(norms, samples=100, width=4).groups.neyshabur_2015), 3)
         2.549
     """
+    if not isinstance(network, NetworkNorms):
+        raise TypeError(
+            "The norms must be those of a network, network_norms(params, spec), got "
+            f"{type(network).__name__}."
+        )
     return _bounds_on(network.groups, network.layers, samples, width)
 
 

@@ -1,13 +1,16 @@
 """Table 1: the three bounds and their terms, from the norms of groups."""
 
+import math
 from collections.abc import Mapping
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax.core import Tracer
 from jax.scipy.special import logsumexp
 
+from fgsgd_jax._arrays import checked_array
+from fgsgd_jax._numbers import known_number, require_number
+from fgsgd_jax._text import shown
 from fgsgd_jax.norms import Norms
 
 
@@ -75,7 +78,8 @@ def log_bounds(norms: Mapping[str, Norms], *, samples: jax.Array | int, width: i
         The bounds. A group of norm 0 makes them −∞; the ratios of such a group count as 1.
 
     Raises:
-        ValueError: If there are no layers, or the numbers are not positive.
+        TypeError: If an argument is of another kind.
+        ValueError: If there are no layers, or a number is below 1.
 
     Example:
         One layer of one group, the identity matrix of size 4: ‖·‖_F = 2, ‖·‖₂ = 1, ‖·‖₂→₁ = 4.
@@ -89,13 +93,11 @@ def log_bounds(norms: Mapping[str, Norms], *, samples: jax.Array | int, width: i
     References:
         Ozay, 2019, Table 1.
     """
-    if not norms:
-        raise ValueError(
-            "Bounds need the norms of at least one layer, but the dictionary is empty. Give "
-            "`groups` or `layers` of fgsgd_jax.norms.network_norms(params, spec)."
-        )
+    _require_norms(norms)
     for name, number in (("samples", samples), ("width", width)):
-        if not isinstance(number, Tracer) and not number > 0:
+        require_number(name, number)
+        value = known_number(number)
+        if value is not None and not 1 <= value < math.inf:
             raise ValueError(
                 f"A bound needs {name} of at least 1, not {number}. Give `samples` as the number "
                 "of training samples and `width` as the largest number of units in a layer."
@@ -103,6 +105,28 @@ def log_bounds(norms: Mapping[str, Norms], *, samples: jax.Array | int, width: i
     bounds = _log_bounds(dict(norms), samples, width)
     # jit returns dictionaries with sorted keys.
     return bounds._replace(layers={path: bounds.layers[path] for path in norms})
+
+
+def _require_norms(norms: Any) -> None:
+    """Raises unless it has the norms of one layer at least."""
+    source = "Give `groups` or `layers` of fgsgd_jax.norms.network_norms(params, spec)."
+    if not isinstance(norms, Mapping):
+        raise TypeError(
+            "`norms` must be a dictionary with the Norms of every layer, got "
+            f"{type(norms).__name__}. {source}"
+        )
+    if not norms:
+        raise ValueError(
+            f"Bounds need the norms of at least one layer, but the dictionary is empty. {source}"
+        )
+    for path, of_groups in norms.items():
+        if not isinstance(of_groups, Norms):
+            raise TypeError(
+                f"The norms of {path!r} must be fgsgd_jax.norms.Norms, got "
+                f"{shown(of_groups)}. {source}"
+            )
+        for name, norm in of_groups._asdict().items():
+            checked_array(f"The norm {name!r} of {path!r}", norm)
 
 
 @jax.jit

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from fgsgd_jax._arrays import holds
+from fgsgd_jax._functions import takes
 from fgsgd_jax._keys import require_key
 from fgsgd_jax._text import shown
 from fgsgd_jax.checks import _points
@@ -61,7 +63,7 @@ def check_gradient(
     """
     require_manifold(manifold)
     require_key(key)
-    if not callable(function):
+    if not callable(function) or not takes(function, 1):
         raise TypeError(f"`function` must be a function of a point, got {shown(function)}.")
     _require_point(x)
     selected = LAWS.select("check_gradient", manifold, laws, tolerances)
@@ -76,7 +78,7 @@ def _require_point(x: Any) -> None:
 
     def is_of_floats(leaf):
         is_array = isinstance(leaf, (jax.Array, np.ndarray))
-        return is_array and jnp.issubdtype(leaf.dtype, jnp.floating)
+        return is_array and holds(leaf.dtype, "real floating-point numbers")
 
     if not all(map(is_of_floats, x if isinstance(x, tuple) and x else (x,))):
         raise TypeError(

@@ -4,6 +4,8 @@ import dataclasses
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
+from fgsgd_jax._numbers import require_not_negative
+from fgsgd_jax._text import shown
 from fgsgd_jax.checks._report import Law, Report
 
 # A number, or one for every item size (in bytes) of the dtype in which a law is measured.
@@ -75,13 +77,16 @@ class LawTable(dict[str, Definition]):
             The names, in the order of the table.
 
         Raises:
-            ValueError: If a name is unknown, or a law was asked for that does not apply.
+            TypeError: If laws or tolerances are of another kind.
+            ValueError: If a name is unknown, a tolerance is negative, or a law was asked for that
+                does not apply.
         """
+        _require_tolerances(tolerances)
         self._require_known(check, "tolerances", tolerances or ())
         obstacles = {name: law.obstacle(subject) for name, law in self.items()}
         if laws is None:
             return tuple(name for name, obstacle in obstacles.items() if obstacle is None)
-        asked = (laws,) if isinstance(laws, str) else tuple(laws)
+        asked = _names(laws)
         self._require_known(check, "laws", asked)
         for name in asked:
             if obstacles[name] is not None:
@@ -122,3 +127,29 @@ class LawTable(dict[str, Definition]):
         return Report(
             Law(name, float(measured[name]), tolerance(name)) for name in self if name in measured
         )
+
+
+def _require_tolerances(tolerances: Any) -> None:
+    if tolerances is None:
+        return
+    if not isinstance(tolerances, Mapping):
+        raise TypeError(
+            "`tolerances` are numbers by the name of a law, such as {'retract is smooth': 1e-4}, "
+            f"or None, got {shown(tolerances)}."
+        )
+    for name, tolerance in tolerances.items():
+        require_not_negative(f"The tolerance of {name!r}", tolerance)
+
+
+def _names(laws: Any) -> tuple[str, ...]:
+    """The names of the laws that the user gave, or one name."""
+    if isinstance(laws, str):
+        return (laws,)
+    several = isinstance(laws, Iterable) and not hasattr(laws, "shape")
+    names = tuple(laws) if several else ()
+    if not several or not all(isinstance(name, str) for name in names):
+        raise TypeError(
+            "`laws` are the names of the laws to measure, as a report shows them, or None, got "
+            f"{shown(laws)}."
+        )
+    return names

@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax._keys import require_key
-from fgsgd_jax._numbers import checked_float_dtype
+from fgsgd_jax._numbers import checked_float_dtype, require_finite
 from fgsgd_jax.checks import _basic_laws, _geodesic_laws
 from fgsgd_jax.checks._laws import LawTable
 from fgsgd_jax.checks._points import checked_shape
@@ -77,8 +77,11 @@ def check_manifold(
             f"check_manifold measures laws in float32 or float64, not in {dtype}: shorter dtypes "
             "have no tolerances. Check the manifold in float32."
         )
+    require_finite("injectivity_radius", injectivity_radius)
+    if injectivity_radius <= 0:
+        raise ValueError(f"injectivity_radius must be above 0, got {injectivity_radius!r}.")
     dimension = manifold.dimension(_shape_of_a_point(shape))
-    subject = Subject(manifold, shape, dimension, dtype, injectivity_radius)
+    subject = Subject(manifold, shape, dimension, dtype, float(injectivity_radius))
     selected = LAWS.select("check_manifold", subject, laws, tolerances)
     if laws is None:  # single laws trace only the verbs that they need
         require_shapes(subject)

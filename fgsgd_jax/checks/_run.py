@@ -9,6 +9,7 @@ import numpy as np
 import optax
 
 from fgsgd_jax.spec import residual
+from fgsgd_jax.transforms import initial_state
 
 
 class Walk(NamedTuple):
@@ -29,7 +30,7 @@ class Run:
             optax.with_extra_args_support(tx).update, **extra_args
         )
         self.update = jax.jit(self.plain_update)
-        self.state = tx.init(params)
+        self.state = initial_state(tx, params)
         self.zero = jax.tree.map(jnp.zeros_like, params)
         smallest = min(leaf.dtype.itemsize for leaf in jax.tree.leaves(params))
         self.item_size = min(max(smallest, 2), 8)

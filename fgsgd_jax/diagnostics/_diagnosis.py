@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._arrays import checked_array
 from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.diagnostics import _weights
@@ -77,7 +78,8 @@ def diagnose(
         A `Diagnosis` for every leaf on manifolds, by path.
 
     Raises:
-        ValueError: If the trees do not match the spec.
+        TypeError: If an argument is of another kind.
+        ValueError: If the trees do not match the spec, or a number is outside of its range.
 
     Example:
         >>> import jax.numpy as jnp
@@ -94,6 +96,7 @@ def diagnose(
     require_collection(spec)
     require_weights(params, spec)
     coordinates = checked_coordinates(coordinates)
+    rho, curvature = _weights.checked_numbers(rho, curvature)
     stds, manifold_ids = spec.feature_std(feature_std), spec.manifold_ids()
     all_gradients, all_updates, all_traces = map(
         dict, map(leaves_with_paths, (gradients, updates, trace))
@@ -139,6 +142,7 @@ def summary(found: Mapping[str, Diagnosis]) -> dict[str, jax.Array]:
 
     Raises:
         TypeError: If it is no result of `diagnose`.
+        ValueError: If no weight is on a manifold.
 
     Example:
         >>> import jax
@@ -149,9 +153,11 @@ def summary(found: Mapping[str, Diagnosis]) -> dict[str, jax.Array]:
         >>> round(float(numbers["group_frobenius"]), 3)  # eight unit components in a group
         2.828
     """
-    if not isinstance(found, Mapping) or not all(isinstance(d, Diagnosis) for d in found.values()):
-        raise TypeError(
-            f"summary takes what diagnose(params, spec, …) returns, got {shown(found)}."
+    require_diagnoses("summary", found)
+    if not found:
+        raise ValueError(
+            "No weight is on a manifold, so there is nothing to sum up. Give a spec with manifolds "
+            "to diagnose."
         )
     diagnoses = list(found.values())
 
@@ -176,11 +182,18 @@ def summary(found: Mapping[str, Diagnosis]) -> dict[str, jax.Array]:
     return result
 
 
+def require_diagnoses(name: str, found: Any) -> None:
+    """Raises a TypeError unless something is the result of `diagnose`."""
+    if not isinstance(found, Mapping) or not all(isinstance(d, Diagnosis) for d in found.values()):
+        raise TypeError(f"{name} takes what diagnose(params, spec, …) returns, got {shown(found)}.")
+
+
 def _leaf(leaves: Mapping[str, Any], path: str, spec: Collection, name: str):
     if path not in leaves:
         raise ValueError(
             f"The {name} have no leaf {path!r}. Give a tree like the parameters from which the "
             "spec was built."
         )
-    spec.leaf_spec_of(path, leaves[path])  # raises for another shape
-    return leaves[path]
+    leaf = checked_array(f"The leaf {path!r} of the {name}", leaves[path])
+    spec.leaf_spec_of(path, leaf)  # raises for another shape
+    return leaf

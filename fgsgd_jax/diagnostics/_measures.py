@@ -53,6 +53,7 @@ def of_gradients(
     """
     require_collection(spec)
     coordinates = checked_coordinates(coordinates)
+    rho, curvature = _weights.checked_numbers(rho, curvature)
 
     def measure(path, leaf_spec, weight, manifold_ids, std, gradient):
         known = leaf_spec, weight, manifold_ids, std
@@ -84,6 +85,7 @@ def of_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
     Example:
         See `of_gradients`.
     """
+    require_collection(spec)
 
     def measure(path, leaf_spec, weight, manifold_ids, std, update):
         del path, manifold_ids, std

@@ -6,6 +6,7 @@ import jax
 import jax.numpy as jnp
 
 from fgsgd_jax import linalg
+from fgsgd_jax._arrays import checked_array
 from fgsgd_jax._trees import leaves_with_paths
 
 
@@ -25,6 +26,7 @@ def relative_step(updates: Any, params: Any) -> dict[str, jax.Array]:
         not move.
 
     Raises:
+        TypeError: If a leaf is no array of real numbers.
         ValueError: If `params` has no leaf of the same path and shape.
 
     Example:
@@ -34,9 +36,10 @@ def relative_step(updates: Any, params: Any) -> dict[str, jax.Array]:
         >>> {path: round(float(step), 4) for path, step in relative_step(updates, params).items()}
         {'b': 0.0, 'w': 0.1}
     """
-    weights = dict(leaves_with_paths(params))
+    weights = {path: _array("weight", path, leaf) for path, leaf in leaves_with_paths(params)}
     steps = {}
-    for path, update in leaves_with_paths(updates):
+    for path, leaf in leaves_with_paths(updates):
+        update = _array("update", path, leaf)
         if path not in weights or weights[path].shape != update.shape:
             found = f"of shape {weights[path].shape}" if path in weights else "missing"
             raise ValueError(
@@ -46,6 +49,10 @@ def relative_step(updates: Any, params: Any) -> dict[str, jax.Array]:
         length, size = _norm(update), _norm(weights[path])
         steps[path] = jnp.where(length == 0, 0, length / size)
     return steps
+
+
+def _array(name: str, path: str, leaf: Any) -> jax.Array:
+    return checked_array(f"The {name}{f' of {path!r}' if path else ''}", leaf)
 
 
 def _norm(leaf: jax.Array) -> jax.Array:

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 
 from fgsgd_jax._text import aligned, did_you_mean
-from fgsgd_jax.diagnostics._diagnosis import Diagnosis, diagnose
+from fgsgd_jax.diagnostics._diagnosis import Diagnosis, diagnose, require_diagnoses
 from fgsgd_jax.spec import Collection
 
 
@@ -23,6 +23,9 @@ class Report:
     """
 
     weights: Mapping[str, Diagnosis]
+
+    def __post_init__(self):
+        require_diagnoses("Report", self.weights)
 
     def __str__(self) -> str:
         if not self.weights:

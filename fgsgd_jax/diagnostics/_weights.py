@@ -10,7 +10,14 @@ import jax.numpy as jnp
 from fgsgd_jax import linalg
 from fgsgd_jax.norms import group_matrices
 from fgsgd_jax.spec import Coordinates, LeafSpec, step_radius, times
-from fgsgd_jax.transforms import PerGroup, group_of, normalizer, value_at
+from fgsgd_jax.transforms import (
+    PerGroup,
+    checked_curvature,
+    checked_rho,
+    group_of,
+    normalizer,
+    value_at,
+)
 
 
 @functools.partial(jax.jit, static_argnums=0)
@@ -84,6 +91,21 @@ def summary_of_gradients(normals, gradient_norms, taus) -> dict[str, jax.Array]:
 def concatenated(arrays: Iterable[Any]) -> jax.Array:
     """The entries of several arrays in one vector."""
     return jnp.concatenate([jnp.ravel(array) for array in arrays])
+
+
+def checked_numbers(rho: Any, curvature: Any) -> tuple[Any, Any]:
+    """ρ and c, which raise where they make no sense.
+
+    Raises:
+        TypeError: If one is no number, nor a function of the group.
+        ValueError: If one is outside of its range, or ρ is known to the optimizer alone.
+    """
+    if isinstance(rho, str) and rho == "travelled":
+        raise ValueError(
+            "rho='travelled' is known to the optimizer alone. Give diagnostics a number, or a "
+            "function of the group marked by fgsgd_jax.per_group."
+        )
+    return checked_rho(rho), checked_curvature(curvature)
 
 
 def group_numbers(path: str, leaf_spec: LeafSpec, *numbers: float | PerGroup) -> list[jax.Array]:

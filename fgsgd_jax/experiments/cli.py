@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # a package of the `train` extra: without it, the program say
     from cyclopts import App, ArgumentCollection, CycloptsError
 
 # What `pip install "fgsgd_jax[train]"` installs, by import names.
-TRAIN_EXTRA = {"PIL", "cyclopts", "flax", "matplotlib", "orbax", "rich", "sklearn", "tqdm"}
+TRAIN_EXTRA = set("PIL cyclopts filelock flax matplotlib orbax rich sklearn tqdm".split())
 
 
 class UsageError(Exception):

@@ -1,9 +1,10 @@
 """The folder in which a run leaves its results, and the files that every command writes there."""
 
+import contextlib
 import csv
 import itertools
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from fgsgd_jax.experiments.files import UNFINISHED, replacing
 from fgsgd_jax.experiments.files import write_json as write_json
 
 SUMMARY_FILE = "summary.json"
+LOCK_FILE = f"{UNFINISHED}lock"  # what a killed program leaves of it does not make a folder taken
 
 Row = dict[str, Any]
 """One row of a table: values by column name."""
@@ -32,12 +34,44 @@ def new_run_dir(name: str) -> Path:
     return next(folder for folder in folders if not folder.exists())
 
 
-def make_run_dir(folder: Path) -> None:
-    """Creates the folder of a run, or raises `UsageError` if that is impossible."""
+@contextlib.contextmanager
+def held(folder: Path) -> Iterator[None]:
+    """Creates the folder of a run, and keeps other processes from writing there meanwhile.
+
+    The operating system ends the lock of a program that is killed. A folder that was created and
+    got no file is removed.
+
+    Raises:
+        UsageError: If another process holds the folder, or it cannot be created or written.
+    """
+    # Delayed, so that a command line without the `train` extra can say what is missing.
+    from filelock import FileLock, Timeout
+
+    is_new = not folder.exists()
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise UsageError(f"{folder} cannot be made ({error}); give another --run-dir.") from error
+    path = folder / LOCK_FILE
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UsageError(
+            f"Another process is writing its results to {folder}; wait until it has ended, or give "
+            "another folder."
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{path} cannot be locked ({error}); give another --run-dir.") from error
+    try:
+        yield
+    finally:
+        with contextlib.suppress(OSError):
+            path.unlink()  # before the release, after which it may be the lock of another process
+        lock.release()
+        if is_new:
+            with contextlib.suppress(OSError):  # it holds files
+                folder.rmdir()
 
 
 def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:

@@ -18,7 +18,7 @@ from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.features._kernel_uses import KernelUse
 from fgsgd_jax.features._provenance import POOLED
 from fgsgd_jax.features._tracing import Trace
-from fgsgd_jax.spec import Collection
+from fgsgd_jax.spec import Collection, require_collection
 
 # --- moments -------------------------------------------------------------------------------------
 
@@ -136,6 +136,8 @@ def standard_deviations(
         ValueError: If there is no batch, an empty one, no kernel, or a requested kernel whose input
             channels cannot be traced.
     """
+    if spec is not None:
+        require_collection(spec)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves_with_paths(params)}
     populations: dict[str, _Population] = {}
     axes: dict[str, set] = {}
@@ -178,6 +180,8 @@ def map_sizes(
     Raises:
         ValueError: As `standard_deviations`; also if no array of the batch has an axis.
     """
+    if spec is not None:
+        require_collection(spec)
     arguments = _arguments_of(batch)
     leading = [leaf.shape[0] for leaf in jax.tree.leaves(arguments) if leaf.shape]
     if not leading:

@@ -9,7 +9,8 @@ import jax.numpy as jnp
 
 from fgsgd_jax import linalg
 from fgsgd_jax._keys import require_key
-from fgsgd_jax.geometry._manifold import Manifold, require_points
+from fgsgd_jax._numbers import checked_float_dtype
+from fgsgd_jax.geometry._manifold import Manifold, require_points, require_shape
 
 
 @final
@@ -32,23 +33,23 @@ class Euclidean(Manifold):
         return x
 
     def to_tangent(self, x, g, /):
-        require_points(self, x)
+        require_points(self, x, g)
         return g
 
     def retract(self, x, v, /):
-        require_points(self, x)
+        require_points(self, x, v)
         return x + v
 
     def exp(self, x, v, /):
-        require_points(self, x)
+        require_points(self, x, v)
         return x + v
 
     def log(self, x, y, /):
-        require_points(self, x)
+        require_points(self, x, y)
         return y - x
 
     def dist(self, x, y, /):
-        require_points(self, x)
+        require_points(self, x, y)
         return linalg.norm(y - x)
 
     def residual(self, x, /):
@@ -58,10 +59,12 @@ class Euclidean(Manifold):
     def random(self, key, shape, dtype=jnp.float32):
         """Independent standard normal entries; flat space has no uniform distribution."""
         require_key(key)
-        require_points(self, shape)
+        require_shape(self, shape)
+        dtype = checked_float_dtype("dtype", dtype)
         return jax.random.normal(key, shape, dtype)
 
     def dimension(self, shape):
+        require_shape(self, shape)
         return math.prod(shape[:2])
 
     def second_fundamental_form(self, x, u, v, /):

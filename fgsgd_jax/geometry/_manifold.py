@@ -12,14 +12,19 @@ numerical `log`, which returns NaN where it cannot certify its result).
 
 import abc
 import math
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import export
 from jax.core import Tracer
 
 from fgsgd_jax import linalg
+from fgsgd_jax._arrays import holds
 from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import checked_float_dtype
+from fgsgd_jax._text import shown
 
 # `dimension` by counting needs a square matrix with as many rows as a point has entries.
 LARGEST_COUNTED = 1024
@@ -71,6 +76,7 @@ class Manifold(abc.ABC):
     def inner(self, x: jax.Array, u: jax.Array, v: jax.Array, /) -> jax.Array:
         """⟨u, v⟩ at x, `(*lanes)`; by default tr(uᵀv)."""
         del x
+        require_points(self, u, v)
         return linalg.inner(u, v)
 
     def representer(self, x: jax.Array, g: jax.Array, /) -> jax.Array:
@@ -84,6 +90,7 @@ class Manifold(abc.ABC):
 
     def norm(self, x: jax.Array, v: jax.Array, /) -> jax.Array:
         """√⟨v, v⟩ at x, `(*lanes)`; neither overflows nor vanishes where the result does not."""
+        require_points(self, v)
         scale = linalg.magnitude(v)
         v = v / scale
         return scale * linalg.safe_sqrt(self.inner(x, v, v))
@@ -95,7 +102,8 @@ class Manifold(abc.ABC):
     def random(self, key: jax.Array, shape: tuple[int, ...], dtype=jnp.float32) -> jax.Array:
         """Random points; by default projected Gaussian matrices, uniform on spheres."""
         require_key(key)
-        require_points(self, shape)
+        require_shape(self, shape)
+        dtype = checked_float_dtype("dtype", dtype)
         normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
         return self.project(normal).astype(dtype)
 
@@ -107,6 +115,7 @@ class Manifold(abc.ABC):
         Raises:
             NotImplementedError: If a point has too many entries to count.
         """
+        require_shape(self, shape)
         rows, columns = shape[:2]
         size = rows * columns
         if size > LARGEST_COUNTED:
@@ -166,14 +175,54 @@ def overrides(manifold: Manifold, verb: str) -> bool:
     return getattr(type(manifold), verb) is not getattr(Manifold, verb)
 
 
-def require_points(manifold: Manifold, x) -> None:
-    """Raises unless x, an array or a shape, has the two axes of a point."""
-    shape = x if isinstance(x, tuple) else np.shape(x)
+_WORKS_ON = "works on arrays of shape (rows, columns, *lanes), but was given"
+
+
+def require_points(manifold: Manifold, x: Any, *others: Any) -> None:
+    """Raises unless x is an array of points, and so are others, with as many rows and columns.
+
+    Raises:
+        TypeError: If one is no array of real numbers.
+        ValueError: If one has other axes.
+    """
+    for array in (x, *others):
+        if not (hasattr(array, "shape") and hasattr(array, "dtype")):
+            raise TypeError(f"{manifold!r} {_WORKS_ON} {shown(array)}.")
+        if not holds(array.dtype):
+            raise TypeError(
+                f"{manifold!r} works on arrays of real numbers, but was given dtype {array.dtype}."
+            )
+        require_shape(manifold, array.shape)
+        if array.shape[:2] != x.shape[:2]:
+            raise ValueError(
+                f"{manifold!r} was given points of shape {x.shape} together with an array of shape "
+                f"{array.shape}. Give arrays with as many rows and columns."
+            )
+
+
+def require_shape(manifold: Manifold, shape: Any) -> None:
+    """Raises unless a shape has the two axes of a point."""
+    if not isinstance(shape, (tuple, list)):
+        raise TypeError(
+            f"A shape of points of {manifold!r} is a tuple (rows, columns, *lanes), but "
+            f"{shown(shape)} was given."
+        )
     if len(shape) < 2:
         raise ValueError(
-            f"{manifold!r} works on arrays of shape (rows, columns, *lanes), but was given shape "
-            f"{shape}. Give a vector of n numbers the shape (n, 1)."
+            f"{manifold!r} {_WORKS_ON} shape {tuple(shape)}. Give a vector of n numbers the shape "
+            "(n, 1)."
         )
+    if not all(_is_size(size, least=1 if axis < 2 else 0) for axis, size in enumerate(shape)):
+        raise ValueError(
+            f"{manifold!r} {_WORKS_ON} shape {tuple(shape)}. Give points with one row and one "
+            "column at least."
+        )
+
+
+def _is_size(size: Any, least: int) -> bool:
+    """Whether this can be the size of an axis, which in an exported program may be a symbol."""
+    whole = isinstance(size, (int, np.integer))
+    return bool(size >= least) if whole else bool(export.is_symbolic_dim(size))
 
 
 def require_nonzero(manifold: Manifold, lengths, what: str) -> None:

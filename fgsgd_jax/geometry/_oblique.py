@@ -12,6 +12,7 @@ from fgsgd_jax.geometry._manifold import (
     Manifold,
     require_nonzero,
     require_points,
+    require_shape,
 )
 from fgsgd_jax.geometry._sphere import arc, cos_sinc, log_factor
 
@@ -46,27 +47,27 @@ class Oblique(Manifold):
         return x / length
 
     def to_tangent(self, x, g, /):
-        require_points(self, x)
+        require_points(self, x, g)
         return g - linalg.column_inner(x, g) * x
 
     def retract(self, x, v, /):
-        require_points(self, x)
+        require_points(self, x, v)
         y = x + v
         return y / linalg.column_norm(y)
 
     def exp(self, x, v, /):
-        require_points(self, x)
+        require_points(self, x, v)
         cosine, sinc = cos_sinc(linalg.column_norm(v))
         return cosine * x + sinc * v
 
     def log(self, x, y, /):
-        require_points(self, x)
+        require_points(self, x, y)
         w = self.to_tangent(x, y - x)
         mirror_chord = linalg.column_norm(x + y)
         return log_factor(self._angles(x, y), linalg.column_norm(w), mirror_chord) * w
 
     def dist(self, x, y, /):
-        require_points(self, x)
+        require_points(self, x, y)
         return linalg.norm(self._angles(x, y)[None])
 
     def _angles(self, x, y):
@@ -77,6 +78,7 @@ class Oblique(Manifold):
         return jnp.max(jnp.abs(linalg.column_norm(linalg.in_working_dtype(x)) - 1), axis=0)
 
     def dimension(self, shape):
+        require_shape(self, shape)
         return math.prod(shape[:2]) - shape[1]
 
     def second_fundamental_form(self, x, u, v, /):

@@ -1,12 +1,13 @@
 """Products: several manifolds side by side, as one."""
 
 import dataclasses
-from typing import final
+from typing import Any, final
 
 import jax
 import jax.numpy as jnp
 
 from fgsgd_jax._keys import require_key
+from fgsgd_jax._text import shown
 from fgsgd_jax.geometry._manifold import Manifold
 
 
@@ -118,8 +119,17 @@ class Product(Manifold):
             for factor, one in zip(self.factors, self._shapes(shape), strict=True)
         )
 
-    def _shapes(self, shape) -> tuple[tuple[int, ...], ...]:
-        return (shape,) * len(self.factors) if isinstance(shape[0], int) else shape
+    def _shapes(self, shape: Any) -> tuple[Any, ...]:
+        count = len(self.factors)
+        parts = tuple(shape) if isinstance(shape, (tuple, list)) else ()
+        if parts and not isinstance(parts[0], (tuple, list)):
+            return (parts,) * count
+        if len(parts) != count:
+            raise ValueError(
+                f"The shape of points of {self!r} is (rows, columns, *lanes) for all factors, or a "
+                f"tuple of {count} such shapes, but {shown(shape)} was given."
+            )
+        return parts
 
     def check_component(self, rows, columns):
         return (

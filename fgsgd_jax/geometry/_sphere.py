@@ -12,6 +12,7 @@ from fgsgd_jax.geometry._manifold import (
     Manifold,
     require_nonzero,
     require_points,
+    require_shape,
 )
 
 
@@ -78,26 +79,26 @@ class Sphere(Manifold):
         return x / length
 
     def to_tangent(self, x, g, /):
-        require_points(self, x)
+        require_points(self, x, g)
         return g - linalg.inner(x, g) * x
 
     def retract(self, x, v, /):
-        require_points(self, x)
+        require_points(self, x, v)
         y = x + v
         return y / linalg.norm(y)
 
     def exp(self, x, v, /):
-        require_points(self, x)
+        require_points(self, x, v)
         cosine, sinc = cos_sinc(linalg.norm(v))
         return cosine * x + sinc * v
 
     def log(self, x, y, /):
-        require_points(self, x)
+        require_points(self, x, y)
         w = self.to_tangent(x, y - x)
         return log_factor(self.dist(x, y), linalg.norm(w), linalg.norm(x + y)) * w
 
     def dist(self, x, y, /):
-        require_points(self, x)
+        require_points(self, x, y)
         return arc(linalg.norm(x - y), linalg.norm(x + y))
 
     def residual(self, x, /):
@@ -105,6 +106,7 @@ class Sphere(Manifold):
         return jnp.abs(linalg.norm(linalg.in_working_dtype(x)) - 1)
 
     def dimension(self, shape):
+        require_shape(self, shape)
         return math.prod(shape[:2]) - 1
 
     def second_fundamental_form(self, x, u, v, /):

@@ -9,11 +9,13 @@ from jax.core import Tracer
 
 from fgsgd_jax import linalg
 from fgsgd_jax._keys import require_key
+from fgsgd_jax._numbers import checked_float_dtype
 from fgsgd_jax.geometry import _stiefel_geodesics as geodesics
 from fgsgd_jax.geometry._manifold import (
     Manifold,
     require_nonzero,
     require_points,
+    require_shape,
 )
 from fgsgd_jax.geometry._polar_factor import checked_polar_factor, polar_factor
 
@@ -75,11 +77,11 @@ class Stiefel(Manifold):
         return _tall(self._project, x)
 
     def to_tangent(self, x, g, /):
-        require_points(self, x)
+        require_points(self, x, g)
         return _tall(geodesics.to_tangent, x, g)
 
     def retract(self, x, v, /):
-        require_points(self, x)
+        require_points(self, x, v)
         route = {"polar": linalg.polar_step, "qr": _qr_step, "cayley": _cayley_step}
         return _tall(route[self.retraction], x, v)
 
@@ -90,7 +92,7 @@ class Stiefel(Manifold):
         end by eps·‖v‖, and the matrix exponential multiplies that; in float32 two correct digits
         are left there.
         """
-        require_points(self, x)
+        require_points(self, x, v)
         return _tall(geodesics.exp, x, v)
 
     def log(self, x, y, /):
@@ -105,7 +107,7 @@ class Stiefel(Manifold):
             manifold*, 2017; Zimmermann & Stoye, *The injectivity radius of the compact Stiefel
             manifold under the Euclidean metric*, 2024 (the radius is π).
         """
-        require_points(self, x)
+        require_points(self, x, y)
         return _tall(geodesics.log, x, y)
 
     def dist(self, x, y, /):
@@ -121,11 +123,13 @@ class Stiefel(Manifold):
     def random(self, key, shape, dtype=jnp.float32):
         """Uniform (Haar) points: the Q of a Gaussian matrix, its sign fixed by a positive R."""
         require_key(key)
-        require_points(self, shape)
+        require_shape(self, shape)
+        dtype = checked_float_dtype("dtype", dtype)
         normal = jax.random.normal(key, shape, linalg.working_dtype(dtype))
         return _tall(linalg.gram_schmidt, normal).astype(dtype)
 
     def dimension(self, shape):
+        require_shape(self, shape)
         long, short = max(shape[:2]), min(shape[:2])
         return long * short - short * (short + 1) // 2
 

@@ -6,8 +6,8 @@ the algorithm, read `transforms` and `geometry` instead.
 A step has three forms, and a program takes one of them when it is lowered: passes over arrays
 (`_passes.py`), for spheres and oblique manifolds on GPUs two passes over entries (`_gpu.py`), and
 for small points on GPUs and TPUs kernels of Pallas (`_blocks.py`). To have passes over arrays
-everywhere, set `fgsgd_jax.kernels.PALLAS = False` and `fgsgd_jax.kernels._step.GPUS = ()` before an
-optimizer is made.
+everywhere, set `fgsgd_jax.kernels.PALLAS = False` and `fgsgd_jax.kernels._pallas.GPUS = ()` before
+an optimizer is made.
 
 Kernels of Pallas are taken where the process computes on one TPU, or on one NVIDIA GPU of compute
 capability 8.0 (Ampere) or later. `fgsgd_jax.kernels.PALLAS = False`, set before an optimizer is

@@ -13,11 +13,10 @@ from fgsgd_jax.kernels._scalars import Scalars
 # Whether JAX interprets the kernels, as tests of them on a CPU need.
 INTERPRET = False
 
-
-# Platforms for which kernels are written, and the compute capability that GPUs need (Ampere).
+# Platforms whose programs take steps in a form of their own, with kernels of Pallas or without.
 GPUS = ("cuda", "rocm")
 TPUS = ("tpu",)
-LEAST_CAPABILITY = 8.0
+LEAST_CAPABILITY = 8.0  # the compute capability that kernels of Pallas need (Ampere)
 
 
 def platforms(wanted: bool | None) -> tuple[str, ...]:

@@ -30,9 +30,7 @@ from fgsgd_jax.spec import (
     times,
 )
 
-# GPUs where points are held entry by entry in registers, and the largest such points. With
-# `GPUS = ()` and no Pallas, all platforms compute by passes over arrays.
-GPUS = ("cuda", "rocm")
+# The largest points that GPUs and TPUs hold entry by entry in registers.
 LARGEST_IN_REGISTERS = 25
 
 
@@ -75,7 +73,7 @@ def _tangent_norms(leaf_spec, weight, gradient, manifold_ids, s, after, *, setti
         if fits_norms(step):
             in_registers = _of_platform(by_pallas, lambda name: norms_by_blocks(step, name))
     if isinstance(kernel, RescalingKernel):  # for which XLA makes one kernel, with what follows
-        in_registers |= dict.fromkeys(GPUS, lambda: norms(linalg.Entries.of))
+        in_registers |= dict.fromkeys(_pallas.GPUS, lambda: norms(linalg.Entries.of))
     return _on_platform(
         leaf_spec, in_registers, lambda: _xla_cpu.materialize(norms, weight, after=after)
     )
@@ -125,7 +123,7 @@ def fused_step(
     if by_pallas and _is_small(leaf_spec) and fits_blocks(step):
         in_registers = _of_platform(by_pallas, lambda name: blocks(step, after, name))
     elif isinstance(kernel, RescalingKernel):
-        in_registers = dict.fromkeys(GPUS, lambda: two_passes(step, after))
+        in_registers = dict.fromkeys(_pallas.GPUS, lambda: two_passes(step, after))
     return _on_platform(leaf_spec, in_registers, lambda: passes(step, after))
 
 

@@ -8,6 +8,7 @@ import jax
 import optax
 
 from fgsgd_jax import pathsgd
+from fgsgd_jax._text import shown
 
 NORMALIZATIONS = (nn.BatchNorm, nn.LayerNorm, nn.GroupNorm, nn.RMSNorm, nn.InstanceNorm)
 
@@ -26,6 +27,12 @@ def apply_fn(
         A function of the parameters `variables["params"]` and a batch. It raises a ValueError with
         the name of the layer if it calls a normalization layer.
     """
+    if not isinstance(module, nn.Module):
+        raise TypeError(
+            f"The module must be a Flax Linen module, got {shown(module)}. An NNX module goes to "
+            "fgsgd_jax.nnx."
+        )
+    _require_dictionary("variables", variables)
 
     def refuse_normalization(next_function, args, kwargs, context):
         if isinstance(context.module, NORMALIZATIONS):
@@ -41,6 +48,11 @@ def apply_fn(
             return module.apply({**(variables or {}), "params": params}, x, **arguments)
 
     return function
+
+
+def _require_dictionary(name: str, given: Any) -> None:
+    if not (given is None or isinstance(given, Mapping)):
+        raise TypeError(f"`{name}` must be a dictionary or None, got {shown(given)}.")
 
 
 def path_norm(
@@ -97,6 +109,7 @@ def scale_by_path(
     The arguments are as for `path_sgd`; `options` are further arguments of
     `fgsgd_jax.scale_by_path`.
     """
+    _require_dictionary("arguments", arguments)
     function = apply_fn(module, variables=variables, **(arguments or {}))
     return pathsgd.scale_by_path(function, input_shape, p, **options)
 
@@ -135,5 +148,6 @@ def path_sgd(
         >>> state.apply_gradients(grads=params).step
         1
     """
+    _require_dictionary("arguments", arguments)
     function = apply_fn(module, variables=variables, **(arguments or {}))
     return pathsgd.path_sgd(learning_rate, function, input_shape, p, momentum, **options)

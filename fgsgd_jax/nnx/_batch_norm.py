@@ -7,6 +7,9 @@ import jax
 import jax.numpy as jnp
 from flax import nnx
 
+from fgsgd_jax import pathsgd
+from fgsgd_jax.nnx._paths import require_model
+
 FOLDABLE = (nnx.Linear, nnx.Conv)
 
 
@@ -31,6 +34,7 @@ def fold_batch_norm(
         The folded copy.
 
     Raises:
+        TypeError: If an argument is of another kind.
         ValueError: If a normalization does not directly follow a linear layer or a convolution, if
             that layer's output is also used elsewhere, or if either of the two is called twice.
 
@@ -48,6 +52,8 @@ def fold_batch_norm(
         >>> bool(jnp.allclose(folded(x), model(x))), bool(fgsgd_jax.nnx.path_norm(folded, (3,)) > 0)
         (True, True)
     """
+    require_model(model, call)
+    pathsgd.require_input_shape(input_shape)
     call = call or (lambda model, x: model(x))
     pairs = _pairs(model, input_shape, call)
     folded = nnx.clone(model)

@@ -8,6 +8,8 @@ import optax
 from flax import nnx
 
 from fgsgd_jax import pathsgd
+from fgsgd_jax._functions import require_function
+from fgsgd_jax._text import shown
 
 NORMALIZATIONS = (nnx.BatchNorm, nnx.LayerNorm, nnx.GroupNorm, nnx.RMSNorm, nnx.InstanceNorm)
 
@@ -25,8 +27,10 @@ def apply_fn(model: nnx.Module, call: Callable | None = None) -> Callable[[Any, 
             default `model(x)`.
 
     Raises:
+        TypeError: If this is no NNX module, or `call` no function of a model and a batch.
         ValueError: If the model has a normalization layer, with its path.
     """
+    require_model(model, call)
     for path, module in nnx.iter_modules(model):
         if isinstance(module, NORMALIZATIONS):
             remedy = (
@@ -57,6 +61,18 @@ def apply_fn(model: nnx.Module, call: Callable | None = None) -> Callable[[Any, 
     return function
 
 
+def require_model(model: Any, call: Any) -> None:
+    """Raises a TypeError unless this is an NNX module, called as a function says or by default."""
+    if not isinstance(model, nnx.Module):
+        raise TypeError(
+            f"The model must be a Flax NNX module, got {shown(model)}. A Linen module goes to "
+            "fgsgd_jax.linen; for any other network, give fgsgd_jax.path_norm and its siblings a "
+            "function of parameters and a batch."
+        )
+    if call is not None:
+        require_function("call", call, "model, x")
+
+
 def path_norm(
     model: nnx.Module, input_shape: Sequence[int], p: Any = 2, *, call: Callable | None = None
 ) -> jax.Array:
@@ -78,7 +94,8 @@ def path_norm(
         >>> bool(fgsgd_jax.nnx.path_norm(model, (3,)) > 0)
         True
     """
-    return pathsgd.path_norm(apply_fn(model, call), nnx.state(model, nnx.Param), input_shape, p)
+    function = apply_fn(model, call)
+    return pathsgd.path_norm(function, nnx.state(model, nnx.Param), input_shape, p)
 
 
 def path_scales(
@@ -93,8 +110,8 @@ def path_scales(
 
     See `fgsgd_jax.path_scales`; the other arguments are as for `path_norm`.
     """
-    params = nnx.state(model, nnx.Param)
     function = apply_fn(model, call)
+    params = nnx.state(model, nnx.Param)
     return pathsgd.path_scales(function, params, input_shape, p, second_term=second_term)
 
 

@@ -1,19 +1,31 @@
 """The norm of a convolution as a linear map of feature maps."""
 
 import functools
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._arrays import checked_array
+from fgsgd_jax._numbers import require_count
+from fgsgd_jax._text import shown
 from fgsgd_jax.norms._matrices import spectral
 
 
-@functools.partial(jax.jit, static_argnames=(
-    "map_shape", "strides", "padding", "input_dilation", "kernel_dilation",
-    "feature_group_count", "iterations",
-))  # fmt: skip
+class _Convolution(NamedTuple):
+    """A convolution without its kernel; the fields are the arguments of `convolution_norm`."""
+
+    map_shape: tuple[int, ...]
+    strides: tuple[int, ...]
+    padding: str | tuple[tuple[int, int], ...]
+    input_dilation: tuple[int, ...]
+    kernel_dilation: tuple[int, ...]
+    feature_group_count: int
+
+
 def convolution_norm(
     kernel: jax.Array,
     map_shape: tuple[int, ...],
@@ -47,8 +59,9 @@ def convolution_norm(
         A scalar.
 
     Raises:
-        ValueError: If the map and the field of the kernel differ in the number of axes, or the
-            padding is unknown.
+        TypeError: If an argument is of another kind.
+        ValueError: If the map and the field of the kernel differ in the number of axes, a number
+            is below 1, or the padding is unknown.
 
     Example:
         A 1×1 convolution has the norm of its matrix:
@@ -61,7 +74,9 @@ def convolution_norm(
         Sedghi, Gupta and Long, *The singular values of convolutional layers*, ICLR 2019, which
         also shows why the norm of the reshaped kernel is another number.
     """
+    kernel = checked_array("kernel", kernel, "(*field, inputs, outputs)")
     spatial = kernel.ndim - 2
+    map_shape = _whole_numbers("map_shape", map_shape)
     if len(map_shape) != spatial:
         raise ValueError(
             f"A kernel of shape {kernel.shape} acts on maps of {spatial} axes; map_shape="
@@ -69,41 +84,99 @@ def convolution_norm(
             "channels."
         )
 
-    def each(value) -> tuple[int, ...]:
-        return (value,) * spatial if isinstance(value, int) else tuple(value)
+    def each(name: str, value: Any) -> tuple[int, ...]:
+        """One number for each axis of the map."""
+        one = not isinstance(value, (tuple, list))
+        numbers = _whole_numbers(name, (value,) * spatial if one else value)
+        if len(numbers) != spatial:
+            raise ValueError(f"{name} needs {spatial} numbers for this kernel, got {value!r}.")
+        return numbers
 
+    for name, number in (("feature_group_count", feature_group_count), ("iterations", iterations)):
+        require_count(name, number, 1)
+    if kernel.shape[-1] % feature_group_count:
+        raise ValueError(
+            f"The outputs of a kernel of shape {kernel.shape} do not divide into "
+            f"feature_group_count={feature_group_count} groups."
+        )
+    convolution = _Convolution(
+        map_shape,
+        each("strides", strides),
+        _checked_padding(padding, spatial),
+        each("input_dilation", input_dilation),
+        each("kernel_dilation", kernel_dilation),
+        feature_group_count,
+    )
+    if isinstance(convolution.padding, str) and max(convolution.input_dilation, default=1) > 1:
+        raise ValueError(
+            f"With input_dilation={input_dilation} the padding must be a number or pairs "
+            f"(low, high), not {padding!r}."
+        )
+    return _norm(kernel, convolution, iterations)
+
+
+def _whole_numbers(name: str, numbers: Any) -> tuple[int, ...]:
+    """A tuple of whole numbers of at least 1."""
+    if not isinstance(numbers, (tuple, list)):
+        raise TypeError(
+            f"{name} must be a tuple of whole numbers, such as (32, 32), got {shown(numbers)}."
+        )
+    for number in numbers:
+        require_count(f"Every number in {name}", number, 1)
+    return tuple(map(int, numbers))
+
+
+def _checked_padding(padding: Any, spatial: int) -> str | tuple[tuple[int, int], ...]:
+    """The padding as a name, or as pairs (low, high) for each axis of the map."""
+
+    def is_whole(number: Any) -> bool:
+        return isinstance(number, (int, np.integer)) and not isinstance(number, bool)
+
+    if isinstance(padding, str) and padding in ("SAME", "VALID", "CIRCULAR"):
+        return padding
+    if is_whole(padding):
+        return ((int(padding), int(padding)),) * spatial
+    pairs = padding if isinstance(padding, (tuple, list)) else ()
+    if len(pairs) == spatial and all(
+        isinstance(pair, (tuple, list)) and len(pair) == 2 and all(map(is_whole, pair))
+        for pair in pairs
+    ):
+        return tuple((int(low), int(high)) for low, high in pairs)
+    raise ValueError(
+        "The padding of a convolution is 'SAME', 'VALID', 'CIRCULAR', a number for all sides, or "
+        f"pairs (low, high) for each of {spatial} axes, not {shown(padding)}."
+    )
+
+
+@functools.partial(jax.jit, static_argnums=(1, 2))
+def _norm(kernel: jax.Array, convolution: _Convolution, iterations: int) -> jax.Array:
+    map_shape, strides, padding, input_dilation, kernel_dilation, groups = convolution
     kernel = linalg.in_working_dtype(kernel)
     largest = jnp.max(jnp.abs(kernel))
     scale = jnp.where((largest > 0) & jnp.isfinite(largest), largest, 1)
-    unit, dilation = kernel / scale, each(kernel_dilation)
-    if isinstance(padding, str) and padding not in ("SAME", "VALID", "CIRCULAR"):
-        raise ValueError(
-            "The padding of a convolution is 'SAME', 'VALID', 'CIRCULAR', a number for all sides, "
-            f"or pairs (low, high), not {padding!r}."
-        )
+    unit = kernel / scale
     circular = padding == "CIRCULAR"
-    if isinstance(padding, int):
-        padding = ((padding, padding),) * spatial
 
     def convolve(x):
         if circular:
-            reach = [(size - 1) * step for size, step in zip(kernel.shape, dilation, strict=False)]
-            sides = [((length) // 2, length - length // 2) for length in reach]
+            sizes = zip(kernel.shape, kernel_dilation, strict=False)
+            reach = [(size - 1) * step for size, step in sizes]
+            sides = [(length // 2, length - length // 2) for length in reach]
             x = jnp.pad(x, [*sides, (0, 0)], mode="wrap")
-        axes = "XYZUVW"[:spatial]
+        axes = "XYZUVW"[: len(map_shape)]
         return lax.conv_general_dilated(
             x[None],
             unit,
-            each(strides),
+            strides,
             "VALID" if circular else padding,
-            each(input_dilation),
-            dilation,
+            input_dilation,
+            kernel_dilation,
             (f"N{axes}C", f"{axes}IO", f"N{axes}C"),
-            feature_group_count,
+            groups,
             precision=lax.Precision.HIGHEST,
         )
 
-    shape = (*map_shape, kernel.shape[-2] * feature_group_count)
+    shape = (*map_shape, kernel.shape[-2] * groups)
     transposed = jax.linear_transpose(convolve, jax.ShapeDtypeStruct(shape, unit.dtype))
     start = jax.random.normal(jax.random.key(0), shape, unit.dtype)
     square = _largest_of_operator(lambda x: transposed(convolve(x))[0], start, iterations)

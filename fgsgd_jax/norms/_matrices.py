@@ -7,6 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._arrays import checked_array
+
+MATRICES = "(rows, columns, *lanes)"
 
 
 class Norms(NamedTuple):
@@ -26,26 +29,34 @@ class Norms(NamedTuple):
 def frobenius(x: jax.Array, /) -> jax.Array:
     """‖x‖_F of every matrix: `(rows, columns, *lanes)` → `(*lanes)`.
 
+    Raises:
+        TypeError: If x is no array of real numbers.
+        ValueError: If it has fewer than two axes, or no rows or columns.
+
     Example:
         >>> import jax.numpy as jnp
         >>> frobenius(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
         Array(5., dtype=float32)
     """
-    return linalg.norm(linalg.in_working_dtype(x))
+    return linalg.norm(linalg.in_working_dtype(checked_array("x", x, MATRICES)))
 
 
 def two_to_one(x: jax.Array, /) -> jax.Array:
     """‖x‖₂→₁, the sum of the Euclidean norms of the rows: `(rows, columns, *lanes)` → `(*lanes)`.
+
+    Raises:
+        TypeError: If x is no array of real numbers.
+        ValueError: If it has fewer than two axes, or no rows or columns.
 
     Example:
         >>> import jax.numpy as jnp
         >>> two_to_one(jnp.array([[3.0, 4.0], [0.0, 2.0]]))
         Array(7., dtype=float32)
     """
-    return jnp.sum(linalg.column_norm(linalg.transpose(linalg.in_working_dtype(x))), axis=0)
+    x = linalg.in_working_dtype(checked_array("x", x, MATRICES))
+    return jnp.sum(linalg.column_norm(linalg.transpose(x)), axis=0)
 
 
-@jax.jit
 def spectral(x: jax.Array, /) -> jax.Array:
     """‖x‖₂, the largest singular value of every matrix: `(rows, columns, *lanes)` → `(*lanes)`.
 
@@ -53,11 +64,20 @@ def spectral(x: jax.Array, /) -> jax.Array:
     values are. It needs no LAPACK: the Gram matrix of the shorter side is squared until the
     remaining error cannot change the result.
 
+    Raises:
+        TypeError: If x is no array of real numbers.
+        ValueError: If it has fewer than two axes, or no rows or columns.
+
     Example:
         >>> import jax.numpy as jnp
         >>> spectral(jnp.array([[3.0, 0.0], [0.0, 4.0]]))
         Array(4., dtype=float32)
     """
+    return _spectral(checked_array("x", x, MATRICES))
+
+
+@jax.jit
+def _spectral(x: jax.Array) -> jax.Array:
     x = linalg.in_working_dtype(x)
     if x.shape[0] < x.shape[1]:
         x = linalg.transpose(x)
@@ -105,13 +125,21 @@ def _largest_eigenvalue(gram: jax.Array) -> jax.Array:
     return first * jnp.exp(total + last)
 
 
-@jax.jit
 def norms_of(x: jax.Array, /) -> Norms:
     """The three norms of every matrix: `(rows, columns, *lanes)` → `(*lanes)` each.
+
+    Raises:
+        TypeError: If x is no array of real numbers.
+        ValueError: If it has fewer than two axes, or no rows or columns.
 
     Example:
         >>> import jax.numpy as jnp
         >>> norms_of(jnp.array([[3.0, 0.0], [0.0, 4.0]])).two_to_one
         Array(7., dtype=float32)
     """
+    return _norms_of(checked_array("x", x, MATRICES))
+
+
+@jax.jit
+def _norms_of(x: jax.Array) -> Norms:
     return Norms(frobenius(x), spectral(x), two_to_one(x))

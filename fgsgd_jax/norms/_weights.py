@@ -7,6 +7,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._arrays import checked_array
 from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.norms._matrices import Norms, norms_of
@@ -62,8 +63,7 @@ def component_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
     """
     if leaf_spec is None:
         return layer_norms(weight, None)
-    _require_weight(weight, leaf_spec)
-    return _component_norms(weight, leaf_spec)
+    return _component_norms(_checked_weight(weight, leaf_spec), leaf_spec)
 
 
 def group_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
@@ -93,8 +93,7 @@ def group_norms(weight: jax.Array, leaf_spec: LeafSpec | None, /) -> Norms:
     """
     if leaf_spec is None:
         return layer_norms(weight, None)
-    _require_weight(weight, leaf_spec)
-    return _group_norms(weight, leaf_spec)
+    return _group_norms(_checked_weight(weight, leaf_spec), leaf_spec)
 
 
 def layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None = None, /) -> Norms:
@@ -118,13 +117,13 @@ def layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None = None, /) -> Norm
         >>> layer_norms(jnp.ones((2, 2, 1, 4))).frobenius  # 4 outputs × 4 inputs
         Array([4.], dtype=float32)
     """
-    _require_weight(weight, leaf_spec)
-    if leaf_spec is None and jnp.ndim(weight) < 2:
+    weight = _checked_weight(weight, leaf_spec)
+    if leaf_spec is None and (weight.ndim < 2 or not weight.size):
         raise ValueError(
-            f"A weight of shape {jnp.shape(weight)} is no matrix and has no layer norms. Give "
+            f"A weight of shape {weight.shape} is no matrix and has no layer norms. Give "
             "a weight with an input and an output axis."
         )
-    return _layer_norms(jnp.asarray(weight), leaf_spec)
+    return _layer_norms(weight, leaf_spec)
 
 
 @functools.partial(jax.jit, static_argnums=1)
@@ -140,8 +139,8 @@ def _layer_norms(weight: jax.Array, leaf_spec: LeafSpec | None) -> Norms:
     return norms_of(jnp.transpose(weight, outputs + inputs + stack).reshape(sizes))
 
 
-def _require_weight(weight: Any, leaf_spec: Any) -> None:
-    """Raises unless a weight is an array of floats that fits its entry of the spec, if it has one.
+def _checked_weight(weight: Any, leaf_spec: Any) -> jax.Array:
+    """The weight, an array of floats that fits its entry of the spec, if it has one.
 
     Raises:
         TypeError: If one of them is something else.
@@ -152,15 +151,13 @@ def _require_weight(weight: Any, leaf_spec: Any) -> None:
             "The entry of the spec must be that of one weight, such as spec['conv/kernel'], or "
             f"None, got {shown(leaf_spec)}."
         )
-    dtype = getattr(weight, "dtype", None)
-    if dtype is None or not jnp.issubdtype(dtype, jnp.floating):
-        given = shown(weight) if dtype is None else f"dtype {dtype}"
-        raise TypeError(f"The weight must be an array of real floating-point numbers, got {given}.")
-    if leaf_spec is not None and jnp.shape(weight) != leaf_spec.shape:
+    weight = checked_array("The weight", weight, numbers="real floating-point numbers")
+    if leaf_spec is not None and weight.shape != leaf_spec.shape:
         raise ValueError(
-            f"The weight has shape {jnp.shape(weight)}, but its entry of the spec is for shape "
+            f"The weight has shape {weight.shape}, but its entry of the spec is for shape "
             f"{leaf_spec.shape}. Give the weight and the entry of the same path."
         )
+    return weight
 
 
 def network_norms(params: Any, spec: Collection) -> NetworkNorms:
@@ -228,7 +225,7 @@ def _component_norms(weight: jax.Array, leaf_spec: LeafSpec) -> Norms:
 
 @functools.partial(jax.jit, static_argnums=1)
 def _group_norms(weight: jax.Array, leaf_spec: LeafSpec) -> Norms:
-    return norms_of(group_matrices(weight, leaf_spec))
+    return norms_of(_group_matrices(weight, leaf_spec))
 
 
 def group_matrices(weight: jax.Array, leaf_spec: LeafSpec) -> jax.Array:
@@ -241,7 +238,20 @@ def group_matrices(weight: jax.Array, leaf_spec: LeafSpec) -> jax.Array:
     Returns:
         `(rows, columns · components in a group, groups)`. Groups of unequal size are filled up with
         zeros, which change none of the norms.
+
+    Raises:
+        TypeError: If the weight is no array of floats, or the entry none of a spec.
+        ValueError: If the weight has another shape than its entry of the spec.
     """
+    if leaf_spec is None:
+        raise TypeError(
+            "The entry of the spec must be that of a weight on a manifold, such as "
+            "spec['conv/kernel'], got None: a Euclidean weight has no groups of components."
+        )
+    return _group_matrices(_checked_weight(weight, leaf_spec), leaf_spec)
+
+
+def _group_matrices(weight: jax.Array, leaf_spec: LeafSpec) -> jax.Array:
     points = leaf_spec.points(weight)
     rows, columns, *lanes = points.shape
     if leaf_spec.scheme == "PIO":

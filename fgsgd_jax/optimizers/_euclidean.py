@@ -8,10 +8,10 @@ import numpy as np
 import optax
 from jax.core import Tracer
 
-from fgsgd_jax._numbers import checked_schedule, require_number_or_schedule
-from fgsgd_jax._trees import leaves_with_paths
+from fgsgd_jax._numbers import checked_schedule, require_flag, require_number_or_schedule
+from fgsgd_jax._trees import leaves_with_paths, listed
 from fgsgd_jax.spec import AS_ASKED, Collection, require_gradients
-from fgsgd_jax.transforms import WritesWeights, require_transformation, wrong_state
+from fgsgd_jax.transforms import WritesWeights, initial_state, require_transformation, wrong_state
 
 # The rate of Euclidean leaves over the rate of leaves on manifolds. A step of `fgsgd` turns a
 # component by at most 0.42 times the rate, whatever the gradient; nothing limits a step of SGD, so
@@ -73,7 +73,10 @@ def _without_new_weights(euclidean) -> optax.GradientTransformationExtraArgs:
         del new_weights
         return euclidean.update(updates, state, params, **extra_args)
 
-    return optax.GradientTransformationExtraArgs(euclidean.init, update_fn)
+    def init_fn(params):
+        return initial_state(euclidean, params)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)
 
 
 def _warn_if_all_is_euclidean(spec: Collection) -> None:
@@ -139,11 +142,30 @@ def _decay_of_euclidean_leaves(spec: Collection, weight_decay, mask, stacklevel:
 
     def euclidean_part(tree):
         asked = mask(tree) if callable(mask) else mask
+        for path, chosen in leaves_with_paths(asked):
+            require_flag(f"weight_decay_mask{f' of {path!r}' if path else ''}", chosen)
         covered = [path for path, chosen in leaves_with_paths(asked) if chosen and path in fixed]
         if covered:
             warn(covered, 2)
-        return jax.tree.map(
-            lambda chosen, euclidean: bool(chosen) and euclidean, asked, spec.euclidean_mask(tree)
-        )
+        return _both(asked, spec.euclidean_mask(tree))
 
     return optax.add_decayed_weights(weight_decay, mask=euclidean_part)
+
+
+def _both(asked: Any, euclidean: Any) -> Any:
+    """The leaves of two masks, the first of which may have one value for a whole part of the tree.
+
+    Raises:
+        ValueError: If the two are different trees.
+    """
+    try:
+        return jax.tree.map(lambda chosen, one: bool(chosen) and one, asked, euclidean)
+    except ValueError:
+        given, needed = (
+            listed(path for path, _ in leaves_with_paths(tree)) for tree in (asked, euclidean)
+        )
+        raise ValueError(
+            f"weight_decay_mask has values for {given or 'no leaves'}, but the leaves are "
+            f"{needed}. Give True or False for every leaf, or a function that does, such as "
+            "spec.euclidean_mask."
+        ) from None

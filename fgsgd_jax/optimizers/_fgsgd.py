@@ -5,7 +5,7 @@ from typing import Any, Literal
 import numpy as np
 import optax
 
-from fgsgd_jax._numbers import require_momentum, require_number_or_schedule
+from fgsgd_jax._numbers import require_flag, require_momentum, require_number_or_schedule
 from fgsgd_jax.optimizers._euclidean import euclidean_share, with_euclidean
 from fgsgd_jax.optimizers._resolution import warn_of_short_steps
 from fgsgd_jax.spec import Collection, Coordinates
@@ -212,6 +212,7 @@ def rsgd(
         Bonnabel, *Stochastic gradient descent on Riemannian manifolds*, 2013; Ozay & Okatani,
         *Optimization on submanifolds of convolution kernels in CNNs*, 2016 (Submanifold SGD).
     """
+    require_flag("normalize", normalize)
     links = chain_links(
         project_to_tangent(spec, coordinates=coordinates),
         _momentum(spec, momentum, nesterov, accumulator_dtype),

@@ -33,6 +33,7 @@ from fgsgd_jax.spec import (
 from fgsgd_jax.transforms import (
     SpecState,
     finished,
+    initial_state,
     nearest_points,
     previous_weights,
     require_on_manifolds,
@@ -165,7 +166,7 @@ def on_manifold(
         require_on_manifolds(params, spec)
         state = SpecState.of(spec, params)
         weights = _at_unit_scale(spec, state, params)
-        inner = tx.init(weights)
+        inner = initial_state(tx, weights)
         require_supported(inner, momentum)
         require_no_decay(tx, inner, weights, spec)
         previous = previous_weights(spec, state, params) if momentum else {}

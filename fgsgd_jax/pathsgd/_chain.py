@@ -38,12 +38,16 @@ def chain_of(params: Any, layers: Layers | None) -> tuple[list, Any, list[Affine
 
     Raises:
         TypeError: If a kernel or bias is no array of floats.
-        ValueError: If the shapes of consecutive layers do not fit each other, or if it is unclear
-            which layer a vector belongs to.
+        ValueError: If the shapes of consecutive layers do not fit each other, if it is unclear
+            which layer a vector belongs to, or if there is no layer, or one without entries.
     """
     paths = [path for path, _ in leaves_with_paths(params)]
     leaves, structure = jax.tree.flatten(params)
     chain = _found(paths, leaves) if layers is None else _named(paths, layers)
+    if not chain:
+        raise ValueError(
+            "`layers` is empty; name the layers of the chain in order, or leave it out."
+        )
     for index in itertools.chain.from_iterable(map(dataclasses.astuple, chain)):
         if index is not None:
             _require_weight(paths[index], leaves[index])
@@ -65,6 +69,8 @@ def _require_weight(path: str, leaf: Any) -> None:
             f"The layers of a chain need arrays of float16, bfloat16, float32 or float64, but "
             f"{path!r} is {given}."
         )
+    if not leaf.size:
+        raise ValueError(f"{path!r} has no entries (shape {leaf.shape}), so it is no layer.")
 
 
 def _require_fitting_bias(affine: AffineMap, paths: list[str], shapes: list) -> None:

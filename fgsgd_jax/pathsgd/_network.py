@@ -13,6 +13,8 @@ from jax.core import Tracer
 from jax.extend.core import ClosedJaxpr
 
 from fgsgd_jax import linalg
+from fgsgd_jax._arrays import holds
+from fgsgd_jax._functions import takes
 from fgsgd_jax._numbers import require_number
 from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths, listed
@@ -123,11 +125,17 @@ def is_weight(leaf) -> bool:
 
 
 def require_arrays(params: Any) -> None:
-    """Raises a TypeError for a leaf that is neither an array nor a number."""
+    """Raises a TypeError for a leaf that is neither an array nor a number, or too coarse."""
     for path, leaf in leaves_with_paths(params):
         if not (hasattr(leaf, "dtype") or isinstance(leaf, (bool, int, float, complex))):
             where = f", but {path!r} is" if path else ", got"
             raise TypeError(f"The parameters must be a tree of arrays{where} {shown(leaf)}.")
+        dtype = getattr(leaf, "dtype", None)
+        if dtype is not None and jnp.issubdtype(dtype, jnp.floating) and not holds(dtype):
+            raise TypeError(
+                f"Sums over paths are of float16, bfloat16, float32 or float64 weights, but "
+                f"{path!r} is of dtype {dtype}."
+            )
 
 
 def check_arguments(apply_fn, p, input_shape, params) -> None:
@@ -138,16 +146,15 @@ def check_arguments(apply_fn, p, input_shape, params) -> None:
             f"{type(apply_fn).__name__} was given in its place. Were arguments swapped? Flax "
             "models go to the functions of fgsgd_jax.nnx and fgsgd_jax.linen."
         )
+    if not takes(apply_fn, 2):
+        raise TypeError(
+            "The network is a function of parameters and a batch, apply_fn(params, x), but "
+            f"{shown(apply_fn)} takes other arguments."
+        )
     require_number("p", p)
     if not isinstance(p, Tracer) and not 1 <= float(p) < np.inf:
         raise ValueError(f"The path norm needs a finite p of at least 1, not {p!r}.")
-    if not isinstance(input_shape, (tuple, list)) or not all(
-        isinstance(size, (int, np.integer)) and size > 0 for size in input_shape
-    ):
-        raise ValueError(
-            "input_shape is the shape of one example without the batch, such as (28, 28, 1), not "
-            f"{input_shape!r}."
-        )
+    require_input_shape(input_shape)
     require_arrays(params)
     is_masked = jax.tree.map(_is_masked, params, is_leaf=_is_masked)
     masked = [path for path, is_one in leaves_with_paths(is_masked) if is_one]
@@ -162,3 +169,14 @@ def check_arguments(apply_fn, p, input_shape, params) -> None:
 
 def _is_masked(node) -> bool:
     return isinstance(node, optax.MaskedNode)
+
+
+def require_input_shape(input_shape: Any) -> None:
+    """Raises a ValueError unless this is the shape of an example."""
+    if not isinstance(input_shape, (tuple, list)) or not all(
+        isinstance(size, (int, np.integer)) and size > 0 for size in input_shape
+    ):
+        raise ValueError(
+            "input_shape is the shape of one example without the batch, such as (28, 28, 1), not "
+            f"{input_shape!r}."
+        )

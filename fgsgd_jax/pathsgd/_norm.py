@@ -7,6 +7,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._numbers import require_flag
 from fgsgd_jax.pathsgd import _extended_range
 from fgsgd_jax.pathsgd._extended_range import SEED_EXPONENT, ScaledFloat, equals
 from fgsgd_jax.pathsgd._network import Network, check_arguments, is_weight, trace
@@ -113,6 +114,7 @@ def path_scales(
         *Path-normalized optimization of recurrent neural networks*, 2016 (arXiv 1605.07154).
     """
     check_arguments(apply_fn, p, input_shape, params)
+    require_flag("second_term", second_term)
     return _compiled(_path_scales, apply_fn, tuple(input_shape), p, second_term)(params)
 
 

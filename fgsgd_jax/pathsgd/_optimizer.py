@@ -9,7 +9,13 @@ import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
 from fgsgd_jax import _xla_cpu
-from fgsgd_jax._numbers import checked_schedule, require_momentum, require_number_or_schedule
+from fgsgd_jax._numbers import (
+    checked_schedule,
+    require_flag,
+    require_momentum,
+    require_number_or_schedule,
+)
+from fgsgd_jax._text import shown
 from fgsgd_jax.pathsgd import _extended_range
 from fgsgd_jax.pathsgd._extended_range import ScaledFloat
 from fgsgd_jax.pathsgd._network import Network, check_arguments, is_weight, trace
@@ -63,7 +69,8 @@ def scale_by_path(
         A transformation without state, whose `update` needs `params`.
 
     Raises:
-        TypeError: At `init`, if `apply_fn` is not callable.
+        TypeError: If an option is of another kind; at `init`, if `apply_fn` is no function of
+            parameters and a batch.
         ValueError: At `init`, if the network is not one of weights, sums, pooling and ReLU-like
             activations, if p is below 1 or if the input shape is not a shape; at `update`, if
             `params` are missing or parts of the tree are masked.
@@ -81,6 +88,11 @@ def scale_by_path(
     References:
         Neyshabur, Salakhutdinov & Srebro, 2015 (arXiv 1506.02617), section 4 and Theorem 5.1.
     """
+    require_flag("second_term", second_term)
+    if extended_range is not None:
+        require_flag("extended_range", extended_range)
+    if not (scales is None or callable(scales)):
+        raise TypeError(f"scales must be a function of the parameters, got {shown(scales)}.")
     extended = not _is_at_most_two(p) if extended_range is None else extended_range
 
     def init_fn(params):

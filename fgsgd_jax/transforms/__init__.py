@@ -39,6 +39,8 @@ from fgsgd_jax.transforms._per_group import Group as Group
 from fgsgd_jax.transforms._per_group import PerGroup as PerGroup
 from fgsgd_jax.transforms._per_group import Rho as Rho
 from fgsgd_jax.transforms._per_group import ScalarOrScheduleOrGroup as ScalarOrScheduleOrGroup
+from fgsgd_jax.transforms._per_group import checked_curvature as checked_curvature
+from fgsgd_jax.transforms._per_group import checked_rho as checked_rho
 from fgsgd_jax.transforms._per_group import group_of as group_of
 from fgsgd_jax.transforms._per_group import per_group as per_group
 from fgsgd_jax.transforms._per_group import value_at as value_at
@@ -51,4 +53,5 @@ from fgsgd_jax.transforms._step import ScaleByFgsgdState as ScaleByFgsgdState
 from fgsgd_jax.transforms._step import normalizer as normalizer
 from fgsgd_jax.transforms._step import scale_by_fgsgd as scale_by_fgsgd
 from fgsgd_jax.transforms._straight_averages import LEAVES_MANIFOLDS as LEAVES_MANIFOLDS
+from fgsgd_jax.transforms._straight_averages import initial_state as initial_state
 from fgsgd_jax.transforms._tangent import project_to_tangent as project_to_tangent

@@ -8,6 +8,8 @@ import optax
 
 from fgsgd_jax import linalg
 from fgsgd_jax._numbers import require_decay, require_flag, require_not_negative
+from fgsgd_jax._text import shown
+from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection, map_leaves, require_collection
 from fgsgd_jax.transforms._guards import require_new_weights_on_manifolds
 from fgsgd_jax.transforms._link import (
@@ -124,6 +126,7 @@ def get_average(state: Any, params: Any) -> Any:
         A tree like the parameters, on the manifolds.
 
     Raises:
+        TypeError: If a parameter is no array.
         ValueError: If the state has no average, or several, or one of other parameters.
 
     Example:
@@ -142,6 +145,11 @@ def get_average(state: Any, params: Any) -> Any:
             "The average was taken of parameters of another structure than those given for the "
             "dtypes. Give get_average(state, params) the parameters that are trained."
         )
+    for path, leaf in leaves_with_paths(params):
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"The parameters must be a tree of arrays, but {path!r} is {shown(leaf)}."
+            )
     return jax.tree.map(lambda leaf, average: average.astype(leaf.dtype), params, averages)
 
 

@@ -4,9 +4,10 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax.spec import Collection, map_leaves, require_collection, residual
-from fgsgd_jax.transforms._feature_std import get_feature_std
+from fgsgd_jax.transforms._feature_std import known_feature_std
 from fgsgd_jax.transforms._guards import are_known, require_on_manifolds, tolerance
 from fgsgd_jax.transforms._link import require_params, require_transformation
+from fgsgd_jax.transforms._straight_averages import initial_state
 
 
 def checked(
@@ -47,7 +48,7 @@ def checked(
 
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "the check measures how far the present weights are from them")
-        stds = get_feature_std(state) or None
+        stds = known_feature_std(state) or None
         if are_known(params):
             require_on_manifolds(params, spec, stds)
             return plain.update(updates, state, params, **extra_args)
@@ -61,4 +62,7 @@ def checked(
         kept = map_leaves(spec, on_manifold, lambda update, _: update, new_updates, params)
         return kept, new_state
 
-    return optax.GradientTransformationExtraArgs(plain.init, update_fn)
+    def init_fn(params):
+        return initial_state(plain, params)
+
+    return optax.GradientTransformationExtraArgs(init_fn, update_fn)

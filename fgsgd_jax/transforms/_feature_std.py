@@ -5,11 +5,16 @@ weights, and `next_feature_std` for the scale of the weights after the next upda
 divides by the first and multiplies by the second, so no weight is ever off its manifold.
 """
 
+from collections.abc import Mapping
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from fgsgd_jax._arrays import checked_array
+from fgsgd_jax._numbers import require_flag
+from fgsgd_jax._text import shown
+from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import checked_feature_stds
 from fgsgd_jax.transforms._link import SpecState
 
@@ -38,6 +43,7 @@ def set_feature_std(
         The new state.
 
     Raises:
+        TypeError: If an argument is of another kind, or a standard deviation is None.
         ValueError: If the spec has no scale, a path is not on a manifold, there are not as
             many numbers as input channels, one is NaN, infinite, negative, or zero without a
             `min_std`, or `min_std` is not positive. Inside a jitted function values cannot be
@@ -59,8 +65,12 @@ def set_feature_std(
     References:
         Ozay, *Fine-grained optimization of deep neural networks*, NeurIPS 2019, section 3.
     """
+    require_flag("pooled", pooled)
+    _require_stds(stds)
     known = {
-        path: std for part in _spec_states(state) for path, std in part.next_feature_std.items()
+        path: std
+        for part in _required_spec_states(state)
+        for path, std in part.next_feature_std.items()
     }
     if not known:
         raise ValueError(
@@ -96,6 +106,9 @@ def get_feature_std(state: Any) -> dict[str, jax.Array]:
     Returns:
         What `project`, `residual` and `diagnostics` take as `feature_std`; empty without a scale.
 
+    Raises:
+        TypeError: If this is no state of an optimizer on manifolds.
+
     Example:
         >>> import jax.numpy as jnp
         >>> import fgsgd_jax as fg
@@ -105,8 +118,39 @@ def get_feature_std(state: Any) -> dict[str, jax.Array]:
         >>> get_feature_std(state)["w"]
         Array([1., 1.], dtype=float32)
     """
+    _required_spec_states(state)
+    return known_feature_std(state)
+
+
+def known_feature_std(state: Any) -> dict[str, jax.Array]:
+    """As `get_feature_std`, and empty for the state of any other transformation."""
     known = {path: std for part in _spec_states(state) for path, std in part.feature_std.items()}
     return {path: jax.tree.leaves(std)[0] for path, std in known.items()}
+
+
+def _required_spec_states(state: Any) -> list[SpecState]:
+    parts = _spec_states(state)
+    if not parts:
+        given = "None" if state is None else type(state).__name__
+        raise TypeError(
+            "`state` must be the state of an optimizer on manifolds, as tx.init(params) or "
+            f"tx.update(…) returned it, but {given} was given, in which no link on manifolds "
+            "keeps anything."
+        )
+    return parts
+
+
+def _require_stds(stds: Any) -> None:
+    """Raises where nothing was given for standard deviations, which would change nothing."""
+    leaves = jax.tree.leaves(stds, is_leaf=lambda node: node is None)
+    nothing = not leaves and not isinstance(stds, Mapping)
+    if nothing or any(leaf is None for leaf in leaves):
+        raise TypeError(
+            "`stds` must be standard deviations by path, such as fgsgd_jax.nnx.feature_std(model, "
+            f"batches) returns, got {shown(stds)}. Leave out the weights that keep theirs."
+        )
+    for path, std in leaves_with_paths(stds):
+        checked_array(f"The standard deviation of {path!r}", std)
 
 
 def _is_spec_state(node: Any) -> bool:

@@ -19,6 +19,7 @@ from fgsgd_jax.transforms._link import (
     require_state,
     require_transformation,
 )
+from fgsgd_jax.transforms._straight_averages import initial_state
 
 CHANGED = 0.02  # of a weight: more than the rounding of bfloat16, 1/256 of every entry at most
 
@@ -97,7 +98,7 @@ def with_master_weights(
         master = {
             path: copy_for_state(leaf) for path, leaf in leaves_with_paths(longer) if path in short
         }
-        return MasterState(master, inner.init(longer), SpecState.without_arrays(spec))
+        return MasterState(master, initial_state(inner, longer), SpecState.without_arrays(spec))
 
     def update_fn(updates, state, params=None, **extra_args):
         require_params(params, "a step starts from the present weights")

@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import optax
 
+from fgsgd_jax._functions import takes
 from fgsgd_jax._numbers import checked_schedule, require_finite
 from fgsgd_jax.spec import LeafSpec
 
@@ -53,7 +54,7 @@ def per_group(function: Callable[[Group], float]) -> PerGroup:
         >>> import math
         >>> rho = per_group(lambda group: math.pi * math.sqrt(group.components))
     """
-    if not callable(function):
+    if not callable(function) or not takes(function, 1):
         raise TypeError(
             f"per_group takes a function of a Group, got {function!r}. Give numbers without it."
         )

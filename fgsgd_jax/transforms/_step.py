@@ -17,6 +17,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from fgsgd_jax._numbers import require_flag
 from fgsgd_jax.spec import Collection, Groups, map_leaves, require_collection, require_weights
 from fgsgd_jax.transforms._finished import require_unfinished
 from fgsgd_jax.transforms._guards import require_tangent_vectors
@@ -99,6 +100,7 @@ def scale_by_fgsgd(
         *Stochastic gradient descent on Riemannian manifolds*, 2013.
     """
     require_collection(spec)
+    require_flag("per_component", per_component)
     rho, curvature = checked_rho(rho), checked_curvature(curvature)
     travels, per = is_travelled(rho), "component" if per_component else "group"
     needs_weights = travels or any(

@@ -135,6 +135,18 @@ def test_something_else_in_the_place_of_a_transformation_is_told(use, wrong):
         TAKE_A_TRANSFORMATION[use](wrong)
 
 
+@pytest.mark.parametrize("use", ["with_master_weights", "on_manifold", "checked", "euclidean"])
+def test_a_lookahead_inside_is_told_to_go_around(use):
+    tx = TAKE_A_TRANSFORMATION[use](optax.lookahead(SGD, 5, 0.5))
+    with pytest.raises(ValueError, match=r"around the optimizer .*chain\(optax\.lookahead\(tx"):
+        tx.init(PARAMS)
+
+
+def test_a_lookahead_that_is_checked_without_pairs_of_weights_is_told():
+    with pytest.raises(ValueError, match=r"LookaheadParams\.init_synced\(params\)"):
+        checks.check_optimizer(optax.lookahead(SGD, 5, 0.5), PARAMS)
+
+
 # --- numbers, truth values and others ------------------------------------------------------------
 
 AVERAGE = optax.chain(fg.rsgd(0.1, SPEC), fg.average_on_manifolds(SPEC))

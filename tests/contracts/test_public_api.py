@@ -30,7 +30,7 @@ MODULES = {"bounds", "checks", "diagnostics", "norms"}
 
 # Floors from the ground up; an import may go down or stay, never up.
 FLOORS = [
-    "_text", "_trees", "_numbers", "_keys", "_jaxpr",
+    "_text", "_trees", "_arrays", "_functions", "_numbers", "_keys", "_jaxpr",
     "_xla_cpu", "linalg", "geometry", "spec", "kernels", "pathsgd", "norms",
     "transforms", "optimizers", "bounds", "diagnostics", "checks", "features", "linen", "nnx",
     "experiments",

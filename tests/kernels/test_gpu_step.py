@@ -7,7 +7,7 @@ import optax
 import pytest
 
 import fgsgd_jax as fg
-from fgsgd_jax.kernels import _step
+from fgsgd_jax.kernels import _pallas
 from fgsgd_jax.linalg import Entries
 from tests.kernels.test_fused_step import MOMENTA, RATE, SCHEMES, compare, weights
 
@@ -18,7 +18,7 @@ TYPES = ("sphere", "oblique")
 def on_a_gpu(monkeypatch):
     """Programs for the CPU take the step of GPUs, and no program compiled otherwise is used."""
     jax.clear_caches()
-    monkeypatch.setattr(_step, "GPUS", ("cpu",))
+    monkeypatch.setattr(_pallas, "GPUS", ("cpu",))
     yield
     jax.clear_caches()
 

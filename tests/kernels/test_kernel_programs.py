@@ -15,7 +15,7 @@ from jax.experimental.pallas import triton
 
 import fgsgd_jax as fg
 from fgsgd_jax import kernels
-from fgsgd_jax.kernels import _pallas, _pallas_gpu, _pallas_tpu, _step
+from fgsgd_jax.kernels import _pallas, _pallas_gpu, _pallas_tpu
 from tests.kernels import mosaic_programs, triton_programs
 from tests.kernels.test_fused_step import compare
 from tests.kernels.test_pallas_step import (
@@ -37,7 +37,6 @@ def computed(request, monkeypatch):
     """Programs for the CPU take the kernels, each as the program that JAX makes of it."""
     jax.clear_caches()
     monkeypatch.setattr(kernels, "PALLAS", True)
-    monkeypatch.setattr(_step, "GPUS", ("cpu",))
     monkeypatch.setattr(_pallas, "GPUS", ("cpu",))
     monkeypatch.setattr(_pallas, "TPUS", ())
     if request.param == "mosaic":

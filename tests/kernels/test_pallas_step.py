@@ -14,7 +14,7 @@ from jax import lax
 
 import fgsgd_jax as fg
 from fgsgd_jax import kernels
-from fgsgd_jax.kernels import _pallas, _pallas_gpu, _pallas_tpu, _scalars, _step
+from fgsgd_jax.kernels import _pallas, _pallas_gpu, _pallas_tpu, _scalars
 from fgsgd_jax.kernels._scalars import ENTRYWISE, REDUCTIONS, NotScalar, Scalars
 from tests.kernels.test_fused_step import (
     MOMENTA,
@@ -43,7 +43,6 @@ def interpreted(monkeypatch):
     """Programs for the CPU take the kernels, and no program compiled otherwise is used."""
     jax.clear_caches()
     monkeypatch.setattr(kernels, "PALLAS", True)
-    monkeypatch.setattr(_step, "GPUS", ("cpu",))
     monkeypatch.setattr(_pallas, "GPUS", ("cpu",))
     monkeypatch.setattr(_pallas, "TPUS", ())
     monkeypatch.setattr(_pallas, "INTERPRET", True)

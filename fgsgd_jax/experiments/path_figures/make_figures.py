@@ -16,7 +16,7 @@ from fgsgd_jax.experiments.path_figures import figure_1, figures_2_and_3
 from fgsgd_jax.experiments.path_figures.config import PathFigures
 from fgsgd_jax.experiments.path_figures.plan import Plan, Tick
 from fgsgd_jax.experiments.path_figures.vectors import vectors
-from fgsgd_jax.experiments.run_folder import SUMMARY_FILE, make_run_dir, report_folder, write_json
+from fgsgd_jax.experiments.run_folder import SUMMARY_FILE, held, report_folder, write_json
 
 
 def run(args: PathFigures, run_dir: Path) -> None:
@@ -28,15 +28,15 @@ def run(args: PathFigures, run_dir: Path) -> None:
 
     Raises:
         Interrupted: If Ctrl-C ended it.
+        UsageError: If the folder cannot be written, or another process writes to it.
     """
     # Restored afterwards, because other code in this process may rely on its own precision.
-    with jax.enable_x64(args.precision == "float64"):
+    with held(run_dir), jax.enable_x64(args.precision == "float64"):
         _run(args, run_dir)
 
 
 def _run(args: PathFigures, run_dir: Path) -> None:
     images = args.load()
-    make_run_dir(run_dir)
     plan = Plan(
         args.data,
         tuple(sorted(set(args.figures))),

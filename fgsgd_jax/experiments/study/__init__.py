@@ -17,7 +17,8 @@ Every method is trained with all of its settings (learning rates, decays, …) f
 setting with the best mean validation score is then trained from the remaining seeds, and its test
 results are reported: mean and deviation, and a paired test against the first method. The run folder
 gets trials.jsonl (one line a trial), table.md and a figure. A study that was interrupted continues
-when the same command is given the same folder; nothing is computed twice.
+when the same command is given the same folder; nothing is computed twice. One process at a time may
+write to a folder; a second one is refused.
 """
 
 import importlib

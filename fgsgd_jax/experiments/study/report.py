@@ -6,7 +6,7 @@ from pathlib import Path
 
 from fgsgd_jax.experiments.cli import UsageError, deferred_interrupts
 from fgsgd_jax.experiments.files import write_json, write_text
-from fgsgd_jax.experiments.run_folder import is_taken, make_run_dir, report_folder
+from fgsgd_jax.experiments.run_folder import held, is_taken, report_folder
 from fgsgd_jax.experiments.study import grid, table
 from fgsgd_jax.experiments.study.grid import Study
 
@@ -24,10 +24,15 @@ def run(study: Study, run_dir: Path, *, seconds: float | None = None, quiet: boo
         quiet: Whether to print only the path of the folder.
 
     Raises:
-        UsageError: If the folder holds something else or is damaged, or if it holds trials of
-            another device and some are missing.
+        UsageError: If the folder holds something else or is damaged, if another process writes to
+            it, or if it holds trials of another device and some are missing.
         Interrupted: If Ctrl-C ended it.
     """
+    with held(run_dir):
+        _run(study, run_dir, seconds, quiet)
+
+
+def _run(study: Study, run_dir: Path, seconds: float | None, quiet: bool) -> None:
     study = _open_folder(study, run_dir)
 
     def what_is_saved() -> str:
@@ -57,7 +62,7 @@ def run(study: Study, run_dir: Path, *, seconds: float | None = None, quiet: boo
 
 
 def _open_folder(study: Study, run_dir: Path) -> Study:
-    """Creates the folder, or checks that it belongs to the study; the study with its device."""
+    """Begins the folder, or checks that it belongs to the study; the study with its device."""
     path, content = run_dir / STUDY_FILE, {"study": study.name, "data": study.title}
     if path.exists():
         try:
@@ -82,6 +87,5 @@ def _open_folder(study: Study, run_dir: Path) -> Study:
         raise UsageError(
             f"{run_dir} exists and is not the folder of a study; give another --run-dir."
         )
-    make_run_dir(run_dir)
     write_json(path, content | ({"device": study.device} if study.device else {}))
     return study

@@ -48,7 +48,8 @@ def main(
     # A slow import: delayed so that --help and mistakes get their answer at once.
     from fgsgd_jax.experiments.train import loop
 
-    loop.run(config, run_dir, saved=saved, cache_dir=folder.cache_dir, quiet=folder.quiet)
+    with run_folder.held(run_dir):
+        loop.run(config, run_dir, saved=saved, cache_dir=folder.cache_dir, quiet=folder.quiet)
 
 
 def _new_folder(folder: Folder, config: Config) -> Path:

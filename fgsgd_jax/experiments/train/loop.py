@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from fgsgd_jax.experiments import data
 from fgsgd_jax.experiments.cli import UsageError, deferred_interrupts
-from fgsgd_jax.experiments.run_folder import Row, make_run_dir, write_rows
+from fgsgd_jax.experiments.run_folder import Row, write_rows
 from fgsgd_jax.experiments.train import (
     checkpoints,
     diagnostics,
@@ -65,7 +65,6 @@ def run(
         print(training.spec, end="\n\n")
     with deferred_interrupts(lambda: _what_is_saved(run_dir, settings)) as stop_if_interrupted:
         if saved is None:
-            make_run_dir(run_dir)
             saved = saved_config.begun(settings, images.digest())
             saved_config.save(run_dir, saved)  # first: from here on, --resume continues the run
         with checkpoints.open_folder(run_dir) as manager:
