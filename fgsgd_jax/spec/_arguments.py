@@ -105,6 +105,11 @@ def check_every_rule_decides(rules, paths: list[str]) -> None:
 
 def checked_map_sizes(sizes: Mapping[str, int] | None, paths: list[str]) -> Mapping[str, int]:
     """The sizes of feature maps by path, which must be leaves."""
+    if not (sizes is None or isinstance(sizes, Mapping)):
+        raise ValueError(
+            "`feature_map_sizes` maps paths of leaves to sizes, as fgsgd_jax.nnx.feature_map_sizes "
+            f"returns it, such as {{'conv/kernel': 64}}; got {_shortened(sizes)}."
+        )
     for path, size in (sizes or {}).items():
         if path not in paths:
             raise ValueError(

@@ -148,6 +148,11 @@ class Collection:
                 f"{listed(self._by_path)}. Build the spec from the parameters you use it with."
             )
         leaf_spec = self._by_path[path]
+        if not hasattr(leaf, "shape"):
+            raise TypeError(
+                f"{path!r} is {leaf!r:.80}, but the spec was built for arrays: give the "
+                "parameters, or a tree of arrays with their structure."
+            )
         if leaf_spec is not None and tuple(leaf.shape) != leaf_spec.shape:
             raise ValueError(
                 f"{path!r} has shape {tuple(leaf.shape)}, but the spec was built for shape "

@@ -195,7 +195,7 @@ def _check_split(split: object) -> None:
             and all(isinstance(size, int) and (size > 0 or size == -1) for size in sizes)
             for axis, sizes in split  # pyright: ignore[reportGeneralTypeIssues]
         )
-    except TypeError:
+    except (TypeError, ValueError):
         valid = False
     if not valid:
         raise ValueError(

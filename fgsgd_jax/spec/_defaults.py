@@ -18,8 +18,10 @@ from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec.networks._biases import swapped_by_bias
 from fgsgd_jax.spec.networks._kinds import (
     LARGEST_VECTOR,
+    is_called_as_in_pytorch,
     keys_of,
     kind_of,
+    may_be_layer,
     may_have_outputs_before_inputs,
     routes_beside_experts,
 )
@@ -37,6 +39,8 @@ def by_default(
     default: Pom | str | None,
     layout: str | None,
     shapes: Mapping[str, tuple[int, ...]],
+    *,
+    stacks: bool,
 ) -> Pom | str:
     """What the default asks for a leaf, or why it leaves it Euclidean.
 
@@ -44,8 +48,9 @@ def by_default(
         path: The path of the leaf.
         leaf: Anything with a shape and a dtype.
         default: A pom, "by shape" or None.
-        layout: The layout given to `collection`, or None.
+        layout: The layout of the leaf, or None.
         shapes: The shapes of all leaves.
+        stacks: Whether the layout given to `collection` stacks layers.
     """
     shape = tuple(leaf.shape)
     unsuitable = without_geometry(leaf.dtype) or (Reason.EMPTY if math.prod(shape) == 0 else "")
@@ -59,6 +64,8 @@ def by_default(
         why = why or Reason.SWAPPED
     if not isinstance(default, Pom):
         return why or why_no_convolution(path, shape, layout) or BY_SHAPE
+    if not named and (stacks or layout is None) and _may_be_stacked_vectors(path, shapes):
+        why = why or Reason.STACKED_VECTORS
     return why or _why_not_every_pom(path, shape, default, layout, shapes) or default
 
 
@@ -93,10 +100,29 @@ def _why_not_every_pom(
     return ""
 
 
+def _may_be_stacked_vectors(path: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a leaf of two axes may hold a vector of each of several layers.
+
+    So it may where leaves of more axes, under the same first key, have as long a first axis.
+    """
+    first, shape = keys_of(path)[0], shapes[path]
+    return (
+        len(shape) == 2
+        and kind_of(path, 2) == ""
+        and any(
+            len(its) > 2 and its[0] == shape[0] and keys_of(other)[0] == first
+            for other, its in shapes.items()
+            if kind_of(other) != "convolution"
+        )
+    )
+
+
 def without_geometry(dtype) -> str:
     """Why leaves of this dtype cannot be on manifolds; "" if they can."""
     if not jnp.issubdtype(dtype, jnp.floating):
-        return f"dtype {dtype}, which has no gradient"
+        complex_ = jnp.issubdtype(dtype, jnp.complexfloating)
+        why = "for which there are no manifolds here" if complex_ else "which has no gradient"
+        return f"dtype {dtype}, {why}"
     return f"dtype {dtype}, too coarse for manifolds" if jnp.finfo(dtype).bits < 16 else ""
 
 
@@ -113,10 +139,10 @@ def passed_over(path: str, shape: tuple[int, ...]) -> str:
 def why_no_convolution(path: str, shape: tuple[int, ...], layout: str | None) -> str:
     """Why a leaf is not taken for a convolution cut into slices; "" if it is."""
     kind = kind_of(path, len(shape))
-    if kind not in ("convolution", "bias", "normalization", ""):
+    if kind not in ("convolution", "normalization", ""):
         return by_path(kind)
-    if layout is None and keys_of(path)[-1] == "weight":
-        return "called 'weight', and no layout is given"
+    if layout is None and is_called_as_in_pytorch(path):
+        return f"called {keys_of(path)[-1]!r}, and no layout is given"
     if layout is None and may_have_outputs_before_inputs(path):
         return Reason.TRANSPOSED
     if layout is None and len(shape) == 5:
@@ -126,7 +152,8 @@ def why_no_convolution(path: str, shape: tuple[int, ...], layout: str | None) ->
     if letters is None or math.prod(sizes) == 1:
         return "no convolution by its shape"
     square = len(set(sizes)) == 1
-    if kind != "convolution" and not (square and len(sizes) == 2 and sizes[0] % 2 == 1):
+    odd_square = square and len(sizes) == 2 and sizes[0] % 2 == 1
+    if kind != "convolution" and not (odd_square and may_be_layer(path)):
         return "no convolution by its path"
     if layout is None and not square:
         return "not square, perhaps stacked: give layout='HWIO'"

@@ -43,7 +43,9 @@ def check_enough_components(path: str, leaf_spec: LeafSpec, request: Pom) -> Non
     manifolds, count, shape = leaf_spec.manifolds, leaf_spec.components, leaf_spec.shape
     if len(set(manifolds)) <= count:
         return
-    names = ("filter", "slice", "in:rows heads:stack out:columns")
+    names: tuple[str, ...] = ("filter", "slice", "in:rows heads:stack out:columns")
+    if isinstance(request.component, Component) and "heads" not in request.component.name:
+        names = ()  # whoever names the axes knows what they are
     enough = [
         f", or component={name!r}, of which there are {math.prod(lanes)}"
         for name, found in _cuts(path, shape, request, names)

@@ -32,9 +32,13 @@ def growth_sentence(leaves: Sequence[tuple[str, tuple[int, ...], LeafSpec | None
     factor = math.prod(growing)
     if len(growing) < 2 or 0.1 <= factor <= 10:
         return ""
+    times = f"{float(f'{factor:.0e}'):,.15g}" if 1e-4 < factor < 1e7 else f"{factor:.0e}"
+    changed = f"make features {times} times as large"
+    if factor < 1:
+        changed = f"shrink features to {times} of their size"
     return (
         f"No normalization layer stands beside {len(growing)} of these weights. Without one, they "
-        f"together make features {factor:.0e} times as large; scale='variance' keeps their size."
+        f"together {changed}; scale='variance' keeps their size."
     )
 
 

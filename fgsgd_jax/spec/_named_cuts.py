@@ -14,7 +14,12 @@ from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for, spatial
 from fgsgd_jax.spec._spelling import is_spelled, spelled
-from fgsgd_jax.spec.networks._kinds import keys_of, kind_of, may_have_outputs_before_inputs
+from fgsgd_jax.spec.networks._kinds import (
+    is_called_as_in_pytorch,
+    keys_of,
+    kind_of,
+    may_have_outputs_before_inputs,
+)
 
 ComponentName = Literal["slice", "filter", "matrix", "row"]
 NAMES: tuple[ComponentName, ...] = get_args(ComponentName)
@@ -145,10 +150,10 @@ def _letters(shape: tuple[int, ...], layout: str | None, path: str) -> str:
                 "laid out; give a layout with one letter for each of them"
             )
         return letters
-    if keys_of(path)[-1] == "weight":
+    if is_called_as_in_pytorch(path):
         raise ValueError(
-            f"has shape {shape} and is called 'weight', as in Equinox and PyTorch, where outputs "
-            "come first; write layout='OIHW' if they do (it covers dense weights), or "
+            f"has shape {shape} and is called {keys_of(path)[-1]!r}, as in Equinox and PyTorch, "
+            "where outputs come first; write layout='OIHW' if they do (it covers dense weights) or "
             "layout='HWIO' if they come last"
         )
     if may_have_outputs_before_inputs(path):

@@ -17,6 +17,10 @@ class Reason(enum.StrEnum):
     GATES_OR_HEADS = "3 axes, which may count gates or heads: name them in a rule"
     GATES_BEFORE = "3 axes, of which the second or the third counts the inputs: name them in a rule"
     THREE_AXES = "3 axes: give layout='SIO' if the first stacks layers, else name them in a rule"
+    STACKED_VECTORS = (
+        "2 axes, of which the first may stack layers, as in leaves beside it: give a layout, or "
+        "name them in a rule"
+    )
     LOW_RANK = "a factor of a low-rank update, which may start at zero: give a rule"
     NO_ATTENTION = "called as queries, keys or values are, but not in attention: give a rule"
     IN_ATTENTION = "in attention, but no query, key, value or output by its name: give a rule"

@@ -114,7 +114,10 @@ def collection(
     sentence = ""
     if preset is None:
         requests: list[Pom | str] = [
-            ruled[path] or by_default(path, leaf, default, layouts.own[path], shapes)
+            ruled[path]
+            or by_default(
+                path, leaf, default, layouts.own[path], shapes, stacks="S" in (layout or "")
+            )
             for path, leaf in leaves
         ]
     else:
@@ -128,6 +131,7 @@ def collection(
         scale = request.scale if keeps_its_own else default_scale
         if request.layout is None and not isinstance(request.component, Component):
             its_layout = layouts.checked(path, tuple(leaf.shape))
+            _require_axes_of_one_layer(path, tuple(leaf.shape), layout, its_layout)
             _require_agreement_with_bias(path, its_layout, shapes)
             request = dataclasses.replace(request, layout=its_layout)
         request = dataclasses.replace(request, scale=scale)
@@ -175,6 +179,18 @@ def _require_agreement_with_bias(
             f"{path!r} has shape {shapes[path]}, and {what_counts_outputs(path, shapes)} says that "
             f"the layout {own!r} takes its outputs for its inputs: write layout={swapped!r} in the "
             "pom of a rule for it, or in `collection` if it holds for all weights."
+        )
+
+
+def _require_axes_of_one_layer(
+    path: str, shape: tuple[int, ...], layout: str | None, its_layout: str | None
+) -> None:
+    """Raises if a leaf that is one layer by its path has more axes than its layout without S."""
+    if layout != its_layout and its_layout and letters_for(its_layout, len(shape)) is None:
+        raise ValueError(
+            f"{path!r} has shape {shape}, {len(shape)} axes. By its path it is one layer, not "
+            f"stacked ones, for which layout={layout!r} means {its_layout!r}: write its own layout "
+            "in the pom of a rule, such as layout='WIO' for a 1-D convolution."
         )
 
 

@@ -102,6 +102,7 @@ def _role_and_size(word: str, text: str) -> tuple[str, int]:
     if not match or role not in ROLES:
         raise ValueError(
             f"{word!r} in component={text!r} has no role; write one word for each axis, "
-            f"name:role, where the role is one of {', '.join(ROLES)}." + did_you_mean(role, ROLES)
+            f"name:role, where the role is one of {', '.join(ROLES)}."
+            + (" Separate words by spaces." if "," in text else did_you_mean(role, ROLES))
         )
     return role, int(match["size"] or match["own_size"] or -1)

@@ -71,7 +71,7 @@ def test_a_rule_of_none_keeps_a_kernel_euclidean_against_the_default():
 
 def test_by_default_square_kernels_are_mixed_and_all_else_is_euclidean():
     params = {
-        "3x3": leaf(3, 3, 4, 8),
+        "w": leaf(3, 3, 4, 8),
         "conv": leaf(4, 4, 4, 8),
         "5x2": leaf(5, 2, 4, 8),  # two stacked axes of a 5-layer ensemble, for all we know
         "1x1": leaf(1, 1, 4, 8),
@@ -81,11 +81,14 @@ def test_by_default_square_kernels_are_mixed_and_all_else_is_euclidean():
         "scale": leaf(),
         "stack": leaf(2, 3, 3, 4, 8),
         "counts": leaf(3, 3, 4, 8, dtype=jnp.int32),
-        "half": leaf(3, 3, 4, 8, dtype=jnp.bfloat16),
+        "half/kernel": leaf(3, 3, 4, 8, dtype=jnp.bfloat16),
     }
+    # Names of what is no layer, or does not convolve.
+    params |= dict.fromkeys(["rel_pos_bias", "core", "precond", "lora_a"], leaf(3, 3, 4, 8))
+    params |= dict.fromkeys(["Einsum_0/w", "rel_pos/kernel", "attn/scores"], leaf(3, 3, 4, 8))
     spec = fg.collection(params)
     placed = dict(spec.on_manifolds())
-    assert set(placed) == {"3x3", "conv", "half"}
+    assert set(placed) == {"w", "conv", "half/kernel"}
     for leaf_spec in placed.values():
         assert (leaf_spec.scheme, leaf_spec.manifolds, leaf_spec.groups) == ("PIO", MANIFOLDS, 4)
         assert str(leaf_spec.component) == "slice"

@@ -188,8 +188,9 @@ PLAIN = {
 
 def said_growth(spec):
     """By how much features grow, as the spec says; None if it says nothing."""
-    said = re.search(r"make features (\S+) times as large; scale='variance'", str(spec))
-    return said and float(said[1])
+    sentence = r"(make features (\S+) times as large|shrink features to (\S+) of their size); scale"
+    said = re.search(sentence, str(spec))
+    return said and float((said[2] or said[3]).replace(",", ""))
 
 
 def measured_growth(params, spec):

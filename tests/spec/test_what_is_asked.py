@@ -233,3 +233,101 @@ def test_a_misspelled_name_is_answered_with_the_name_that_is_meant(name):
     call, meant = MISSPELLED[name]
     with pytest.raises(ValueError, match=rf"Did you mean {meant}\?"):
         call()
+
+
+CELLS = {
+    "GRU": lambda: eqx.nn.GRUCell(8, 16, key=jax.random.key(0)),
+    "LSTM": lambda: eqx.nn.LSTMCell(8, 16, key=jax.random.key(0)),
+    "dense": lambda: eqx.nn.Linear(8, 16, key=jax.random.key(0)),
+}
+
+
+@pytest.mark.parametrize("cell", CELLS)
+@pytest.mark.parametrize("options", [{"default": fg.pom("PO", fg.Sphere())}, {}])
+def test_weights_of_equinox_need_a_layout_whatever_follows_in_their_names(cell, options):
+    params = eqx.filter(CELLS[cell](), eqx.is_inexact_array)
+    rules = [] if options else [("*", fg.pom("PO", fg.Sphere()))]
+    with pytest.raises(ValueError, match=r"is called 'weight.*outputs come first; write layout"):
+        fg.collection(params, *rules, **options)
+    spec = fg.collection(params, *rules, layout="OIHW", **options)
+    for path, leaf_spec in spec.on_manifolds():
+        outputs, inputs = leaf_spec.shape
+        assert leaf_spec.points_shape == (inputs, 1, outputs), path
+
+
+@pytest.mark.parametrize("name", ["in_proj_weight", "weight_ih_l0", "weight_hh_l1_reverse"])
+def test_weights_of_pytorch_are_called_by_longer_names_as_well(name):
+    params = {f"attn/{name}": jnp.ones((24, 8))}
+    with pytest.raises(ValueError, match=f"is called '{name}'"):
+        fg.collection(params, ("*", fg.pom("PO", fg.Sphere())))
+
+
+STACKED_VECTORS = {"ls1": (5, 32), "A_log": (5, 16), "alpha": (5, 4), "mixer/gain": (5, 32)}
+
+
+@pytest.mark.parametrize("name", STACKED_VECTORS)
+def test_vectors_beside_stacked_kernels_are_no_matrices_by_default(name):
+    kernel = {"layers/Dense/kernel": jnp.ones((5, 32, 32))}
+    vector = {f"layers/{name}": jnp.ones(STACKED_VECTORS[name])}
+    matrix = {"head_of_its_own/mix": jnp.ones((5, 32))}
+    pom = fg.pom("PO", fg.Sphere())
+    spec = fg.collection(kernel | vector | matrix, default=pom)
+    assert [path for path, _ in spec.on_manifolds()] == ["head_of_its_own/mix"]
+    reason = dict(zip(spec, spec.reasons, strict=True))[f"layers/{name}"]
+    assert reason.startswith("2 axes, of which the first may stack layers")
+    with_layout = fg.collection(kernel | vector, default=pom, layout="SIO")
+    assert [path for path, _ in with_layout.on_manifolds()] == ["layers/Dense/kernel"]
+
+
+def test_a_cut_whose_axes_are_named_is_not_answered_with_one_of_heads():
+    manifolds = (fg.Sphere(), fg.Oblique(), fg.Stiefel())
+    pom = fg.pom("layer", manifolds, component="experts in:rows out:columns")
+    with pytest.raises(ValueError, match="into 2 components, too few") as error:
+        fg.collection({"w": jnp.ones((2, 8, 16))}, ("w", pom))
+    assert "heads" not in str(error.value)
+
+
+def test_a_layer_with_more_axes_than_its_layout_without_s_is_told_so():
+    params = {"stem/conv/kernel": jnp.ones((5, 8, 16)), "layers/w": jnp.ones((3, 8, 8))}
+    with pytest.raises(ValueError, match="'SIO' means 'IO': write its own layout in the pom"):
+        fg.collection(params, ("*", fg.pom("PO", fg.Sphere())), layout="SIO")
+    own = fg.pom("PO", fg.Sphere(), component="filter", layout="WIO")
+    rules = [("stem/*", own), ("*", fg.pom("PO", fg.Sphere()))]
+    spec = fg.collection(params, *rules, layout="SIO")
+    assert spec["stem/conv/kernel"].points_shape == (40, 1, 16)
+
+
+WRONG_KINDS = {
+    "map sizes": (
+        lambda: fg.collection({"w": jnp.ones((3, 3, 4, 4))}, feature_map_sizes=64),
+        ValueError,
+        "maps paths of leaves to sizes.*got 64",
+    ),
+    "split": (
+        lambda: fg.Component(rows=0, columns=1, split="text"),
+        ValueError,
+        "takes pairs .axis, sizes.",
+    ),
+    "commas": (
+        lambda: fg.pom("layer", fg.Stiefel(), component="in:rows, heads, out:columns"),
+        ValueError,
+        "Separate words by spaces",
+    ),
+    "complex": (
+        lambda: fg.collection({"w": jnp.ones((4, 4), complex)}, ("w", fg.pom("PO", fg.Sphere()))),
+        ValueError,
+        "complex64, for which there are no manifolds here",
+    ),
+    "labels of text": (
+        lambda: fg.collection(W, default=None).labels(dict.fromkeys(W, "text")),
+        TypeError,
+        "'w' is 'text', but the spec was built for arrays",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", WRONG_KINDS)
+def test_arguments_of_a_wrong_kind_are_named(name):
+    call, error, message = WRONG_KINDS[name]
+    with pytest.raises(error, match=message):
+        call()

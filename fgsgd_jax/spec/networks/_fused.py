@@ -17,7 +17,12 @@ from fgsgd_jax.spec.networks._attention import (
     may_be_fused,
     parts_of,
 )
-from fgsgd_jax.spec.networks._kinds import keys_of, kind_of, module_and_name, words_of
+from fgsgd_jax.spec.networks._kinds import (
+    is_called_as_in_pytorch,
+    kind_of,
+    module_and_name,
+    words_of,
+)
 from fgsgd_jax.spec.networks._stack_axes import outputs_first, with_stack
 
 THREE, TWO = "queries, keys, values in one", "keys, values in one"
@@ -79,7 +84,7 @@ def fused(path: str, shape: Shape, layout: str | None, shapes: Mapping[str, Shap
     if outputs == parts * inputs and read <= {inputs}:
         return _named(parts)
     swapped = parts == 3 and inputs == 3 * outputs
-    if layout is None and (swapped or keys_of(path)[-1] == "weight"):
+    if layout is None and (swapped or is_called_as_in_pytorch(path)):
         return OUTPUTS_MAY_COME_FIRST
     if read == {outputs / parts} or (known == 2 and outputs % 2 == 0):
         return _named(parts)

@@ -40,6 +40,7 @@ _NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", 
 # those of an image. Axes of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
 LARGEST_VECTOR = 3
 
+_OF_PYTORCH = re.compile(r"(\w+_)?weight(_(ih|hh|hr)(_\w+)?)?")
 _OF_EXPERTS = re.compile(r"(^|_)(moe|Moe|MoE|MOE)")
 _ENDS_IN_NORM = re.compile(r"^[a-z_]+_[a-z]*norm(_?\d+)?$")
 
@@ -215,6 +216,32 @@ def is_transposed(path: str) -> bool:
         (True, False)
     """
     return any({"transpose", "transposed", "deconv"} & set(words_of(key)) for key in keys_of(path))
+
+
+def may_be_layer(path: str) -> bool:
+    """Whether a leaf may be the weight of a layer of any kind, by its own name.
+
+    Other parameters, as `core` and `rel_pos`, are none; nor does an einsum convolve.
+
+    Example:
+        >>> [may_be_layer(path) for path in ("down/kernel", "w1", "layers/0", "tucker/core")]
+        [True, True, True, False]
+    """
+    name = keys_of(path)[-1]
+    words = {word for key in keys_of(path)[-2:] for word in words_of(key)}
+    named = bool(_WEIGHTS & set(words_of(name))) or kind_of(name) != "" or name.isdigit()
+    return named and not words & {"einsum", "lora", "pos", "rel", "relpos"}
+
+
+def is_called_as_in_pytorch(path: str) -> bool:
+    """Whether a weight has a name of Equinox and PyTorch, whose outputs come first.
+
+    Example:
+        >>> names = ("weight", "weight_hh_l0", "in_proj_weight", "kernel", "weights")
+        >>> [is_called_as_in_pytorch(f"layer/{name}") for name in names]
+        [True, True, True, False, False]
+    """
+    return _OF_PYTORCH.fullmatch(keys_of(path)[-1]) is not None
 
 
 def may_have_outputs_before_inputs(path: str) -> bool:

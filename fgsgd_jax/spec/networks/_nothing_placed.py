@@ -7,7 +7,7 @@ from fgsgd_jax.spec._layouts import DEFAULT, letters_for, stacked
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec.networks._fused import OUTPUTS_MAY_COME_FIRST
 from fgsgd_jax.spec.networks._heads import Leaves
-from fgsgd_jax.spec.networks._kinds import keys_of, kind_of
+from fgsgd_jax.spec.networks._kinds import is_called_as_in_pytorch, kind_of
 from fgsgd_jax.spec.networks._readings import as_rules, of_layers, readings
 from fgsgd_jax.spec.networks._recurrent import holds_input_and_recurrent
 from fgsgd_jax.spec.networks._stacked import Layouts
@@ -104,7 +104,7 @@ def _instead(
             "stacks layers or networks; otherwise name their axes in rules."
         )
     matrices = [path for path, its in shapes.items() if len(its) > 1]
-    named_weight = any(keys_of(path)[-1] == "weight" for path in matrices)
+    named_weight = any(map(is_called_as_in_pytorch, matrices))
     doubtful = OUTPUTS_MAY_COME_FIRST in reasons.values()
     inputs_first = not (letters_for(layouts.of_one or DEFAULT, 2) or "O").startswith("O")
     if inputs_first and list(reasons.values()).count(Reason.LAST_DENSE) > 1:

@@ -17,7 +17,7 @@ from fgsgd_jax.spec.networks._blocks import doubtful_normalizations, normalized
 from fgsgd_jax.spec.networks._doubts import on_circular, on_normalizations, on_unsaid
 from fgsgd_jax.spec.networks._fused import OUTPUTS_MAY_COME_FIRST
 from fgsgd_jax.spec.networks._heads import Leaves, dense_heads, on_heads
-from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._kinds import is_called_as_in_pytorch, kind_of
 from fgsgd_jax.spec.networks._last_convolutions import last_convolutions
 from fgsgd_jax.spec.networks._nothing_placed import nothing_placed, require_nested, unreadable
 from fgsgd_jax.spec.networks._placements import (
@@ -175,6 +175,8 @@ def _request(
     inputs_first = not (letters_for(layouts.of_one or DEFAULT, 2) or "").startswith("O")
     if placement.weight == RECURRENT and inner[0] != inner[1]:
         cut = cut_by_gates(inner)
+    elif placement.weight == RECURRENT and layout is None and is_called_as_in_pytorch(path):
+        cut = "out:columns in:rows"
     elif not inputs_first and ("(" in cut or placement.cuts is GATED):
         cut = outputs_first(cut) if ":" in cut else cut
     if ":" in cut:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fgsgd_jax.spec._layouts import letters_for
 from fgsgd_jax.spec.networks._attention import is_attention_output, parts_of
 from fgsgd_jax.spec.networks._blocks import Block, block_of, layer_of
-from fgsgd_jax.spec.networks._kinds import WEIGHT_NAMES, keys_of, kind_of
+from fgsgd_jax.spec.networks._kinds import WEIGHT_NAMES, is_called_as_in_pytorch, keys_of, kind_of
 from fgsgd_jax.spec.networks._placements import InRules
 from fgsgd_jax.spec.networks._readings import as_rules, readings
 from fgsgd_jax.spec.networks._stack_axes import stack_sizes, without_stack
@@ -137,7 +137,7 @@ def _is_a_vector_of_each(path: str, shapes: dict[str, Shape], layout: str) -> bo
 def _may_be_a_scale(path: str, shapes: dict[str, Shape], layout: str) -> bool:
     """Whether a leaf `weight` of Equinox is the stacked scales of a normalization layer."""
     shape, block = shapes[path], block_of(layer_of(path))
-    unnamed = kind_of(path) == "" and keys_of(path)[-1] == "weight"
+    unnamed = kind_of(path) == "" and is_called_as_in_pytorch(path)
     if (
         not unnamed
         or len(shape) != 1 + layout.count("S")

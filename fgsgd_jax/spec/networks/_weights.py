@@ -25,6 +25,7 @@ from fgsgd_jax.spec.networks._dense import is_dense
 from fgsgd_jax.spec.networks._feed_forward import gates_before, is_of_feed_forward
 from fgsgd_jax.spec.networks._fused import fused
 from fgsgd_jax.spec.networks._kinds import (
+    is_called_as_in_pytorch,
     is_transposed,
     keys_of,
     kind_of,
@@ -149,7 +150,7 @@ def _may_be_hidden(path: str, layout: str | None, shapes: Mapping[str, Shape]) -
     letters = letters_for(layout or DEFAULT, 2)
     if letters is None or len(shapes[path]) != 2 or is_own_parameter(path, shapes):
         return False
-    if layout is None and keys_of(path)[-1] == "weight":
+    if layout is None and is_called_as_in_pytorch(path):
         return False  # which axis counts outputs?
     outputs = shapes[path][letters.index("O")]
     return any(
@@ -185,7 +186,7 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
     """
     shape = tuple(leaf.shape)
     letters = letters_for(layout or DEFAULT, len(shape))
-    known = layout is not None or keys_of(path)[-1] != "weight"
+    known = layout is not None or not is_called_as_in_pytorch(path)
     return (
         kind in ("dense", "")
         and len(without_stack(shape, layout)) == 4
