@@ -16,15 +16,13 @@ from fgsgd_jax.spec._named_cuts import cut
 from fgsgd_jax.spec._reasons import Reason, by_path
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec.networks._biases import swapped_by_bias
-from fgsgd_jax.spec.networks._kinds import (
-    LARGEST_VECTOR,
+from fgsgd_jax.spec.networks._kinds import LARGEST_VECTOR, kind_of, may_be_layer
+from fgsgd_jax.spec.networks._names import (
     is_called_as_in_pytorch,
     keys_of,
-    kind_of,
-    may_be_layer,
     may_have_outputs_before_inputs,
-    routes_beside_experts,
 )
+from fgsgd_jax.spec.networks._routers import routes_beside_experts
 from fgsgd_jax.spec.networks._stack_axes import of_one_layer
 
 ROUTER = "router: a gate beside experts"

@@ -10,7 +10,7 @@ from fgsgd_jax.spec._kept_scales import kept_gamma
 from fgsgd_jax.spec._leaf import LeafSpec
 from fgsgd_jax.spec._scales import Gamma, Numbers, Variance
 from fgsgd_jax.spec.networks._blocks import restored
-from fgsgd_jax.spec.networks._kinds import is_transposed
+from fgsgd_jax.spec.networks._names import is_transposed
 
 # The gains that suit a linear layer and tanh; √2, for ReLU, is between them.
 GAINS = (1.0, 5 / 3)

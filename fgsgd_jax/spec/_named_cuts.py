@@ -14,10 +14,10 @@ from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._layouts import DEFAULT, contradiction, letters_for, spatial
 from fgsgd_jax.spec._spelling import is_spelled, spelled
-from fgsgd_jax.spec.networks._kinds import (
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import (
     is_called_as_in_pytorch,
     keys_of,
-    kind_of,
     may_have_outputs_before_inputs,
 )
 

@@ -5,7 +5,8 @@ from collections.abc import Iterable, Mapping
 
 from fgsgd_jax.spec._components import Component
 from fgsgd_jax.spec._spelling import axis_called
-from fgsgd_jax.spec.networks._kinds import keys_of, kind_of, module_and_name, words_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import keys_of, module_and_name, words_of
 
 Shape = tuple[int, ...]
 

@@ -7,7 +7,8 @@ layer. Frameworks lay out layers; how such a parameter is laid out only its user
 from collections.abc import Iterable, Mapping
 
 from fgsgd_jax.spec.networks._attention import Shape, beside, is_attention_output
-from fgsgd_jax.spec.networks._kinds import WEIGHT_NAMES, keys_of, kind_of, module_and_name, words_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import WEIGHT_NAMES, keys_of, module_and_name, words_of
 
 _PROJECTIONS = {"proj", "projection"}
 _OF_TOWERS = {"text", "visual", "vision", "image", "output", "out", "final"}

@@ -7,7 +7,8 @@ from collections.abc import Mapping
 
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec.networks._blocks import layer_of
-from fgsgd_jax.spec.networks._kinds import keys_of, kind_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import keys_of
 from fgsgd_jax.spec.networks._stack_axes import Shape, of_one_layer
 
 _NAMES = ("bias", "b")

@@ -9,7 +9,8 @@ import math
 from collections import Counter
 from collections.abc import Collection, Iterable
 
-from fgsgd_jax.spec.networks._kinds import is_normalization, keys_of, kind_of
+from fgsgd_jax.spec.networks._kinds import is_normalization, kind_of
+from fgsgd_jax.spec.networks._names import keys_of
 
 Block = tuple[str, ...]
 

@@ -5,7 +5,8 @@ The critics of reinforcement learning are called `q_1` and `value_fc1`, as queri
 
 from collections.abc import Iterable
 
-from fgsgd_jax.spec.networks._kinds import keys_of, kind_of, words_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import keys_of, words_of
 
 _FUSED = {"qkv", "kv", "wq", "wk", "wv", "wqkv", "wkv"}
 

@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 
 from fgsgd_jax.spec.networks._attention import Shape, beside
-from fgsgd_jax.spec.networks._kinds import kind_of, module_and_name, words_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import module_and_name, words_of
 
 # `w_gate`, `wi_0`, `w2`, `gate_up`, `fc_in`; T5X, Llama, MaxText, AlphaFold and others.
 _NAMES = frozenset("w wi wo gate gated up down in out i o u v proj fc ff transition".split())

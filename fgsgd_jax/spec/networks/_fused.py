@@ -17,12 +17,8 @@ from fgsgd_jax.spec.networks._attention import (
     may_be_fused,
     parts_of,
 )
-from fgsgd_jax.spec.networks._kinds import (
-    is_called_as_in_pytorch,
-    kind_of,
-    module_and_name,
-    words_of,
-)
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import is_called_as_in_pytorch, module_and_name, words_of
 from fgsgd_jax.spec.networks._stack_axes import outputs_first, with_stack
 
 THREE, TWO = "queries, keys, values in one", "keys, values in one"

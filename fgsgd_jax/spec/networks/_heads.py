@@ -9,9 +9,11 @@ from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec.networks._blocks import Block
 from fgsgd_jax.spec.networks._dense import is_dense
-from fgsgd_jax.spec.networks._kinds import kind_of, module_and_name
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._modules import layer_among
+from fgsgd_jax.spec.networks._names import module_and_name
 from fgsgd_jax.spec.networks._outputs import is_of_decoder, outputs_by_name, without_numbers
-from fgsgd_jax.spec.networks._readers import DenseLayers, layer_among
+from fgsgd_jax.spec.networks._readers import DenseLayers
 from fgsgd_jax.spec.networks._stacked import Layouts
 
 Leaves = Sequence[tuple[str, Any]]

@@ -4,10 +4,20 @@ The last key tells biases and normalization scales, which have few names in all 
 other leaves the key nearest to the leaf that names a kind of layer decides.
 """
 
-import functools
 import re
-from collections.abc import Mapping
 from typing import Literal
+
+from fgsgd_jax.spec.networks._names import (
+    BIASES,
+    NORMALIZATIONS,
+    WEIGHT_NAMES,
+    WEIGHT_WORDS,
+    is_leaf_name,
+    keys_of,
+    module_and_name,
+    remembered,
+    words_of,
+)
 
 Kind = Literal[
     "bias", "normalization", "embedding", "router", "expert", "convolution", "recurrent", "query",
@@ -15,11 +25,6 @@ Kind = Literal[
 ]  # fmt: skip
 """What a leaf is for; "" where its path does not say. "query" stands for keys and values as well,
 "attention" for the output of an attention layer."""
-
-WEIGHT_NAMES = frozenset({"kernel", "kernels", "w", "W", "weight", "weights", "embedding"})
-"""What frameworks call the weight of a layer, whatever the layer is."""
-
-_WEIGHTS = frozenset({name.lower() for name in WEIGHT_NAMES} - {"embedding"})
 
 # Words in the names of learned tokens, and words beside them that name a layer all the same.
 _TOKENS = frozenset(
@@ -29,18 +34,12 @@ _TOKENS = frozenset(
 _NOT_OF_QUERIES = frozenset("head net network function fn critic pos position".split())
 _OF_LAYERS = frozenset("w wi wo kernel kernels weight weights mix mixer mixing norm".split())
 
-_GATES = frozenset({"gate", "gating", "gater"})
-_OF_GATES = frozenset("network net layer linear dense fc func fn".split())
-
-_BIASES = frozenset({"bias", "b", "biases", "bq", "bk", "bv", "bo"})
 _SHORT_BIAS = re.compile(r"(^|_)b\d*(_|$)")  # `gating_b`, `b_0`; not `B_re`
-_NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
 
 # Biases and normalization scales have at most three axes: heads, their size, stacked layers, or
 # those of an image. Axes of size 1 do not count: Equinox has biases of shape (channels, 1, 1, 1).
 LARGEST_VECTOR = 3
 
-_OF_PYTORCH = re.compile(r"(\w+_)?weight(_(ih|hh|hr)(_\w+)?)?")
 _OF_EXPERTS = re.compile(r"(^|_)(moe|Moe|MoE|MOE)")
 _ENDS_IN_NORM = re.compile(r"^[a-z_]+_[a-z]*norm(_?\d+)?$")
 
@@ -62,24 +61,7 @@ _NAMES: tuple[tuple[Kind, str, str], ...] = (
 )
 
 
-# Paths are asked about again and again, for the leaves beside each leaf.
-_remembered = functools.lru_cache(maxsize=1 << 16)
-
-
-@_remembered
-def keys_of(path: str) -> tuple[str, ...]:
-    """The keys of a path without those that name nothing.
-
-    These are the boxes of Flax's partitioned leaves, `kernel/value`, and `~`, which Haiku writes
-    before the names of modules that are made in a constructor.
-    """
-    keys = path.replace(".", "/").split("/")  # state dicts of PyTorch have whole paths as keys
-    keys = [key for key in keys if key != "~"] or keys
-    boxed = len(keys) > 1 and keys[-1] == "value" and _is_leaf_name(keys[-2])
-    return tuple(keys[:-1] if boxed else keys)
-
-
-@_remembered
+@remembered
 def kind_of(path: str, axes: int | None = None) -> Kind:
     """What a leaf is for.
 
@@ -97,10 +79,10 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
     *_, last = keys = keys_of(path)
     words, small = words_of(last), axes is None or axes <= LARGEST_VECTOR
     matrix = last == "B" and axes != 1  # of random Fourier features, or of a low-rank update
-    short = last in _BIASES or (small and _SHORT_BIAS.search(last) is not None)
+    short = last in BIASES or (small and _SHORT_BIAS.search(last) is not None)
     if "bias" in words or (not matrix and short):
         return "bias"
-    if last in _NORMALIZATIONS:
+    if last in NORMALIZATIONS:
         return "normalization"
     if is_token(next((key for key in reversed(keys) if not key.isdigit()), last)):
         return "token"
@@ -112,7 +94,7 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
     if _is_spectral(keys):
         return "spectral"
     convolves = "conv" in keys[-2].lower() if len(keys) > 1 else False  # a stem
-    if len(keys) > 2 and "embed" in keys[-3].lower() and _is_leaf_name(last) and not convolves:
+    if len(keys) > 2 and "embed" in keys[-3].lower() and is_leaf_name(last) and not convolves:
         return "embedding"  # a layer inside of an embedding
     for key in reversed(keys[:-1] if last == "weight_v" else keys):  # v of weight normalization
         kinds: list[Kind] = _kinds_of_key(key)
@@ -144,7 +126,7 @@ def _is_spectral(keys: tuple[str, ...]) -> bool:
         {"spectral", "conv"} <= (words := set(words_of(key))) and "norm" not in words
         for key in keys
     )
-    weighs = bool(set(words_of(keys[-1])) & _WEIGHTS)
+    weighs = bool(set(words_of(keys[-1])) & WEIGHT_WORDS)
     return layer or bool(part and weighs)
 
 
@@ -208,16 +190,6 @@ def is_of_activation(path: str) -> bool:
     return "relu" in name.lower() or bool({"act", "activation", "slope"} & set(words_of(name)))
 
 
-def is_transposed(path: str) -> bool:
-    """Whether a leaf belongs to a transposed convolution.
-
-    Example:
-        >>> is_transposed("ConvTranspose_0/kernel"), is_transposed("Conv_0/kernel")
-        (True, False)
-    """
-    return any({"transpose", "transposed", "deconv"} & set(words_of(key)) for key in keys_of(path))
-
-
 def may_be_layer(path: str) -> bool:
     """Whether a leaf may be the weight of a layer of any kind, by its own name.
 
@@ -229,82 +201,5 @@ def may_be_layer(path: str) -> bool:
     """
     name = keys_of(path)[-1]
     words = {word for key in keys_of(path)[-2:] for word in words_of(key)}
-    named = bool(_WEIGHTS & set(words_of(name))) or kind_of(name) != "" or name.isdigit()
+    named = bool(WEIGHT_WORDS & set(words_of(name))) or kind_of(name) != "" or name.isdigit()
     return named and not words & {"einsum", "lora", "pos", "rel", "relpos"}
-
-
-def is_called_as_in_pytorch(path: str) -> bool:
-    """Whether a weight has a name of Equinox and PyTorch, whose outputs come first.
-
-    Example:
-        >>> names = ("weight", "weight_hh_l0", "in_proj_weight", "kernel", "weights")
-        >>> [is_called_as_in_pytorch(f"layer/{name}") for name in names]
-        [True, True, True, False, False]
-    """
-    return _OF_PYTORCH.fullmatch(keys_of(path)[-1]) is not None
-
-
-def may_have_outputs_before_inputs(path: str) -> bool:
-    """Whether a leaf is called as Haiku calls transposed convolutions, whose layout is HWOI."""
-    return keys_of(path)[-1] == "w" and is_transposed(path)
-
-
-def routes_beside_experts(path: str, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a weight is a router: it stands in one module with experts, and is called a gate.
-
-    Under any other name it is one if it has as many outputs as there are experts.
-
-    Args:
-        path: The path of the weight.
-        shapes: The shapes of all leaves without stacked layers.
-
-    Example:
-        >>> routes_beside_experts("mlp/gate/kernel", {"mlp/experts/0/up/kernel": (8, 16)})
-        True
-        >>> shapes = {"mlp/assign/kernel": (64, 8), "mlp/experts/w1": (8, 64, 256)}
-        >>> routes_beside_experts("mlp/assign/kernel", shapes)
-        True
-    """
-    module, name = module_and_name(path)
-    below = {other: keys_of(other) for other in shapes}
-    experts = {
-        inner: shapes[other]
-        for other, keys in below.items()
-        if keys[: len(module)] == module
-        and "expert" in (inner := "/".join(keys[len(module) :])).lower()
-    }
-    words, shape = set(words_of(name)), shapes.get(path, ())
-    if not experts or "expert" in path.lower():
-        return False
-    if words & _GATES and words <= _GATES | _OF_GATES:
-        return True
-    listed = {found[0] for inner in experts if (found := re.search(r"\d+", inner))}
-    counts = {its[0] for its in experts.values() if len(its) > 2} | {len(listed)}
-    return len(shape) == 2 and min(shape) in counts - {0, 1}
-
-
-@_remembered
-def module_and_name(path: str) -> tuple[tuple[str, ...], str]:
-    """The keys of the module that a weight stands in, and what the weight is called there.
-
-    Keys such as `kernel`, and numbers in lists, are not what it is called.
-
-    Example:
-        >>> module_and_name("h/attn/o_proj/kernel"), module_and_name("to_out/0/w")
-        ((('h', 'attn'), 'o_proj'), ((), 'to_out'))
-    """
-    keys = list(keys_of(path))
-    if len(keys) > 1 and _is_leaf_name(keys[-1]):
-        keys.pop()
-    while len(keys) > 1 and keys[-1].isdigit():
-        keys.pop()
-    return tuple(keys[:-1]), keys[-1]
-
-
-def words_of(key: str) -> list[str]:
-    """The words of a key in lower case, without numbers: `DenseGeneral_0` is dense, general."""
-    return [word.lower() for word in re.findall(r"[A-Z]?[a-z]+|[A-Z]+(?![a-z])", key)]
-
-
-def _is_leaf_name(key: str) -> bool:
-    return key in WEIGHT_NAMES | _BIASES | _NORMALIZATIONS

@@ -11,14 +11,8 @@ from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec.networks._blocks import block_of, layer_of, normalizations
 from fgsgd_jax.spec.networks._dense import is_dense
 from fgsgd_jax.spec.networks._heads import Leaves, names_a_head
-from fgsgd_jax.spec.networks._kinds import (
-    is_normalization,
-    is_of_activation,
-    keys_of,
-    kind_of,
-    module_and_name,
-    words_of,
-)
+from fgsgd_jax.spec.networks._kinds import is_normalization, is_of_activation, kind_of
+from fgsgd_jax.spec.networks._names import keys_of, module_and_name, words_of
 
 Shape = tuple[int, ...]
 Paths = frozenset[str]

@@ -7,7 +7,8 @@ from fgsgd_jax.spec._layouts import DEFAULT, letters_for, stacked
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec.networks._fused import OUTPUTS_MAY_COME_FIRST
 from fgsgd_jax.spec.networks._heads import Leaves
-from fgsgd_jax.spec.networks._kinds import is_called_as_in_pytorch, kind_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import is_called_as_in_pytorch
 from fgsgd_jax.spec.networks._readings import as_rules, of_layers, readings
 from fgsgd_jax.spec.networks._recurrent import holds_input_and_recurrent
 from fgsgd_jax.spec.networks._stacked import Layouts

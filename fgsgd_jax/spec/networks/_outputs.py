@@ -5,7 +5,7 @@ from collections.abc import Iterable
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax.spec.networks._dense import is_dense
-from fgsgd_jax.spec.networks._kinds import module_and_name, words_of
+from fgsgd_jax.spec.networks._names import module_and_name, words_of
 
 # In lower case without underscores, as one name may be written as two words or as one.
 _ALWAYS = frozenset(

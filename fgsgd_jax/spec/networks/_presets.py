@@ -17,8 +17,9 @@ from fgsgd_jax.spec.networks._blocks import doubtful_normalizations, normalized
 from fgsgd_jax.spec.networks._doubts import on_circular, on_normalizations, on_unsaid
 from fgsgd_jax.spec.networks._fused import OUTPUTS_MAY_COME_FIRST
 from fgsgd_jax.spec.networks._heads import Leaves, dense_heads, on_heads
-from fgsgd_jax.spec.networks._kinds import is_called_as_in_pytorch, kind_of
+from fgsgd_jax.spec.networks._kinds import kind_of
 from fgsgd_jax.spec.networks._last_convolutions import last_convolutions
+from fgsgd_jax.spec.networks._names import is_called_as_in_pytorch
 from fgsgd_jax.spec.networks._nothing_placed import nothing_placed, require_nested, unreadable
 from fgsgd_jax.spec.networks._placements import (
     GATED,

@@ -8,14 +8,15 @@ before `Dense_2`, and by none that reads the input of the network.
 import dataclasses
 import functools
 from collections import Counter, defaultdict
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec.networks._attention import beside
-from fgsgd_jax.spec.networks._blocks import Block, layer_of
+from fgsgd_jax.spec.networks._blocks import Block
 from fgsgd_jax.spec.networks._dense import is_dense
-from fgsgd_jax.spec.networks._kinds import is_normalization, keys_of, kind_of, module_and_name
+from fgsgd_jax.spec.networks._kinds import is_normalization, kind_of
+from fgsgd_jax.spec.networks._modules import are_nested, at_the_same_place, module_of
 from fgsgd_jax.spec.networks._outputs import without_numbers
 
 Shape = tuple[int, ...]
@@ -201,7 +202,7 @@ class DenseLayers:
         """By size, the layers that read an input of the network for certain."""
         found: dict[int, set[str]] = {}
         for path, size in self.inputs.items():
-            gates = [gate for gate in self._makers[2 * size] if _are_nested(gate, path)]
+            gates = [gate for gate in self._makers[2 * size] if are_nested(gate, path)]
             if all(
                 maker in self.named
                 or (self._in_one_list(maker, path) and not self._is_before(maker, path))
@@ -209,50 +210,6 @@ class DenseLayers:
             ):
                 found.setdefault(size, set()).add(path)
         return found
-
-
-def at_the_same_place(path: str, paths: Iterable[str]) -> frozenset[str]:
-    """The paths of the same layer in modules alike up to numbers, as the members of an ensemble.
-
-    Example:
-        >>> paths = ["m_0/Dense_0/kernel", "m_0/Dense_1/kernel", "m_1/Dense_1/kernel"]
-        >>> sorted(at_the_same_place("m_1/Dense_1/kernel", paths))
-        ['m_0/Dense_1/kernel', 'm_1/Dense_1/kernel']
-    """
-    return frozenset(other for other in paths if _place(other) == _place(path))
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def _place(path: str) -> tuple[Block, Block]:
-    """The module of a layer without numbers, and the keys of the layer in it."""
-    return module_of(path), keys_of(path)[len(module_and_name(path)[0]) :]
-
-
-@functools.lru_cache(maxsize=1 << 16)
-def module_of(path: str) -> Block:
-    """The module of a layer without numbers, as those of blocks that follow one another.
-
-    A list of layers is a module.
-
-    Example:
-        >>> module_of("Block_1/mlp/Dense_0/kernel"), module_of("critic/0/kernel")
-        (('Block', 'mlp'), ('critic',))
-    """
-    module, _ = module_and_name(path)
-    listed = layer_of(path)[len(module) : -1]
-    return tuple(without_numbers(key) for key in (*module, *listed) if not key.isdigit())
-
-
-def _are_nested(path: str, other: str) -> bool:
-    """Whether the module of one layer stands in that of another, or is the same."""
-    short, long = sorted((module_of(path), module_of(other)), key=len)
-    return long[: len(short)] == short
-
-
-def layer_among(dense: Iterable[str]) -> Callable[[str], Block]:
-    """The layer of a leaf, or itself where several dense weights have no layers of their own."""
-    matrices = Counter(layer_of(path) for path in dense)
-    return lambda path: layer_of(path) if matrices[layer_of(path)] < 2 else (path,)
 
 
 def _reads_features(path: str, shape: Shape) -> bool:

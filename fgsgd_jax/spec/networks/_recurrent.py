@@ -5,7 +5,8 @@ from collections.abc import Mapping
 
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec.networks._attention import Shape, beside
-from fgsgd_jax.spec.networks._kinds import keys_of, kind_of, module_and_name
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import keys_of, module_and_name
 from fgsgd_jax.spec.networks._stack_axes import outputs_first
 
 RECURRENT = "recurrent matrix"

@@ -7,7 +7,8 @@ MaxText scans layers on axis 1. Read as (layers, in, out), a weight (64, 6, 256)
 from collections.abc import Iterable, Mapping
 
 from fgsgd_jax.spec.networks._attention import is_attention_output
-from fgsgd_jax.spec.networks._kinds import kind_of, module_and_name, words_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import module_and_name, words_of
 from fgsgd_jax.spec.networks._stack_axes import Shape, stack_sizes, without_stack
 
 _OTHER_STACKS = ("embedding", "router", "head", "expert", "bias", "normalization", "token")

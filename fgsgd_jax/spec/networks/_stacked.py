@@ -13,7 +13,8 @@ from typing import Any, NamedTuple
 from fgsgd_jax.spec._layouts import letters_for
 from fgsgd_jax.spec.networks._attention import is_attention_output, parts_of
 from fgsgd_jax.spec.networks._blocks import Block, block_of, layer_of
-from fgsgd_jax.spec.networks._kinds import WEIGHT_NAMES, is_called_as_in_pytorch, keys_of, kind_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import WEIGHT_NAMES, is_called_as_in_pytorch, keys_of
 from fgsgd_jax.spec.networks._placements import InRules
 from fgsgd_jax.spec.networks._readings import as_rules, readings
 from fgsgd_jax.spec.networks._stack_axes import stack_sizes, without_stack

@@ -24,16 +24,16 @@ from fgsgd_jax.spec.networks._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec.networks._dense import is_dense
 from fgsgd_jax.spec.networks._feed_forward import gates_before, is_of_feed_forward
 from fgsgd_jax.spec.networks._fused import fused
-from fgsgd_jax.spec.networks._kinds import (
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import (
     is_called_as_in_pytorch,
     is_transposed,
     keys_of,
-    kind_of,
     may_have_outputs_before_inputs,
-    routes_beside_experts,
 )
 from fgsgd_jax.spec.networks._placements import DENSE, OUTPUTS_FIRST
 from fgsgd_jax.spec.networks._recurrent import holds_input_and_recurrent, is_input_matrix, recurrent
+from fgsgd_jax.spec.networks._routers import routes_beside_experts
 from fgsgd_jax.spec.networks._stack_axes import without_stack
 
 GATES = 2  # of a gated layer (gates, in, out), whose first axis nothing else has so short

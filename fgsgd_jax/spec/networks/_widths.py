@@ -9,7 +9,8 @@ from collections.abc import Mapping
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax.spec.networks._attention import Shape, beside, is_attention_output
-from fgsgd_jax.spec.networks._kinds import kind_of, module_and_name, words_of
+from fgsgd_jax.spec.networks._kinds import kind_of
+from fgsgd_jax.spec.networks._names import module_and_name, words_of
 from fgsgd_jax.spec.networks._outputs import without_numbers
 
 _FIRST = frozenset("up w1 w3 fc1 wi gate fc".split())
