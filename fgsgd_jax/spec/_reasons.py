@@ -69,6 +69,9 @@ UNSAID = frozenset(
 )
 """The reasons of leaves that a preset might place, if their names and shapes said what they are."""
 
+AXES_UNSAID = {Reason.TRANSPOSED: "HWOI", Reason.TRANSPOSED_BESIDE_OTHERS: "IOHW"}
+"""The reasons of transposed convolutions of unknown layout, and that of their framework."""
+
 AS_ASKED = frozenset({Reason.RULE, Reason.NO_DEFAULT, Reason.FEW_AXES})
 """The reasons of leaves that nobody expects on a manifold: an optimizer warns of all others."""
 

@@ -132,7 +132,9 @@ def collection(
         if request.layout is None and not isinstance(request.component, Component):
             its_layout = layouts.checked(path, tuple(leaf.shape))
             _require_axes_of_one_layer(path, tuple(leaf.shape), layout, its_layout)
-            _require_agreement_with_bias(path, its_layout, shapes)
+            rules = layouts.rules if of_preset else InRules()
+            normalized = request.scale is None
+            _require_agreement_with_bias(path, its_layout, shapes, rules, normalized=normalized)
             request = dataclasses.replace(request, layout=its_layout)
         request = dataclasses.replace(request, scale=scale)
         return _leaf_spec(path, leaf, request, shapes, map_sizes.get(path), int(seed))
@@ -169,16 +171,31 @@ def _by_rule(path: str, leaf, rules, leaves) -> Pom | str | None:
 
 
 def _require_agreement_with_bias(
-    path: str, layout: str | None, shapes: Mapping[str, tuple[int, ...]]
+    path: str,
+    layout: str | None,
+    shapes: Mapping[str, tuple[int, ...]],
+    rules: InRules,
+    *,
+    normalized: bool,
 ) -> None:
-    """Raises if the bias of a weight says that its layout takes its outputs for its inputs."""
+    """Raises if the bias of a weight says that its layout takes its outputs for its inputs.
+
+    Args:
+        path: The path of the weight.
+        layout: Its layout, or None.
+        shapes: The shapes of all leaves.
+        rules: How rules are written.
+        normalized: Whether a normalization layer keeps its features.
+    """
     swapped = swapped_by_bias(path, layout, shapes)
     if swapped is not None:
         own = letters_for(layout or DEFAULT, len(shapes[path]))
         raise ValueError(
             f"{path!r} has shape {shapes[path]}, and {what_counts_outputs(path, shapes)} says that "
-            f"the layout {own!r} takes its outputs for its inputs: write layout={swapped!r} in the "
-            "pom of a rule for it, or in `collection` if it holds for all weights."
+            f"the layout {own!r} takes its outputs for its inputs: write layout={swapped!r} in a "
+            f"rule for it, such as ({path!r}, "
+            f"{rules.pom_of_convolution(swapped, normalized=normalized)}), or in `collection` if "
+            "it holds for all weights."
         )
 
 

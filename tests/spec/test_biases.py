@@ -1,5 +1,7 @@
 """A bias has one entry for each output, so it says where a layout takes outputs for inputs."""
 
+import re
+
 import equinox as eqx
 import flax.linen as linen
 import jax
@@ -133,3 +135,25 @@ def test_the_normalization_after_a_convolution_in_a_list_counts_its_outputs():
     assert spec["main/0/weight"].points_shape == (20 * 16, 1, 64)
     other = vectors | {"main/0/weight": leaf(64, 20, 4, 4), "main/3/weight": leaf(9, 64, 4, 4)}
     assert fg.collection(other, preset="resnet", layout="OIHW")["main/0/weight"] is not None
+
+
+@pytest.mark.parametrize(
+    ("path", "shape", "layout", "filters"),
+    [
+        ("up/deconv/weight", (64, 32, 4, 4), "OIHW", (64 * 16, 1, 32)),
+        ("up/deconv/weight", (64, 32, 4), "OIHW", (64 * 4, 1, 32)),
+        ("conv2_d_transpose/w", (4, 4, 32, 64), None, (64 * 16, 1, 32)),
+    ],
+)
+def test_a_transposed_convolution_of_unknown_layout_has_the_rule_to_copy(
+    path, shape, layout, filters
+):
+    own = (16, 16, *shape[2:]) if layout else (3, 3, 16, 16)
+    last = (5, 16, *shape[2:]) if layout else (3, 3, 16, 5)
+    params = {path: leaf(*shape)} | {
+        f"conv_{i}/{path.rpartition('/')[2]}": leaf(*its) for i, its in enumerate((own, last))
+    }
+    text = str(fg.collection(params, preset="resnet", layout=layout))
+    (rule,) = re.findall(r"Place one by a rule, such as (\(.*\)), or with layout", text)
+    spec = fg.collection(params, eval(rule, {"fg": fg}), preset="resnet", layout=layout)
+    assert spec[path].points_shape == filters

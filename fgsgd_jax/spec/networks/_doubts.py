@@ -3,7 +3,8 @@
 from collections.abc import Collection, Mapping
 
 from fgsgd_jax._trees import listed
-from fgsgd_jax.spec._reasons import UNSAID, Reason
+from fgsgd_jax.spec._layouts import letters_for
+from fgsgd_jax.spec._reasons import AXES_UNSAID, UNSAID, Reason
 from fgsgd_jax.spec.networks._attention import Shape
 from fgsgd_jax.spec.networks._blocks import Block, normalized
 from fgsgd_jax.spec.networks._readings import (
@@ -87,6 +88,37 @@ def _how_to_place(path: str, why: str, shapes: Mapping[str, Shape], layouts: Lay
     if not found:
         return "name its axes in a rule"
     return f"name its axes in a rule, such as {as_rules(path, shapes[path], found, layouts.rules)}"
+
+
+def on_transposed(
+    weights: Mapping[str, str],
+    shapes: Mapping[str, Shape],
+    layouts: Layouts,
+    kept: Collection[str],
+) -> str:
+    """A sentence on transposed convolutions whose layout nothing says, with a rule for one of them.
+
+    Args:
+        weights: By path, the weight of the preset that a leaf is, or why it is none.
+        shapes: By path, the shapes, stacked layers included.
+        layouts: The layout of every leaf.
+        kept: The paths of the weights whose features a normalization layer keeps.
+    """
+    doubtful = [path for path in weights if weights[path] in AXES_UNSAID]
+    if not doubtful:
+        return ""
+    path = doubtful[0]
+    letters = letters_for(AXES_UNSAID[Reason(weights[path])], len(shapes[path]))
+    if letters is None:
+        return ""
+    written = layouts.rules.pom_of_convolution(letters, normalized=path in kept)
+    usual = letters.translate(str.maketrans("IO", "OI"))
+    stay = "stays" if len(doubtful) == 1 else "stay"
+    return (
+        f"{listed(doubtful, 3)} {stay} Euclidean, because nothing says whether outputs or inputs "
+        f"come first in a transposed convolution. Place one by a rule, such as ({path!r}, "
+        f"{written}), or with layout={usual!r} if its axes are those of other convolutions."
+    )
 
 
 def on_normalizations(

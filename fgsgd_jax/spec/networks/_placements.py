@@ -96,6 +96,22 @@ class InRules(NamedTuple):
     preset: str | None = None
     scaled: bool = False
 
+    def pom_of_convolution(self, layout: str, *, normalized: bool) -> str:
+        """A pom with a layout of its own, for a convolution under the preset "resnet".
+
+        Example:
+            >>> print(InRules("resnet").pom_of_convolution("IOHW", normalized=True))
+            fg.pom('PO', fg.Sphere(), component='filter', layout='IOHW')
+            >>> print(InRules().pom_of_convolution("IOHW", normalized=True))
+            fg.pom(…, layout='IOHW')
+        """
+        if self.preset != "resnet":
+            return f"fg.pom(…, layout={layout!r})"
+        ((_, cuts, scheme, manifold, _),) = PRESETS["resnet"].placements
+        scale = "" if normalized or self.scaled else ", scale='variance'"
+        filters = cuts[len("HWIO")]  # a named cut, the same for every number of axes
+        return f"fg.pom({scheme!r}, fg.{manifold}, component={filters!r}, layout={layout!r}{scale})"
+
     def pom(self, component: str, weight: str, *, normalized: bool = False) -> str:
         """A pom with a cut of its own.
 

@@ -11,10 +11,10 @@ import jax
 
 from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
-from fgsgd_jax.spec._reasons import Reason
+from fgsgd_jax.spec._reasons import AXES_UNSAID, Reason
 from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec.networks._blocks import doubtful_normalizations, normalized
-from fgsgd_jax.spec.networks._doubts import on_circular, on_normalizations, on_unsaid
+from fgsgd_jax.spec.networks._doubts import on_circular, on_normalizations, on_transposed, on_unsaid
 from fgsgd_jax.spec.networks._fused import OUTPUTS_MAY_COME_FIRST
 from fgsgd_jax.spec.networks._heads import Leaves, dense_heads, on_heads
 from fgsgd_jax.spec.networks._kinds import kind_of
@@ -124,6 +124,9 @@ def by_preset(
     sentences = [on_heads([path for path in doubtful if path in unruled], guessed), unsaid]
     circular = [path for path in weights if weights[path] == Reason.CIRCULAR]
     sentences.append(on_circular(unruled, whole, layouts, normalized(sizes, followed + circular)))
+    transposed = [path for path in weights if weights[path] in AXES_UNSAID]
+    also = normalized(sizes, [*followed, *transposed])
+    sentences.append(on_transposed(unruled, whole, layouts, also))
     if any(placement.scale == UNLESS_NORMALIZED for placement in placements.values()):
         sentences.append(on_normalizations(doubtful_normalizations(sizes), sizes, followed, kept))
 
