@@ -1,7 +1,7 @@
 """The head of a network whose path does not say so: the last layer, which no other reads."""
 
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any, NamedTuple
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax._trees import listed
@@ -19,72 +19,97 @@ from fgsgd_jax.spec.networks._stacked import Layouts
 Leaves = Sequence[tuple[str, Any]]
 
 
-def dense_heads(
-    preset: str, leaves: Leaves, layouts: Layouts
-) -> tuple[dict[str, Reason], frozenset[str], str]:
-    """The dense layers that are heads, those that may be, and one that is a head by its path alone.
+class Heads(NamedTuple):
+    """Which dense layers give the outputs of a network.
 
-    Where a head is named, others that no layer reads may be one. In a transformer without, the
-    last is a head if no layer reads it, and others that none reads may be. Among dense layers all
-    are that are named as outputs, that none reads, or that end one of two modules of which each
-    reads the other, and the last by its path may be one; where others could read all of them, the
-    last is one by its path alone, which matters where there are several modules. A weight that
-    holds stacked layers is no head by its path alone, but it may be those of an ensemble.
+    Attributes:
+        found: By path, why a layer is a head.
+        maybe: The paths of layers that may be one, for a sentence.
+        by_path: The path of a layer that is a head by its path alone, for a sentence; or "".
+    """
+
+    found: Mapping[str, Reason] = {}
+    maybe: frozenset[str] = frozenset()
+    by_path: str = ""
+
+
+def dense_heads(preset: str, leaves: Leaves, layouts: Layouts) -> Heads:
+    """The heads among the dense layers of a tree.
 
     Args:
-        preset: The name of the preset.
+        preset: The name of the preset; those of convolutions and recurrent layers have no heads.
         leaves: The pairs (path, leaf), without stacked layers.
         layouts: The layout of every leaf.
-
-    Returns:
-        By path, why a layer is a head; the paths of layers that may be; a path, or "".
     """
-    if preset not in ("mlp", "transformer"):
-        return {}, frozenset(), ""
-    of_one_layer = [leaf for leaf in leaves if "S" not in (layouts.own[leaf[0]] or "")]
-    single = {path for path, _ in of_one_layer}
-    named = outputs_by_name(path for path, _ in leaves) if preset == "mlp" else frozenset()
-    shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
-    layers = DenseLayers.of(shapes, layouts.of_one, named, preset == "mlp")
-    unread = layers.unread() if layers else frozenset()
-    beside_a_head = unread - layers.in_blocks() if layers else frozenset()
-    in_heads = dict.fromkeys(filter(_stands_in_a_head, unread), Reason.IN_HEAD)
     if preset == "transformer":
-        last = {last_unread_dense(leaves, layouts.of_one)} & single
-        heads = frozenset() if names_a_head(leaves) else frozenset(last)
-        heads |= {path for path in unread if _makes_entries_of_embedding(path, layers, leaves)}
-        heads = in_heads | dict.fromkeys(heads, Reason.LAST_DENSE)
-        return heads, (beside_a_head & single) - heads.keys(), ""
-    decoded = any(map(is_of_decoder, named))
-    circular = layers.circular() & single if layers and not decoded else frozenset()
-    heads = dict.fromkeys(circular, Reason.CIRCULAR) | dict.fromkeys(named, Reason.NAMED_OUTPUT)
-    heads |= in_heads
+        return _heads_of_transformer(leaves, layouts)
+    return _heads_of_dense_network(leaves, layouts) if preset == "mlp" else Heads()
+
+
+def _heads_of_transformer(leaves: Leaves, layouts: Layouts) -> Heads:
+    """What no layer reads is a head if a name or an embedding says so, and may be one otherwise.
+
+    Without a name, the last layer is one as well, if no layer reads it.
+    """
+    layers = DenseLayers.of(leaves, layouts.of_one, frozenset(), ordered=False)
+    single = {path for path, _ in _not_stacked(leaves, layouts)}
+    unread = layers.unread()
+    last = {last_unread_dense(leaves, layouts.of_one)} & single
+    ends = set() if names_a_head(leaves) else last
+    ends |= {path for path in unread if _makes_entries_of_embedding(path, layers, leaves)}
+    heads = _in_heads(unread) | dict.fromkeys(ends, Reason.LAST_DENSE)
+    return Heads(heads, ((unread - layers.in_blocks()) & single) - heads.keys())
+
+
+def _heads_of_dense_network(leaves: Leaves, layouts: Layouts) -> Heads:
+    """All layers are heads that are named as outputs or that none reads, or else the last by path.
+
+    Both ends of two modules that read each other count, unless one is called a decoder. So do
+    layers at the place of a head in modules alike, as in the members of an ensemble, which may be
+    stacked. Where others could read all layers, the last is a head by its path alone, which matters
+    where there are several modules.
+    """
+    named = outputs_by_name(path for path, _ in leaves)
+    layers = DenseLayers.of(leaves, layouts.of_one, named, ordered=True)
+    single = _not_stacked(leaves, layouts)
+    unread = layers.unread()
+    circular = frozenset() if any(map(is_of_decoder, named)) else layers.circular()
+    heads: dict[str, Reason] = {
+        path: Reason.CIRCULAR for path in circular & {path for path, _ in single}
+    }
+    heads |= dict.fromkeys(named, Reason.NAMED_OUTPUT) | _in_heads(unread)
     if names_a_head(leaves):
-        return heads, beside_a_head - heads.keys(), ""
-    last = frozenset({last_dense(of_one_layer or leaves)} - {""})
+        return Heads(heads, unread - layers.in_blocks() - heads.keys())
+    last = frozenset({last_dense(single or leaves)} - {""})
     found = unread - named if heads or unread else last
-    alike = frozenset().union(*map(layers.at_the_same_place, found)) if layers else frozenset()
-    heads = dict.fromkeys(alike - named, Reason.LIKE_LAST_DENSE) | heads
+    alike = frozenset().union(*map(layers.at_the_same_place, found)) - named
+    heads = dict.fromkeys(alike, Reason.LIKE_LAST_DENSE) | heads
     heads |= dict.fromkeys(found, Reason.LAST_DENSE)
     if found != last:
-        read = {path for path in last if layers and _is_hidden(path, layers, found, named)}
-        return heads, last - read - heads.keys(), ""
-    one_list = len({without_numbers(path) for path in layers.outputs} if layers else last) < 2
-    by_path = "" if unread or one_list else "".join(last)
-    return heads, frozenset(), by_path
+        hidden = {path for path in last if _is_hidden(path, layers, found, named)}
+        return Heads(heads, last - hidden - heads.keys())
+    several = len(set(map(without_numbers, layers.outputs))) > 1
+    return Heads(heads, by_path="".join(last) if several and not unread else "")
 
 
-def _stands_in_a_head(path: str) -> bool:
-    """Whether a layer stands in a module that is called a head."""
-    return any(kind_of(key) == "head" for key in module_and_name(path)[0])
+def _not_stacked(leaves: Leaves, layouts: Layouts) -> Leaves:
+    """The leaves without stacked layers."""
+    return [leaf for leaf in leaves if "S" not in (layouts.own[leaf[0]] or "")]
 
 
-def _makes_entries_of_embedding(path: str, layers: DenseLayers | None, leaves: Leaves) -> bool:
+def _in_heads(unread: Iterable[str]) -> dict[str, Reason]:
+    """The layers that none reads in modules that are called a head."""
+    inside = (
+        path for path in unread if any(kind_of(key) == "head" for key in module_and_name(path)[0])
+    )
+    return dict.fromkeys(inside, Reason.IN_HEAD)
+
+
+def _makes_entries_of_embedding(path: str, layers: DenseLayers, leaves: Leaves) -> bool:
     """Whether a layer has the transposed shape of an embedding, whose entries it then predicts."""
-    return layers is not None and any(
-        kind_of(other) == "embedding"
-        and tuple(leaf.shape) == (layers.outputs[path], layers.inputs[path])
-        for other, leaf in leaves
+    entries = layers.outputs[path], layers.inputs[path]
+    return any(
+        kind_of(other) == "embedding" and tuple(leaf.shape) == entries for other, leaf in leaves
     )
 
 
@@ -92,6 +117,8 @@ def _is_hidden(
     path: str, layers: DenseLayers, heads: frozenset[str], named: frozenset[str]
 ) -> bool:
     """Whether a layer is hidden beside heads: one reads it, or any layer and a head has a name."""
+    if path not in layers.outputs:
+        return False
     return bool(layers.readers(path) & heads) or (bool(named) and layers.is_read(path))
 
 

@@ -16,7 +16,7 @@ from fgsgd_jax.spec._request import Pom, pom
 from fgsgd_jax.spec.networks._blocks import doubtful_normalizations, normalized
 from fgsgd_jax.spec.networks._doubts import on_circular, on_normalizations, on_transposed, on_unsaid
 from fgsgd_jax.spec.networks._fused import OUTPUTS_MAY_COME_FIRST
-from fgsgd_jax.spec.networks._heads import Leaves, dense_heads, on_heads
+from fgsgd_jax.spec.networks._heads import Heads, Leaves, dense_heads, on_heads
 from fgsgd_jax.spec.networks._kinds import kind_of
 from fgsgd_jax.spec.networks._last_convolutions import last_convolutions
 from fgsgd_jax.spec.networks._names import is_called_as_in_pytorch
@@ -107,13 +107,13 @@ def by_preset(
     if preset == "resnet":
         convolutions = [path for path, weight in weights.items() if weight in placements]
         found, maybe = last_convolutions(inner, convolutions, layouts.of_one)
-        heads, guessed = dict.fromkeys(found, Reason.LAST_CONVOLUTION), ""
+        heads = Heads(dict.fromkeys(found, Reason.LAST_CONVOLUTION), maybe)
     else:
         layers = [leaf for leaf in inner if weights[leaf[0]] != Reason.OWN_PARAMETER]
-        heads, maybe, guessed = dense_heads(preset, layers, layouts)
+        heads = dense_heads(preset, layers, layouts)
     may_be_heads = {path for path, weight in weights.items() if weight in _MAY_BE_HEADS}
-    weights |= {path: heads[path] for path in heads.keys() & may_be_heads}
-    doubtful = [path for path in weights if path in (maybe & may_be_heads) - heads.keys()]
+    weights |= {path: why for path, why in heads.found.items() if path in may_be_heads}
+    doubtful = [path for path in weights if path in (heads.maybe & may_be_heads)]
     # Convolutions that are not placed use up a normalization as well.
     followed = [path for path in weights if weights[path] in placements or _convolves(path)]
     sizes = list(shapes.items())
@@ -121,7 +121,8 @@ def by_preset(
     unruled = {path: weight for path, weight in weights.items() if not ruled[path]}
     whole = {path: tuple(leaf.shape) for path, leaf in leaves}
     unsaid = on_unsaid(unruled, whole, layouts)
-    sentences = [on_heads([path for path in doubtful if path in unruled], guessed), unsaid]
+    doubted = [path for path in doubtful if path in unruled and path not in heads.found]
+    sentences = [on_heads(doubted, heads.by_path), unsaid]
     circular = [path for path in weights if weights[path] == Reason.CIRCULAR]
     sentences.append(on_circular(unruled, whole, layouts, normalized(sizes, followed + circular)))
     transposed = [path for path in weights if weights[path] in AXES_UNSAID]

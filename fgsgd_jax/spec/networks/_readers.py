@@ -9,6 +9,7 @@ import dataclasses
 import functools
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
+from typing import Any
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
@@ -42,9 +43,15 @@ class DenseLayers:
 
     @classmethod
     def of(
-        cls, shapes: Mapping[str, Shape], layout: str | None, named: Iterable[str], ordered: bool
-    ) -> "DenseLayers | None":
-        """The dense layers of a tree; None if there are fewer than two, or no axes I and O."""
+        cls,
+        leaves: Iterable[tuple[str, Any]],
+        layout: str | None,
+        named: Iterable[str],
+        *,
+        ordered: bool,
+    ) -> "DenseLayers":
+        """The dense layers of a tree; none if there are fewer than two, or no axes I and O."""
+        shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
         letters = letters_for(layout or DEFAULT, 2)
         dense = [
             path
@@ -53,7 +60,7 @@ class DenseLayers:
             and (is_dense(path, shapes) if ordered else kind_of(path) in ("dense", ""))
         ]
         if len(dense) < 2 or letters is None:
-            return None
+            return cls({}, {}, frozenset(), frozenset(named), ordered)
         i, o = letters.index("I"), letters.index("O")
         others = {
             size
@@ -113,7 +120,7 @@ class DenseLayers:
 
         Modules of one layer each are a list, in which each may read the one before.
         """
-        sizes = self.inputs[path], self.outputs[path]
+        sizes = self.inputs.get(path), self.outputs.get(path)
         alone = self._layers_beside(path) == {path}
         return frozenset(
             other
