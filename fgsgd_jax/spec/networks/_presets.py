@@ -7,18 +7,11 @@ path and its number of axes, and that layers are stacked from the layout alone.
 from collections.abc import Mapping
 from typing import Any
 
-import jax
-
 from fgsgd_jax._text import did_you_mean
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
-from fgsgd_jax.spec._reasons import AXES_UNSAID, Reason
 from fgsgd_jax.spec._request import Pom, pom
-from fgsgd_jax.spec.networks._blocks import doubtful_normalizations, normalized
-from fgsgd_jax.spec.networks._doubts import on_circular, on_normalizations, on_transposed, on_unsaid
-from fgsgd_jax.spec.networks._fused import OUTPUTS_MAY_COME_FIRST
-from fgsgd_jax.spec.networks._heads import Heads, Leaves, dense_heads, on_heads
-from fgsgd_jax.spec.networks._kinds import kind_of
-from fgsgd_jax.spec.networks._last_convolutions import last_convolutions
+from fgsgd_jax.spec.networks._doubts import on_unsaid
+from fgsgd_jax.spec.networks._heads import Leaves, on_heads
 from fgsgd_jax.spec.networks._names import is_called_as_in_pytorch
 from fgsgd_jax.spec.networks._nothing_placed import nothing_placed, require_nested, unreadable
 from fgsgd_jax.spec.networks._placements import (
@@ -29,17 +22,13 @@ from fgsgd_jax.spec.networks._placements import (
     UNLESS_NORMALIZED,
     Placement,
 )
+from fgsgd_jax.spec.networks._preset_tree import PresetTree
 from fgsgd_jax.spec.networks._recurrent import RECURRENT, cut_by_gates
 from fgsgd_jax.spec.networks._stack_axes import outputs_first, with_stack, without_stack
 from fgsgd_jax.spec.networks._stacked import Layouts, seems_stacked
-from fgsgd_jax.spec.networks._weights import counts_heads_elsewhere, weight_of
-from fgsgd_jax.spec.networks._widths import outputs_seem_first
 
 # What people may call the networks of the presets.
 OTHER_NAMES = {"cnn": "resnet", "vit": "transformer", "gpt": "transformer", "lstm": "rnn"}
-
-
-_MAY_BE_HEADS = ("convolution", "dense", "hidden dense")
 
 
 def checked_preset(preset: Any, default: Any) -> None:
@@ -84,74 +73,27 @@ def by_preset(
             the tree is flat.
     """
     require_nested(preset, [path for path, _ in leaves])
-    layout = layouts.own
-    shapes = {path: without_stack(tuple(leaf.shape), layout[path]) for path, leaf in leaves}
-    inner = [(path, jax.ShapeDtypeStruct(shapes[path], leaf.dtype)) for path, leaf in leaves]
-    placements = {placement.weight: placement for placement in PRESETS[preset].placements}
-    weights = {path: weight_of(preset, path, leaf, layout[path], shapes) for path, leaf in leaves}
-    by_width = preset == "transformer" and layouts.of_one is None and outputs_seem_first(shapes)
-    if by_width or OUTPUTS_MAY_COME_FIRST in weights.values():  # then those of all matrices may
-        weights |= {
-            path: OUTPUTS_MAY_COME_FIRST
-            for path, weight in weights.items()
-            if weight in placements and _is_read_by_default(shapes[path], layout[path])
-        }
-    weights |= {
-        path: Reason.HEADS_ELSEWHERE
-        for path, weight in weights.items()
-        if weight in placements
-        and placements[weight].cuts in (HEADS, OUTPUT)
-        and counts_heads_elsewhere(path, shapes, layouts.of_one)
-        and not ("S" not in (layout[path] or "") and seems_stacked(path, leaves))
-    }
-    if preset == "resnet":
-        convolutions = [path for path, weight in weights.items() if weight in placements]
-        found, maybe = last_convolutions(inner, convolutions, layouts.of_one)
-        heads = Heads(dict.fromkeys(found, Reason.LAST_CONVOLUTION), maybe)
-    else:
-        layers = [leaf for leaf in inner if weights[leaf[0]] != Reason.OWN_PARAMETER]
-        heads = dense_heads(preset, layers, layouts)
-    may_be_heads = {path for path, weight in weights.items() if weight in _MAY_BE_HEADS}
-    weights |= {path: why for path, why in heads.found.items() if path in may_be_heads}
-    doubtful = [path for path in weights if path in (heads.maybe & may_be_heads)]
-    # Convolutions that are not placed use up a normalization as well.
-    followed = [path for path in weights if weights[path] in placements or _convolves(path)]
-    sizes = list(shapes.items())
-    kept = normalized(sizes, followed)
+    tree = PresetTree(preset, leaves, layouts)
+    weights, heads = tree.weights_and_heads()
+    kept = tree.normalized(tree.followed(weights))
     unruled = {path: weight for path, weight in weights.items() if not ruled[path]}
-    whole = {path: tuple(leaf.shape) for path, leaf in leaves}
-    unsaid = on_unsaid(unruled, whole, layouts)
-    doubted = [path for path in doubtful if path in unruled and path not in heads.found]
-    sentences = [on_heads(doubted, heads.by_path), unsaid]
-    circular = [path for path in weights if weights[path] == Reason.CIRCULAR]
-    sentences.append(on_circular(unruled, whole, layouts, normalized(sizes, followed + circular)))
-    transposed = [path for path in weights if weights[path] in AXES_UNSAID]
-    also = normalized(sizes, [*followed, *transposed])
-    sentences.append(on_transposed(unruled, whole, layouts, also))
-    if any(placement.scale == UNLESS_NORMALIZED for placement in placements.values()):
-        sentences.append(on_normalizations(doubtful_normalizations(sizes), sizes, followed, kept))
+    unsaid = on_unsaid(unruled, tree.whole, layouts)
 
-    def asked(path: str, leaf) -> Pom | str:
-        weight = weights[path]
-        if weight not in placements:
-            return weight
-        shape = tuple(leaf.shape)
-        return _request(placements[weight], path, shape, leaves, layouts, path in kept)
+    def asked(path: str) -> Pom | str:
+        placement = tree.placements.get(weights[path])
+        if placement is None:
+            return weights[path]
+        return _request(placement, path, tree.whole[path], leaves, layouts, path in kept)
 
-    requests = [ruled[path] or asked(path, leaf) for path, leaf in leaves]
+    requests = [ruled[path] or asked(path) for path, _ in leaves]
     if not any(isinstance(request, Pom) for request in requests):
-        reasons = dict(zip(shapes, requests, strict=True))
-        raise ValueError(nothing_placed(preset, placements, reasons, shapes, layouts, unsaid))
+        reasons = dict(zip(tree.shapes, requests, strict=True))
+        raise ValueError(
+            nothing_placed(preset, tree.placements, reasons, tree.shapes, layouts, unsaid)
+        )
+    doubted = [path for path in unruled if path in heads.maybe]
+    sentences = [on_heads(doubted, heads.by_path), unsaid, *tree.sentences(weights, unruled)]
     return requests, "\n".join(filter(None, sentences))
-
-
-def _convolves(path: str) -> bool:
-    return kind_of(path) == "convolution"
-
-
-def _is_read_by_default(shape: tuple[int, ...], layout: str | None) -> bool:
-    """Whether a matrix would be cut otherwise if its outputs came first, and no layout says so."""
-    return layout is None and len(shape) == 2 and shape[0] != shape[1]
 
 
 def _request(
