@@ -90,17 +90,17 @@ def test_heads_of_one_size_are_heads_all_the_same(biases):
 
 
 AUTOENCODERS = {  # the ends of the encoder and the decoder
-    "plain": (kernels(enc__Dense_1=(64, 4)), {"enc/Dense_1", "dec/Dense_1"}),
-    "variational": (kernels(enc__mu=(64, 4), enc__logvar=(64, 4)), {"dec/Dense_1"}),
-    "in its own words": (kernels(enc__mean_fc=(64, 4)), {"dec/Dense_1"}),
+    "plain": (kernels(enc__Dense_1=(64, 4)), {"enc/Dense_1", "back/Dense_1"}),
+    "variational": (kernels(enc__mu=(64, 4), enc__logvar=(64, 4)), {"back/Dense_1"}),
+    "in its own words": (kernels(enc__mean_fc=(64, 4)), {"back/Dense_1"}),
 }
 
 
 @pytest.mark.parametrize("name", AUTOENCODERS)
 def test_both_ends_of_an_autoencoder_stay_euclidean_and_a_sentence_says_why(name):
     latent, ends = AUTOENCODERS[name]
-    params = kernels(enc__Dense_0=(32, 64), dec__Dense_0=(4, 64), dec__Dense_1=(64, 32)) | latent
-    assert placed(params) == {"enc/Dense_0", "dec/Dense_0"}
+    params = kernels(enc__Dense_0=(32, 64), back__Dense_0=(4, 64), back__Dense_1=(64, 32)) | latent
+    assert placed(params) == {"enc/Dense_0", "back/Dense_0"}
     spec = fg.collection(params, preset="mlp")
     text = str(spec)
     for end in ends:
@@ -208,7 +208,7 @@ def test_a_policy_before_a_critic_in_one_list_is_an_output_whatever_it_is_as_lon
     assert placed(hidden) == {"Dense_0", "Dense_1"}
 
 
-@pytest.mark.parametrize("decoder", ["decoder", "dec"])
+@pytest.mark.parametrize("decoder", ["decoder", "dec", "back"])
 def test_the_end_of_an_encoder_is_hidden_only_where_a_name_says_decoder(decoder):
     sizes = {"encoder": (64, 32), decoder: (32, 64), "reward": (32, 1), "dynamics": (40, 32)}
     params = {}
@@ -217,7 +217,7 @@ def test_the_end_of_an_encoder_is_hidden_only_where_a_name_says_decoder(decoder)
             **{f"{name}__linear_0": (inputs, 128), f"{name}__linear_1": (128, outputs)}
         )
     ends = {f"{decoder}/linear_1", "reward/linear_1"}
-    ends |= {"encoder/linear_1"} if decoder == "dec" else set()
+    ends |= {"encoder/linear_1"} if decoder == "back" else set()
     assert placed(params) == {path.removesuffix("/kernel") for path in params} - ends
 
 

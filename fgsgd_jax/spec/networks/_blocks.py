@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Collection, Iterable
 
 from fgsgd_jax.spec.networks._kinds import is_normalization, kind_of
-from fgsgd_jax.spec.networks._names import keys_of
+from fgsgd_jax.spec.networks._names import WEIGHT_NAMES, keys_of
 
 Block = tuple[str, ...]
 
@@ -78,6 +78,11 @@ def _normalization_layers(
         if len(shape) > 1
         for length in range(path.count("/") + 1)
     }
+    dense = {
+        layer_of(path)
+        for path, shape in shapes.items()
+        if keys_of(path)[-1] in WEIGHT_NAMES and sum(size > 1 for size in shape) > 1
+    }
     alike = Counter((layer_of(path), shape) for path, shape in shapes.items())
     counted, doubtful = set(), {}
     for path, shape in shapes.items():
@@ -85,7 +90,8 @@ def _normalization_layers(
         if not is_normalization(path, shape):
             continue
         if kind_of("/".join(layer)) == "normalization":
-            counted.add(layer)
+            if layer not in dense:  # such as a layer that gives a `mean`
+                counted.add(layer)
         elif math.prod(shape) > 1 and layer not in holding and "layer_scale" not in path:
             if alike[layer, shape] == 1 and keys_of(path)[-1] in ("weight", "gamma"):
                 doubtful[layer] = path

@@ -31,7 +31,10 @@ def is_dense(path: str, paths: Iterable[str]) -> bool:
 def _has_keys_beside_it(path: str, paths: Iterable[str]) -> bool:
     """Whether a query, key or value is of attention, by its path or the keys beside it."""
     keys = keys_of(path)
-    place = max(place for place, key in enumerate(keys) if kind_of(key) == "query")
+    places = [place for place, key in enumerate(keys) if kind_of(key) == "query"]
+    if not places:  # one of several words of a name that alone means something else
+        return True
+    place = places[-1]
     if any(kind_of(key) == "attention" for key in keys) or _FUSED & set(words_of(keys[place])):
         return True
     beside = {

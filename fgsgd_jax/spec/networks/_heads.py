@@ -1,22 +1,22 @@
 """The head of a network whose path does not say so: the last layer, which no other reads."""
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from fgsgd_jax._text import natural_order
 from fgsgd_jax._trees import listed
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec._reasons import Reason
-from fgsgd_jax.spec.networks._blocks import Block
 from fgsgd_jax.spec.networks._dense import is_dense
 from fgsgd_jax.spec.networks._kinds import kind_of
-from fgsgd_jax.spec.networks._modules import layer_among
-from fgsgd_jax.spec.networks._names import module_and_name
+from fgsgd_jax.spec.networks._modules import at_the_same_place, layer_among
+from fgsgd_jax.spec.networks._names import module_and_name, words_of
 from fgsgd_jax.spec.networks._outputs import is_of_decoder, outputs_by_name, without_numbers
 from fgsgd_jax.spec.networks._readers import DenseLayers
 from fgsgd_jax.spec.networks._stacked import Layouts
 
 Leaves = Sequence[tuple[str, Any]]
+Shape = tuple[int, ...]
 
 
 class Heads(NamedTuple):
@@ -162,9 +162,10 @@ def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
     """The path of the last of several dense weights, if no other layer can read its output.
 
     The last is that in natural order among those with the fewest keys. No layer can read its output
-    if no axis of another layer, embeddings aside, is as long; or if it stands outside of blocks and
-    turns features back into the entries of an embedding. Otherwise it cannot be told from a hidden
-    layer, and the result is "".
+    if no axis of another layer counts as many features, embeddings aside; or if it stands outside
+    of blocks and turns features back into the entries of an embedding. One that stands before it in
+    a list, or is called the input where it is called the output, reads the input of the network
+    instead. A last layer that others can read cannot be told from a hidden one: the result is "".
 
     Args:
         leaves: The pairs (path, leaf).
@@ -179,24 +180,44 @@ def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
     depth = min(path.count("/") for path in dense)
     last = max((path for path in dense if path.count("/") == depth), key=natural_order)
     inputs, outputs = (dense[last].shape[letters.index(letter)] for letter in "IO")
-    layer = layer_among(dense)
     in_blocks = any(path.count("/") > depth for path in dense)
-    entries_of_embedding = in_blocks and any(
-        kind_of(path) == "embedding" and tuple(leaf.shape) == (outputs, inputs)
-        for path, leaf in leaves
+    embeddings = [tuple(leaf.shape) for path, leaf in leaves if kind_of(path) == "embedding"]
+    entries_of_embedding = in_blocks and (outputs, inputs) in embeddings
+    is_width = any(outputs in shape[-1:] for shape in embeddings)
+    repeated = any(
+        dense[other].shape == dense[last].shape
+        for other in at_the_same_place(last, dense)
+        if other != last
     )
-    unread = _layers_with(leaves, layer)[outputs] == {layer(last)}
-    return last if unread or entries_of_embedding else ""
+    layer = layer_among(dense)
+    read = (repeated or is_width) or any(
+        outputs in _sizes_of_features(path, tuple(leaf.shape))
+        for path, leaf in leaves
+        if layer(path) != layer(last) and not _is_input_before(path, last)
+    )
+    return "" if read and not entries_of_embedding else last
 
 
-def _layers_with(leaves: Leaves, layer: Callable[[str], Block]) -> dict[int, set[Block]]:
-    """By size, the layers that have an axis so long, embeddings aside."""
-    found: dict[int, set[Block]] = {}
-    for path, leaf in leaves:
-        if kind_of(path) not in ("embedding", "token"):
-            for size in leaf.shape:
-                found.setdefault(size, set()).add(layer(path))
-    return found
+def _sizes_of_features(path: str, shape: Shape) -> set[int]:
+    """The numbers of features that the axes of a leaf may count.
+
+    Heads and their size are none; nobody has more of them than features.
+    """
+    kind = kind_of(path)
+    if kind in ("embedding", "token", "bias"):
+        return set()
+    of_heads = len(shape) > 2 and kind in ("query", "attention")
+    return {max(shape)} if of_heads else set(shape)
+
+
+def _is_input_before(path: str, last: str) -> bool:
+    """Whether a layer reads the input of the network, by its name or its place in a list."""
+    (module, name), (other, its) = module_and_name(path), module_and_name(last)
+    if module != other:
+        return False
+    before = without_numbers(path) == without_numbers(last)
+    called = {"in", "input"} & set(words_of(name)) and {"out", "output"} & set(words_of(its))
+    return before or bool(called)
 
 
 def names_a_head(leaves: Leaves) -> bool:

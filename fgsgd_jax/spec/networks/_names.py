@@ -15,6 +15,7 @@ WEIGHT_WORDS = frozenset({name.lower() for name in WEIGHT_NAMES} - {"embedding"}
 BIASES = frozenset({"bias", "b", "biases", "bq", "bk", "bv", "bo"})
 NORMALIZATIONS = frozenset({"scale", "gamma", "beta", "offset", "mean", "var", "weight_g"})
 
+_BOXES = {"value", "raw_value", "unbox", "array"}
 _OF_PYTORCH = re.compile(r"(\w+_)?weight(_(ih|hh|hr)(_\w+)?)?")
 
 remembered = functools.lru_cache(maxsize=1 << 16)
@@ -24,12 +25,13 @@ remembered = functools.lru_cache(maxsize=1 << 16)
 def keys_of(path: str) -> tuple[str, ...]:
     """The keys of a path without those that name nothing.
 
-    These are the boxes of Flax's partitioned leaves, `kernel/value`, and `~`, which Haiku writes
-    before the names of modules that are made in a constructor.
+    These are boxes of leaves, as Flax's `kernel/value` and Haliax's `kernel/array`, and `~`, which
+    Haiku writes before the names of modules that are made in a constructor.
     """
     keys = path.replace(".", "/").split("/")  # state dicts of PyTorch have whole paths as keys
     keys = [key for key in keys if key != "~"] or keys
-    boxed = len(keys) > 1 and keys[-1] == "value" and is_leaf_name(keys[-2])
+    box = keys[-1] in _BOXES or keys[-1].isdigit()
+    boxed = len(keys) > 1 and box and is_leaf_name(keys[-2])
     return tuple(keys[:-1] if boxed else keys)
 
 

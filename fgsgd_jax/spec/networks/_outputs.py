@@ -11,11 +11,12 @@ from fgsgd_jax.spec.networks._names import module_and_name, words_of
 _ALWAYS = frozenset(
     "mu mean means logvar logvariance logstd logsigma sigma std stddev variance rgb rgba color "
     "colour density sdf occupancy policy pi value values advantage action actions reward rewards "
-    "qvalue qvalues decoder readout".split()
+    "qvalue qvalues loc decoder dec readout".split()
 )
-_OF_MODULES = frozenset({"decoder", "readout"})  # whose last layer gives an output
+_OF_MODULES = frozenset({"decoder", "dec", "readout"})  # whose last layer gives an output
 _ONCE = frozenset("out output outputs final last".split())  # in a block, it may be a hidden layer
 _FILLING = frozenset("layer layers dense linear fc proj projection head net to kernel".split())
+_OF_PLACES = frozenset("enc encoder dec z q x latent actor critic".split())  # before such names
 
 
 def outputs_by_name(paths: Iterable[str]) -> frozenset[str]:
@@ -41,7 +42,7 @@ def outputs_by_name(paths: Iterable[str]) -> frozenset[str]:
         path
         for path in last
         if _is_always_output(path)
-        or (_is_called_last(path) and patterns.count(without_numbers(path)) == 1)
+        or (is_called_last(path) and patterns.count(without_numbers(path)) == 1)
     )
 
 
@@ -68,11 +69,13 @@ def without_numbers(path: str) -> str:
 def _is_always_output(path: str) -> bool:
     """Whether a weight is called as an output is, and nothing else."""
     words = _telling(path)
-    named = "".join(words) in _ALWAYS or set(words) <= _ALWAYS | _ONCE
-    return named and not set(words) <= _ONCE
+    own = [word for word in words if word not in _OF_PLACES] or words
+    always = _ALWAYS if own == words else _ALWAYS | {"scale"}  # `z_scale`, but not `scale` alone
+    named = "".join(own) in always or set(own) <= always | _ONCE
+    return named and not set(own) <= _ONCE
 
 
-def _is_called_last(path: str) -> bool:
+def is_called_last(path: str) -> bool:
     """Whether the name of a weight begins or ends with a word for the last layer."""
     words = _telling(path)
     return bool({*words[:1], *words[-1:]} & _ONCE)

@@ -83,7 +83,7 @@ class DenseLayers:
     def is_read(self, path: str) -> bool:
         """Whether another layer reads the output of a layer, or half of it, as behind a gate."""
         size = self.outputs[path]
-        gated = size % 2 == 0 and bool(self.readers(path, size // 2))
+        gated = size % 2 == 0 and size > 4 and bool(self.readers(path, size // 2))
         return size in self.others or gated or bool(self.readers(path))
 
     def readers(self, path: str, size: int | None = None) -> set[str]:

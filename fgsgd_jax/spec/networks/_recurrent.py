@@ -17,10 +17,13 @@ _CERTAIN = re.compile(
 )
 _GATES_OF_FLAX = re.compile(r"(.*/)?h[ifgorzn]?")  # a matrix for each gate, or without gates
 # NNX; Haiku; by hand. A module `recurrent` may as well hold something else.
-_ALL_GATES = re.compile(r"(.*/)?(dense_h|[wW]_?hh?|hh|recurrent|U)")
+_ALL_GATES = re.compile(
+    r"(.*/)?(dense_h|[wW]_?h[hifgcozrn]?|hh|h2h|(fc|lin|linear)_hh?|([wW]_?)?rec(urrent)?|U[zrhifgco]?)"
+)
 # The input matrices that stand beside them.
 _INPUTS = re.compile(
-    r"i[ifgorzn]?_?|dense_i|[wW]_?ih?|[wW]_?xh?|ih|xh|input|inputs|weight_ih(_l\d+(_reverse)?)?|input_to_hidden"
+    r"i[ifgorzn]?_?|dense_i|[wW]_?ih?|[wW]_?x[hifgcozrn]?|ih|xh|[ix]2h|(fc|lin|linear)_[ix]h?"
+    r"|([wW]_?)?in(puts?)?|W[zrhifgco]?|weight_ih(_l\d+(_reverse)?)?|input_to_hidden"
 )
 # Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
 _INPUT_AND_RECURRENT = re.compile(r"(^|.*/)lstm\w*/linear/w")
@@ -75,6 +78,8 @@ def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
     around = module if last == "recurrent" else keys_of(path)
     named = any(kind_of(key) == "recurrent" or "cell" in key.lower() for key in around)
     inputs = any(_INPUTS.fullmatch(module_and_name(other)[1]) for other in beside(path, shapes))
+    if not (certain or named) and len(shape) == 2 and max(shape) % min(shape):
+        return "not square"
     if not (certain or named or inputs):
         return Reason.NOT_RECURRENT
     if len(shape) > 3:

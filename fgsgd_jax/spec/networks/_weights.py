@@ -4,7 +4,14 @@ import math
 from collections.abc import Mapping
 
 from fgsgd_jax.spec._defaults import ROUTER, passed_over, without_geometry
-from fgsgd_jax.spec._layouts import DEFAULT, LARGEST_KERNEL, contradiction, letters_for, spatial
+from fgsgd_jax.spec._layouts import (
+    DEFAULT,
+    LARGEST_KERNEL,
+    contradiction,
+    letters_for,
+    spatial,
+    stacked,
+)
 from fgsgd_jax.spec._reasons import Reason, by_path
 from fgsgd_jax.spec.networks._attention import (
     Shape,
@@ -31,6 +38,7 @@ from fgsgd_jax.spec.networks._names import (
     keys_of,
     may_have_outputs_before_inputs,
 )
+from fgsgd_jax.spec.networks._outputs import is_called_last
 from fgsgd_jax.spec.networks._placements import DENSE, OUTPUTS_FIRST
 from fgsgd_jax.spec.networks._recurrent import holds_input_and_recurrent, is_input_matrix, recurrent
 from fgsgd_jax.spec.networks._routers import routes_beside_experts
@@ -75,8 +83,9 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
     dense = kind in ("dense", "") or (kind == "query" and is_dense(path, shapes))
     if preset == "mlp" and dense and len(shape) == 2:
         return "hidden dense"
-    if preset == "mlp" and kind == "dense" and len(shape) == 3 and layout is None:
-        return Reason.THREE_AXES
+    if preset == "mlp" and kind in ("dense", "") and len(shape) == 3 and "S" not in (layout or ""):
+        if not is_own_parameter(path, shapes):
+            return _three_axes(layout)
     if preset == "rnn" and holds_input_and_recurrent(path):
         return "input and recurrent matrices in one weight"
     if preset == "rnn" and (found := recurrent(path, shape, shapes)):
@@ -85,6 +94,12 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return Reason.INPUT_MATRIX
     known = kind and not (kind == "query" and is_dense(path, shapes))
     return by_path(kind) if known else f"not in the preset {preset!r}"
+
+
+def _three_axes(layout: str | None) -> str:
+    """Why a dense weight of three axes is none, with the layout that may hold."""
+    stacks = stacked(letters_for(layout or DEFAULT, 2))
+    return f"3 axes: give layout={stacks!r} if the first stacks layers, else name them in a rule"
 
 
 def _may_be_of_pytorch(path: str, layout: str | None, shapes: Mapping[str, Shape]) -> bool:
@@ -129,7 +144,10 @@ def _of_a_transformer(
     if kind == "" and is_of_feed_forward(path, shapes):
         kind = "dense"
     if kind not in ("attention", "dense"):
-        return Reason.UNNAMED if kind == "" and _may_be_hidden(path, of_one, shapes) else ""
+        hidden = _may_be_hidden(path, of_one, shapes)
+        if kind == "" and is_called_last(path) and (not hidden or len(keys_of(path)) < 3):
+            return Reason.NAMED_OUTPUT
+        return Reason.UNNAMED if kind == "" and hidden else ""
     if is_in_attention(path):
         alike = may_be_any_projection(path, shape)
         return "attention output" if alike else Reason.IN_ATTENTION
@@ -189,7 +207,8 @@ def _is_unnamed_convolution(leaf, kind: str, path: str, layout: str | None) -> b
     known = layout is not None or not is_called_as_in_pytorch(path)
     return (
         kind in ("dense", "")
-        and len(without_stack(shape, layout)) == 4
+        and len(without_stack(shape, layout)) in (4, len((layout or "").replace("S", "")))
+        and len(shape) > 3
         and known
         and letters is not None
         and _is_kernel([shape[letters.index(letter)] for letter in spatial(letters)])
