@@ -122,6 +122,11 @@ def exit_code(program: Callable[[], int]) -> int:
         return 130
 
 
+def note(sentence: str) -> None:
+    """Says on stderr what the user should know, but need not act upon."""
+    print("note:", sentence, file=sys.stderr)
+
+
 def _leave(signum: int, frame: Any) -> NoReturn:
     os.write(2, b"Interrupted.\n")  # `print` may be interrupted itself
     os._exit(130)

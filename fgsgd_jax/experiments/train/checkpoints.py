@@ -4,7 +4,9 @@ Orbax writes a checkpoint under a temporary name, renames it when it is complete
 removes the previous one. So one complete checkpoint is left, whenever the program stops.
 """
 
+import json
 import textwrap
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,8 @@ from fgsgd_jax.experiments.cli import UsageError
 from fgsgd_jax.experiments.train.steps import TrainState
 
 FOLDER = "checkpoints"
+FILES = "files"
+"""Where the metadata of a checkpoint has the texts of files of the run."""
 
 
 def open_folder(run_dir: Path) -> ocp.CheckpointManager:
@@ -30,9 +34,29 @@ def last_epoch(run_dir: Path) -> int:
     return max((int(name) for name in names if name.isdigit()), default=0)
 
 
-def save(manager: ocp.CheckpointManager, epoch: int, state: TrainState) -> None:
-    """Saves the state after an epoch; epoch 0 is the state before the first."""
-    manager.save(epoch, args=ocp.args.StandardSave(state))  # pyright: ignore[reportCallIssue]
+def save(
+    manager: ocp.CheckpointManager, epoch: int, state: TrainState, files: Mapping[str, str]
+) -> None:
+    """Saves the state after an epoch; epoch 0 is the state before the first.
+
+    Args:
+        manager: The checkpoints of the run.
+        epoch: The epoch.
+        state: The state.
+        files: The texts of files of the run, by name, from which `copy_of` repairs them.
+    """
+    args = ocp.args.StandardSave(state)  # pyright: ignore[reportCallIssue]
+    manager.save(epoch, args=args, custom_metadata={FILES: dict(files)})
+
+
+def copy_of(run_dir: Path, name: str) -> str | None:
+    """The text of a file of the run when the last checkpoint was saved; None if it has none."""
+    # Read without Orbax, which would remove what another process is writing there.
+    path = run_dir / FOLDER / str(last_epoch(run_dir)) / "_CHECKPOINT_METADATA"
+    try:
+        return str(json.loads(path.read_text())["custom_metadata"][FILES][name])
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def restore(manager: ocp.CheckpointManager, like: TrainState) -> tuple[int, Any]:
