@@ -1,6 +1,7 @@
 """What every command does at the terminal: one-line errors, exit codes, Ctrl-C."""
 
 import contextlib
+import io
 import os
 import signal
 import sys
@@ -142,9 +143,18 @@ def leave_at_ctrl_c() -> None:
 
 
 def exit_after(program: Callable[[], int]) -> NoReturn:
-    """Runs a program in this process, which Ctrl-C leaves at once, and exits with its code."""
+    """Runs a program in this process, which Ctrl-C leaves at once, and exits with its code.
+
+    If nobody reads its output any more, as behind `| head`, the code is 1.
+    """
     leave_at_ctrl_c()
-    code = program()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without × or τ
+    try:
+        code = program()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(1)
     if code == 130:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -56,8 +56,9 @@ def _flags(arguments: "ArgumentCollection") -> list[str]:
 
 
 def _flags_of(app: "App", command: str) -> list[str]:
-    settings = {"default_parameter": app.default_parameter}
-    return _flags(app[command].assemble_argument_collection(**settings))
+    return _flags(
+        app[command].assemble_argument_collection(default_parameter=app.default_parameter)
+    )
 
 
 def _no_command(app: "App", given: str) -> str:

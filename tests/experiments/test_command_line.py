@@ -1,5 +1,6 @@
 """The program's manners: one clear line and exit code 2 after a mistake, and help that helps."""
 
+import os
 import subprocess
 import sys
 
@@ -245,6 +246,25 @@ def test_help_shows_every_argument_with_its_default(capsys):
         assert f"─ {group} ─" in help
     for shown in ("--channels", "[default: 32 64 64]", "[default: sphere+oblique+stiefel]"):
         assert shown in help
+
+
+@pytest.mark.slow
+def test_a_terminal_of_ascii_only_shows_the_help():
+    command = [sys.executable, "-m", "fgsgd_jax", "train", "--help"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "the 3?3 convolutions" in ended.stdout
+
+
+@pytest.mark.slow
+def test_output_that_nobody_reads_ends_the_program_without_a_traceback():
+    command = [sys.executable, "-m", "fgsgd_jax", "--version"]
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 @pytest.mark.slow

@@ -181,6 +181,23 @@ def test_after_its_seconds_a_study_reports_the_finished_methods_and_continues_la
         assert (tmp_path / "run" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
+@pytest.mark.parametrize("line", [b"[]", b"3", b"{}", b"\xff\xfe", b'{"size": 1, "meth'])
+def test_a_damaged_line_is_told_with_what_to_do(tmp_path, line):
+    path = tmp_path / "trials.jsonl"
+    running.run(study(error), path, no_interrupts, quiet=True)
+    first, *others = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, line, *others, b""]))
+    with pytest.raises(UsageError, match=r"Line 2 of .* is damaged\. Remove the line"):
+        running.run(study(error), path, no_interrupts, quiet=True)
+
+
+def test_a_file_of_trials_that_cannot_be_read_or_written_is_told(tmp_path):
+    with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\); give another --run"):
+        running.Rows(tmp_path)
+    with pytest.raises(UsageError, match=r"cannot be written \(No such file .*\); make room, and"):
+        running.Rows(tmp_path / "missing" / "trials.jsonl").append({})
+
+
 def test_a_line_cut_off_while_it_was_written_is_run_again(tmp_path):
     path = tmp_path / "trials.jsonl"
     running.run(study(error), path, no_interrupts, quiet=True)

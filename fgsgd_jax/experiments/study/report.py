@@ -66,7 +66,7 @@ def _open_folder(study: Study, run_dir: Path) -> Study:
     path, content = run_dir / STUDY_FILE, {"study": study.name, "data": study.title}
     if path.exists():
         try:
-            stored = dict(json.loads(path.read_text()))
+            stored = dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(f"{path} is damaged ({error}); give another --run-dir.") from error
         device = stored.pop("device", "")

@@ -86,34 +86,51 @@ class Rows:
 
     def __init__(self, path: Path):
         self.path = path
-        text = path.read_text() if path.exists() else ""
+        text = _text(path)
         whole = text[: text.rfind("\n") + 1]
         if whole != text:
-            path.write_text(whole)
+            path.write_text(whole, encoding="utf-8")
         self.rows: list[Row] = [
             self._row(line, number) for number, line in enumerate(whole.splitlines(), 1)
         ]
 
     def _row(self, line: str, number: int) -> Row:
-        try:
-            return json.loads(line)
-        except ValueError:
-            raise UsageError(
-                f"Line {number} of {self.path} is damaged. Remove the line, and the same command "
-                "repeats its trial."
-            ) from None
+        with contextlib.suppress(ValueError):
+            row = json.loads(line)
+            if isinstance(row, dict) and "method" in row:
+                return row
+        raise UsageError(
+            f"Line {number} of {self.path} is damaged. Remove the line, and the same command "
+            "repeats its trial."
+        )
 
     def has(self, trial: Row) -> bool:
         """Whether the results of a trial are known."""
         return any(contains(row, trial) for row in self.rows)
 
     def append(self, row: Row) -> None:
-        """Keeps a row, on the disk when this returns."""
+        """Keeps a row, on the disk when this returns; raises `UsageError` if it cannot."""
         self.rows.append(row)
-        with self.path.open("a") as file:
-            file.write(json.dumps(row, ensure_ascii=False) + "\n")
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with self.path.open("a", encoding="utf-8") as file:
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+                file.flush()
+                os.fsync(file.fileno())
+        except OSError as error:
+            raise UsageError(
+                f"{self.path} cannot be written ({error.strerror}); make room, and the same "
+                "command continues."
+            ) from error
+
+
+def _text(path: Path) -> str:
+    """The text of the file, empty if there is none; bytes that are no text damage their line."""
+    try:
+        return path.read_text(encoding="utf-8", errors="replace") if path.exists() else ""
+    except OSError as error:
+        raise UsageError(
+            f"{path} cannot be read ({error.strerror}); give another --run-dir."
+        ) from error
 
 
 def _as_json(results: Row) -> Row:

@@ -54,7 +54,7 @@ def copy_of(run_dir: Path, name: str) -> str | None:
     # Read without Orbax, which would remove what another process is writing there.
     path = run_dir / FOLDER / str(last_epoch(run_dir)) / "_CHECKPOINT_METADATA"
     try:
-        return str(json.loads(path.read_text())["custom_metadata"][FILES][name])
+        return str(json.loads(path.read_text(encoding="utf-8"))["custom_metadata"][FILES][name])
     except (OSError, ValueError, TypeError, KeyError):
         return None
 

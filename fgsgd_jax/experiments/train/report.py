@@ -59,7 +59,9 @@ def is_whole(run_dir: Path, settings: Config) -> bool:
     if settings.optimizer != "sgd":
         names += [figures.DIAGNOSTICS_FILE, figures.MARGINS_FILE]
     try:
-        reported = dict(json.loads((run_dir / SUMMARY_FILE).read_text())).get("epochs")
+        reported = dict(json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8"))).get(
+            "epochs"
+        )
     except (OSError, ValueError, TypeError):
         return False
     return reported == settings.epochs and all(_is_picture(run_dir / name) for name in names)
