@@ -259,7 +259,8 @@ def test_a_terminal_of_ascii_only_shows_the_help():
 
 @pytest.mark.slow
 def test_output_that_nobody_reads_ends_the_program_without_a_traceback():
-    command = [sys.executable, "-m", "fgsgd_jax", "--version"]
+    code = "from fgsgd_jax.experiments import cli; cli.exit_after(lambda: print('x') or 0)"
+    command = [sys.executable, "-c", code]
     read, write = os.pipe()
     os.close(read)
     ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)

@@ -1,7 +1,9 @@
 """Whole runs, small ones: what they leave behind, and that they go on bit for bit."""
 
 import csv
+import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -405,6 +407,33 @@ def without_copies(run):
     """As if the last checkpoint were of a version that kept no copies of files."""
     path = run / FOLDER / "1" / "_CHECKPOINT_METADATA"
     path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_metadata": {}}))
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        ValueError(f"RESOURCE_EXHAUSTED: Failed writing: {os.strerror(errno.ENOSPC)} [code 28]"),
+    ],
+)
+def test_a_full_disk_is_told_and_the_run_continues_when_there_is_room(
+    tmp_path, capfd, monkeypatch, full
+):
+    run = tmp_path / "run"
+
+    def save(manager, epoch, **settings):
+        (run / FOLDER / f"{epoch}.orbax-checkpoint-tmp").mkdir()
+        raise full
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    assert start(run, "--optimizer", "sgd", "--quiet", epochs=1) == 2
+    assert capfd.readouterr().err == (
+        f"error: The checkpoint of epoch 0 cannot be written to {run / FOLDER} (No space left on "
+        "device); make room, and continue with --resume.\n"
+    )
+    monkeypatch.undo()
+    assert train("--resume", run, "--quiet") == 0
+    assert capfd.readouterr().err == ""
 
 
 def strip(folder):

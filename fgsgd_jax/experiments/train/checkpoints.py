@@ -4,7 +4,10 @@ Orbax writes a checkpoint under a temporary name, renames it when it is complete
 removes the previous one. So one complete checkpoint is left, whenever the program stops.
 """
 
+import errno
 import json
+import os
+import shutil
 import textwrap
 from collections.abc import Mapping
 from pathlib import Path
@@ -23,6 +26,8 @@ FILES = "files"
 
 def open_folder(run_dir: Path) -> ocp.CheckpointManager:
     """Opens the checkpoints of a run. Only the last one is kept."""
+    for unfinished in (run_dir / FOLDER).glob("*.orbax-checkpoint-tmp"):
+        shutil.rmtree(unfinished, ignore_errors=True)  # Orbax would warn of it
     # Synchronous: when `save` returns, the checkpoint is on disk.
     options = ocp.CheckpointManagerOptions(max_to_keep=1, enable_async_checkpointing=False)
     return ocp.CheckpointManager((run_dir / FOLDER).resolve(), options=options)
@@ -43,10 +48,23 @@ def save(
         manager: The checkpoints of the run.
         epoch: The epoch.
         state: The state.
-        files: The texts of files of the run, by name, from which `copy_of` repairs them.
+        files: The texts of files of the run, by name, which `copy_of` returns.
+
+    Raises:
+        UsageError: If it cannot be written.
     """
     args = ocp.args.StandardSave(state)  # pyright: ignore[reportCallIssue]
-    manager.save(epoch, args=args, custom_metadata={FILES: dict(files)})
+    try:
+        manager.save(epoch, args=args, custom_metadata={FILES: dict(files)})
+    except (OSError, ValueError) as error:
+        full = os.strerror(errno.ENOSPC)
+        if isinstance(error, ValueError) and full not in str(error):  # not of the disk: a bug
+            raise
+        said = full if full in str(error) else error
+        raise UsageError(
+            f"The checkpoint of epoch {epoch} cannot be written to {manager.directory} ({said}); "
+            "make room, and continue with --resume."
+        ) from error
 
 
 def copy_of(run_dir: Path, name: str) -> str | None:
