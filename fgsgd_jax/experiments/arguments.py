@@ -10,10 +10,11 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
-from cyclopts import Group, Parameter, Token
+from cyclopts import CoercionError, Group, Parameter, Token
 
-from fgsgd_jax.experiments.cli import UsageError, closest, did_you_mean, spelled
+from fgsgd_jax.experiments.cli import spelled
 from fgsgd_jax.experiments.data import NAMES, ImageData, Name, load
+from fgsgd_jax.experiments.mistakes import closest, must_be
 from fgsgd_jax.spec import SCHEMES
 from fgsgd_jax.spec import Scheme as Scheme
 
@@ -47,11 +48,8 @@ def read_by(
         try:
             return parse(token.value)
         except (ValueError, KeyError):
-            flag = f"{token.keyword}: " if token.keyword else ""
-            raise UsageError(
-                f"{flag}{token.value!r} was given, {needed} is needed."
-                + did_you_mean(suggest(token.value))
-            ) from None
+            said = must_be(needed, token.value, suggest(token.value))
+            raise CoercionError(msg=said, token=token) from None
 
     def convert(kind: Any, tokens: Sequence[Token]) -> Any:
         values = tuple(map(read, tokens))
@@ -134,7 +132,7 @@ def mixture(**settings: Any) -> Parameter:
     forms = ", ".join(f"{name} ({short})" for name, short in MANIFOLDS.items())
     return read_by(
         lambda word: tuple(_FULL_NAMES[part] for part in _parts(word)),
-        f"one name or several joined by +, out of {forms},",
+        f"one name or several joined by +, out of {forms}",
         _closest_sum,
         **settings,
     )

@@ -1,15 +1,17 @@
 """What every command does at the terminal: one-line errors, exit codes, Ctrl-C."""
 
 import contextlib
-import difflib
+import io
 import os
 import signal
 import sys
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import TYPE_CHECKING, Any, Literal, NoReturn, get_args, get_origin
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, NoReturn
+
+from fgsgd_jax.experiments import mistakes
 
 if TYPE_CHECKING:  # a package of the `train` extra: without it, the program says what is missing
-    from cyclopts import App, ArgumentCollection, CycloptsError
+    from cyclopts import App
 
 # What `pip install "fgsgd_jax[train]"` installs, by import names.
 TRAIN_EXTRA = set("PIL cyclopts filelock flax matplotlib orbax rich sklearn tqdm".split())
@@ -74,76 +76,11 @@ def run(app: "App", words: Sequence[str]) -> int:
     try:
         command, bound, others = app.parse_args(words)
     except (CycloptsError, UsageError) as error:
-        sentence = str(error) if isinstance(error, UsageError) else _sentence(app, error)
+        sentence = str(error) if isinstance(error, UsageError) else mistakes.sentence(app, error)
         program = " ".join([*app.name, *app.parse_commands(words)[0]])
         raise UsageError(f"{sentence} See {program} --help.") from error
     given = {"words": words} if "words" in others else {}
     return command(*bound.args, **bound.kwargs, **given) or 0
-
-
-def _sentence(app: "App", error: "CycloptsError") -> str:
-    """What the words lack, in the style of this program."""
-    import cyclopts
-
-    name = error.argument.name if error.argument else ""
-    if isinstance(error, cyclopts.UnknownCommandError):
-        given = (error.unused_tokens or [""])[0]
-        commands = [command for command in app if not command.startswith("-")]
-        known = f"the commands are {', '.join(commands)}"
-        return f"{given!r} is not a command; {known}.{did_you_mean(closest(given, commands))}"
-    if isinstance(error, cyclopts.UnknownOptionError):
-        given = error.token.keyword or error.token.value
-        return _no_argument(given, _flags(error.argument_collection))
-    if isinstance(error, cyclopts.UnusedCliTokensError):
-        return f"{(error.unused_tokens or [''])[0]!r} is not an argument."
-    if isinstance(error, cyclopts.RepeatArgumentError):
-        return f"{error.token.keyword} was given twice; give it once."
-    if isinstance(error, cyclopts.MissingArgumentError) and error.command_chain:
-        command = app[error.command_chain[0]]
-        known = command.assemble_argument_collection(default_parameter=app.default_parameter)
-        flags = _flags(known)
-        for word in error.unused_tokens or ():
-            if word.startswith("--") and word.partition("=")[0] not in flags:
-                return _no_argument(word, flags)
-    if isinstance(error, (cyclopts.MissingArgumentError, cyclopts.ConsumeMultipleError)):
-        hint = error.argument.hint if error.argument else None
-        choices = f", one of {', '.join(get_args(hint))}" if get_origin(hint) is Literal else ""
-        return f"{name} needs a value{choices}."
-    return " ".join(str(error).split())
-
-
-def _flags(arguments: "ArgumentCollection") -> list[str]:
-    return [flag for argument in arguments for flag in argument.names]
-
-
-def _no_argument(given: str, flags: Iterable[str]) -> str:
-    """The sentence for a word that is not among the flags of a command."""
-    return f"{given!r} is not an argument.{did_you_mean(closest(given, flags))}"
-
-
-def closest(given: str, names: Iterable[str]) -> str | None:
-    """The name that a word probably means: by its initials, its spelling, or a part of it.
-
-    >>> flags = ("--batch-size", "--euclidean-learning-rate", "--learning-rate")
-    >>> [closest(word, flags) for word in ("--lr", "--batchsize", "--rate", "--help")]
-    ['--learning-rate', '--batch-size', '--learning-rate', None]
-    """
-    word = given.lower().lstrip("-")
-    known = {name.lower().lstrip("-"): name for name in names}
-    by_initials = [name for name in known if _initials(name) == word and len(word) > 1]
-    by_spelling = difflib.get_close_matches(word, known, n=1)
-    by_part = sorted((name for name in known if word in name and len(word) > 2), key=len)
-    found = by_initials or by_spelling or by_part
-    return known[found[0]] if found else None
-
-
-def _initials(name: str) -> str:
-    return "".join(part[:1] for part in name.split("-"))
-
-
-def did_you_mean(name: str | None) -> str:
-    """The sentence " Did you mean …?"; empty if there is no name."""
-    return f" Did you mean {name!r}?" if name else ""
 
 
 def spelled(value: Any) -> str:
@@ -186,6 +123,11 @@ def exit_code(program: Callable[[], int]) -> int:
         return 130
 
 
+def note(sentence: str) -> None:
+    """Says on stderr what the user should know, but need not act upon."""
+    print("note:", sentence, file=sys.stderr)
+
+
 def _leave(signum: int, frame: Any) -> NoReturn:
     os.write(2, b"Interrupted.\n")  # `print` may be interrupted itself
     os._exit(130)
@@ -201,9 +143,18 @@ def leave_at_ctrl_c() -> None:
 
 
 def exit_after(program: Callable[[], int]) -> NoReturn:
-    """Runs a program in this process, which Ctrl-C leaves at once, and exits with its code."""
+    """Runs a program in this process, which Ctrl-C leaves at once, and exits with its code.
+
+    If nobody reads its output any more, as behind `| head`, the code is 1.
+    """
     leave_at_ctrl_c()
-    code = program()
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(errors="replace")  # a terminal without × or τ
+    try:
+        code = program()
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os._exit(1)
     if code == 130:
         sys.stdout.flush()
         sys.stderr.flush()

@@ -1,7 +1,6 @@
-"""Writing files so that each is complete under its name at any moment, and edits are noticed."""
+"""Writing files so that each is complete under its name at any moment."""
 
 import contextlib
-import hashlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -34,7 +33,10 @@ def replacing(path: Path, remedy: str = "make room, or give another folder") -> 
         yield unfinished
         unfinished.replace(path)
     except OSError as error:
-        raise UsageError(f"{path} cannot be written ({error}); {remedy}.") from error
+        if path.is_dir():
+            raise UsageError(f"{path} cannot be written: it is a folder; remove it.") from error
+        said = error.strerror or error
+        raise UsageError(f"{path} cannot be written ({said}); {remedy}.") from error
     finally:
         with contextlib.suppress(OSError):
             unfinished.unlink(missing_ok=True)
@@ -43,42 +45,9 @@ def replacing(path: Path, remedy: str = "make room, or give another folder") -> 
 def write_text(path: Path, text: str) -> None:
     """Writes a text, or raises `UsageError`."""
     with replacing(path) as unfinished:
-        unfinished.write_text(text)
+        unfinished.write_text(text, encoding="utf-8")
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a mapping as indented JSON, or raises `UsageError`."""
     write_text(path, json.dumps(content, indent=2) + "\n")
-
-
-def write_fingerprinted(path: Path, content: Mapping[str, Any]) -> None:
-    """Writes a mapping as JSON, with a fingerprint of its content, or raises `UsageError`."""
-    write_json(path, {**content, "fingerprint": _fingerprint(content)})
-
-
-def read_fingerprinted(path: Path, begun: str, remedy: str) -> dict[str, Any]:
-    """Reads what `write_fingerprinted` wrote.
-
-    Args:
-        path: The file.
-        begun: What began when the file was written, such as "the run".
-        remedy: What to do if the file is not as it was written.
-
-    Raises:
-        FileNotFoundError: If there is no such file.
-        UsageError: If the file is damaged, or was edited.
-    """
-    try:
-        content: dict[str, Any] = dict(json.loads(path.read_text()))
-        fingerprint = content.pop("fingerprint")
-    except (FileNotFoundError, NotADirectoryError):
-        raise
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} is damaged ({error!r}); {remedy}.") from error
-    if fingerprint != _fingerprint(content):
-        raise UsageError(f"{path} was edited after {begun} began; undo the edit, or {remedy}.")
-    return content
-
-
-def _fingerprint(content: Mapping[str, Any]) -> str:
-    return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16]

@@ -76,7 +76,7 @@ def held(folder: Path) -> Iterator[None]:
 
 def write_rows(path: Path, rows: Sequence[Row], columns: Sequence[str]) -> None:
     """Writes all rows as CSV."""
-    with replacing(path) as unfinished, unfinished.open("w", newline="") as file:
+    with replacing(path) as unfinished, unfinished.open("w", newline="", encoding="utf-8") as file:
         writer = csv.writer(file)
         writer.writerow(columns)
         writer.writerows([row.get(name) for name in columns] for row in rows)

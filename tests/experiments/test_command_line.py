@@ -1,5 +1,6 @@
 """The program's manners: one clear line and exit code 2 after a mistake, and help that helps."""
 
+import os
 import subprocess
 import sys
 
@@ -40,8 +41,8 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ),
         (
             "train --optimizer fgsdg",
-            "one of sgd, fgsgd, rsgd, riemannian-adam, manifold-muon, adam-h is needed. Did you "
-            "mean 'fgsgd'?",
+            "--optimizer must be one of sgd, fgsgd, rsgd, riemannian-adam, manifold-muon, adam-h; "
+            "got 'fgsdg'. Did you mean 'fgsgd'?",
         ),
         ("train --optimizer riemanian-adam", "Did you mean 'riemannian-adam'?"),
         (
@@ -58,37 +59,41 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --manifolds sphere+obligue", "Did you mean 'sphere+oblique'?"),
         (
             "train --manifolds sphere+",
-            "'sphere+' was given, one name or several joined by +",
+            "--manifolds must be one name or several joined by +, out of sphere (sp), oblique "
+            "(ob), stiefel (st), euclidean (euc); got 'sphere+'. See",
         ),
         ("train --manifolds stifel", "Did you mean 'stiefel'?"),
-        ("train --epochs 0", "--epochs: '0' was given, a whole number of at least 1 is needed."),
-        ("train --epochs 2.5", "--epochs: '2.5' was given, a whole number"),
+        ("train --epochs 0", "--epochs must be a whole number of at least 1; got '0'."),
+        ("train --epochs 2.5", "--epochs must be a whole number of at least 1; got '2.5'. See"),
         ("train --epochs", "--epochs needs a value. See"),
-        ("train --batch-size -5", "--batch-size: '-5' was given, a whole number of at least 1"),
-        ("train --train-size -5", "--train-size: '-5' was given, a whole number of at least 1"),
-        ("train --channels 4,8", "a whole number of at least 1 is needed. Did you mean '4 8'?"),
-        ("train --channels 8 0", "--channels: '0' was given, a whole number of at least 1"),
-        ("train --seed -1", "--seed: '-1' was given, a whole number of at least 0"),
+        ("train --batch-size -5", "--batch-size must be a whole number of at least 1; got '-5'"),
+        ("train --train-size -5", "--train-size must be a whole number of at least 1; got '-5'"),
+        ("train --channels 4,8", "of at least 1; got '4,8'. Did you mean '4 8'?"),
+        ("train --channels 8 0", "Every value of --channels must be a whole number of at least 1"),
+        ("train --seed -1", "--seed must be a whole number of at least 0 and below 92"),
         ("train --seed 9223372036854775808", "a whole number of at least 0 and below 92233720368"),
-        ("train --min-std 0", "--min-std: '0' was given, a finite number above 0 is needed."),
-        ("train --learning-rate 1e400", "'1e400' was given, a finite number of at least 0"),
-        ("train --scale geometri", "a finite number above 0 or one of none, geometric, literal is"),
+        ("train --min-std 0", "--min-std must be a finite number above 0; got '0'."),
+        ("train --learning-rate 1e400", "--learning-rate must be a finite number of at least 0"),
+        ("train --scale geometri", "above 0 or one of none, geometric, literal; got"),
         (
             "study paper --sgd-decays 0 0.1",
-            "--sgd-decays: '0' was given, a finite number above 0 is needed.",
+            "Every value of --sgd-decays must be a finite number above 0; got '0'.",
         ),
-        ("train --groups 0", "--groups: '0' was given, a whole number of at least 1"),
+        ("train --groups 0", "--groups must be a whole number of at least 1; got '0'."),
         (
             "train --learning-rate -0.1",
-            "'-0.1' was given, a finite number of at least 0",
+            "--learning-rate must be a finite number of at least 0; got '-0.1'.",
         ),
-        ("train --learning-rate nan", "'nan' was given, a finite number of at least 0"),
+        ("train --learning-rate nan", "a finite number of at least 0; got 'nan'."),
         (
             "train --learning-rate fast",
-            "'fast' was given, a finite number of at least 0",
+            "--learning-rate must be a finite number of at least 0; got 'fast'.",
         ),
-        ("train --weight-decay inf", "'inf' was given, a finite number of at least 0 is"),
-        ("train --momentum 1", "'1' was given, a number of at least 0 and below 1 is needed."),
+        (
+            "train --weight-decay inf",
+            "--weight-decay must be a finite number of at least 0; got",
+        ),
+        ("train --momentum 1", "must be a number of at least 0 and below 1; got '1'."),
         ("train --data mnist", "--data mnist needs --data-dir, the folder with its files."),
         ("train --data-dir x", "--data-dir has no use for digits"),
         ("train --optimizer sgd --scheme PI", "--scheme has no use with --optimizer sgd"),
@@ -101,7 +106,7 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("train --scale geometrc", "Did you mean 'geometric'?"),
         (
             "train --coordinates -1",
-            "'-1' was given, a finite number above 0 or one of unit",
+            "--coordinates must be a finite number above 0 or one of unit, scaled; got '-1'.",
         ),
         ("train --lr 0.1", "'--lr' is not an argument. Did you mean '--learning-rate'?"),
         ("train --elr 0.1", "Did you mean '--euclidean-learning-rate'?"),
@@ -131,6 +136,22 @@ def _in_an_empty_folder(tmp_path, monkeypatch):
         ("study paper --delays 3", "--delays is an option of the study copying, and paper does"),
         ("study --epoch 3", "'--epoch' is not an argument. Did you mean '--epochs'?"),
         ("study --smok", "'--smok' is not an argument. Did you mean '--smoke'?"),
+        (
+            "study nope",
+            "NAME must be one of batch-normalized, bounds, classical, convergence, coord",
+        ),
+        ("train --quiet=maybe", "--quiet takes no value; got 'maybe'."),
+        ("study paper --depth 9", "--depth must be one of 8, 14, 20, …, 6n + 2; got '9'."),
+        ("--verison", "error: '--verison' is not an argument. Did you mean '--version'? See"),
+        ("--hepl", "error: '--hepl' is not an argument. Did you mean '--help'? See"),
+        ("train --verison", "'--verison' is not an argument. Did you mean '--version'?"),
+        ("study --hepl", "'--hepl' is not an argument. Did you mean '--help'?"),
+        ("--trian", "error: '--trian' is not an argument. See python -m fgsgd_jax --help."),
+        ("vrsion", "'vrsion' is not a command; the commands are train, study, paths, bench. See"),
+        (
+            "--epochs 3 train",
+            "--epochs is an option of train, study, paths; give the command",
+        ),
         ("study dept", "Did you mean 'depth'?"),
         ("study scale", "Did you mean 'scales'?"),
         ("study coordinate", "Did you mean 'coordinates'?"),
@@ -225,6 +246,26 @@ def test_help_shows_every_argument_with_its_default(capsys):
         assert f"─ {group} ─" in help
     for shown in ("--channels", "[default: 32 64 64]", "[default: sphere+oblique+stiefel]"):
         assert shown in help
+
+
+@pytest.mark.slow
+def test_a_terminal_of_ascii_only_shows_the_help():
+    command = [sys.executable, "-m", "fgsgd_jax", "train", "--help"]
+    environment = os.environ | {"PYTHONIOENCODING": "ascii"}
+    ended = subprocess.run(command, capture_output=True, text=True, env=environment)
+    assert (ended.returncode, ended.stderr) == (0, "")
+    assert "the 3?3 convolutions" in ended.stdout
+
+
+@pytest.mark.slow
+def test_output_that_nobody_reads_ends_the_program_without_a_traceback():
+    code = "from fgsgd_jax.experiments import cli; cli.exit_after(lambda: print('x') or 0)"
+    command = [sys.executable, "-c", code]
+    read, write = os.pipe()
+    os.close(read)
+    ended = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (ended.returncode, ended.stderr) == (1, "")
 
 
 @pytest.mark.slow

@@ -14,13 +14,13 @@ from fgsgd_jax.__main__ import main
 from fgsgd_jax.experiments.cli import UsageError
 from fgsgd_jax.experiments.data import ImageData, load
 from fgsgd_jax.experiments.study import (
-    grid,
     paper,
     paper_images,
     paper_methods,
     paper_probe,
     paper_training,
     resnet,
+    running,
     table,
 )
 from fgsgd_jax.experiments.study.config import METHODS, Paper
@@ -216,7 +216,7 @@ def test_a_study_killed_within_a_group_continues_as_if_it_had_not_been(
     assert (problem.together, problem.tried, problem.seeds) == (2, 2, 2)
 
     def rows(path):
-        found = grid.run(problem, path, lambda: None, quiet=True)
+        found = running.run(problem, path, lambda: None, quiet=True)
         return [{name: row[name] for name in row if name != "seconds"} for row in found]
 
     whole = tmp_path / "whole.jsonl"

@@ -69,11 +69,11 @@ def test_images_of_figure_1_have_100_pixels_that_keep_the_mean():
 @pytest.mark.parametrize(
     ("words", "said"),
     [
-        ("--units 4", "--units: '4' was given, a whole number of at least 8 is needed."),
-        ("--figures 4", "'4' was given, one of 1, 2, 3 is needed."),
+        ("--units 4", "--units must be a whole number of at least 8; got '4'."),
+        ("--figures 4", "--figures must be one of 1, 2, 3; got '4'."),
         ("--data mnist", "--data mnist needs --data-dir"),
         ("--data-dir x", "--data-dir has no use for digits"),
-        ("--precision half", "one of float32, float64 is needed."),
+        ("--precision half", "--precision must be one of float32, float64; got 'half'."),
         ("--unit 9", "'--unit' is not an argument. Did you mean '--units'?"),
     ],
 )

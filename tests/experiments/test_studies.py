@@ -29,7 +29,6 @@ from fgsgd_jax.experiments.study import (
     coordinates,
     copying,
     depth_convolutional,
-    depth_training,
     figures,
     grid,
     permuted,
@@ -37,6 +36,7 @@ from fgsgd_jax.experiments.study import (
     recurrent,
     report,
     robustness_network,
+    running,
     scales,
     table,
     trials,
@@ -76,7 +76,7 @@ def no_interrupts():
 
 
 def test_all_settings_run_on_the_tuning_seeds_and_the_best_on_all_seeds(tmp_path):
-    rows = grid.run(study(error), tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    rows = running.run(study(error), tmp_path / "trials.jsonl", no_interrupts, quiet=True)
     ran = {(row["size"], row["method"], row["rate"], row["seed"]) for row in rows}
     tuning = set(itertools.product((1, 2), "ab", (0.1, 1.0), (0, 1)))
     later = {
@@ -89,7 +89,7 @@ def test_all_settings_run_on_the_tuning_seeds_and_the_best_on_all_seeds(tmp_path
 @pytest.mark.parametrize("trials", [0, 1, 5, 9, 17])
 def test_an_interrupted_study_continues_and_equals_an_uninterrupted_one(tmp_path, trials):
     whole = tmp_path / "whole.jsonl"
-    grid.run(study(error), whole, no_interrupts, quiet=True)
+    running.run(study(error), whole, no_interrupts, quiet=True)
     calls = []
 
     def run(trial):
@@ -100,20 +100,20 @@ def test_an_interrupted_study_continues_and_equals_an_uninterrupted_one(tmp_path
 
     path = tmp_path / "trials.jsonl"
     with pytest.raises(KeyboardInterrupt):
-        grid.run(study(run), path, no_interrupts, quiet=True)
+        running.run(study(run), path, no_interrupts, quiet=True)
     done = len(calls)
     trials = -1  # do not interrupt again
-    grid.run(study(run), path, no_interrupts, quiet=True)
+    running.run(study(run), path, no_interrupts, quiet=True)
     assert path.read_text() == whole.read_text()
     assert len(calls) == len(path.read_text().splitlines()) >= done  # nothing ran twice
 
 
 def test_the_progress_of_a_continued_study_starts_where_it_stopped(tmp_path, capsys):
     path = tmp_path / "trials.jsonl"
-    grid.run(study(error), path, no_interrupts, quiet=True)
+    running.run(study(error), path, no_interrupts, quiet=True)
     lines = path.read_text().splitlines(keepends=True)
     path.write_text("".join(lines[:7]) + '{"size": 9, "method": "a"}\n')  # the last of another
-    grid.run(study(error), path, no_interrupts, quiet=False)
+    running.run(study(error), path, no_interrupts, quiet=False)
     shown = capsys.readouterr().err
     assert f" 7/{len(lines)} " in shown.split("trials")[0]
     assert f" {len(lines)}/{len(lines)} " in shown.split("\r")[-1]
@@ -127,7 +127,7 @@ def test_the_chosen_settings_are_trained_longer_from_all_seeds_and_only_that_is_
         return {"error": error(trial)["error"] / trial["epochs"]}
 
     problem = study(run, **STAGES, cases=[{"size": 1}])
-    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    rows = running.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
     ran = {(row["epochs"], row["method"], row["rate"], row["seed"]) for row in rows}
     tuning = set(itertools.product([1], "ab", (0.1, 1.0), (0, 1)))
     final = {
@@ -148,9 +148,9 @@ def test_trials_of_one_method_run_together_and_give_the_same_rows(tmp_path, toge
         return [error(trial) for trial in trials]
 
     one, several = tmp_path / "one.jsonl", tmp_path / "several.jsonl"
-    grid.run(study(error), one, no_interrupts, quiet=True)
+    running.run(study(error), one, no_interrupts, quiet=True)
     problem = study(None, together=together, run_together=run_together)
-    grid.run(problem, several, no_interrupts, quiet=True)
+    running.run(problem, several, no_interrupts, quiet=True)
     assert several.read_text() == one.read_text()
     assert max(map(len, groups)) == min(together, 4)  # of two settings and two seeds
     assert all(len({trial["method"] for trial in group}) == 1 for group in groups)
@@ -165,7 +165,7 @@ def test_after_its_seconds_a_study_reports_the_finished_methods_and_continues_la
     problem = study(error, cases=[{"size": 1}], draw=draw, **changes)
     report.run(problem, tmp_path / "whole", quiet=True)
     clock = itertools.count()  # a second passes before every trial
-    monkeypatch.setattr(grid.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr(running.time, "monotonic", lambda: next(clock))
     with pytest.raises(UsageError, match="After 4 seconds no method is finished"):
         report.run(problem, tmp_path / "run", seconds=4, quiet=True)
     report.run(problem, tmp_path / "run", seconds=6, quiet=True)  # "a" is done, "b" is not
@@ -181,12 +181,29 @@ def test_after_its_seconds_a_study_reports_the_finished_methods_and_continues_la
         assert (tmp_path / "run" / name).read_text() == (tmp_path / "whole" / name).read_text()
 
 
+@pytest.mark.parametrize("line", [b"[]", b"3", b"{}", b"\xff\xfe", b'{"size": 1, "meth'])
+def test_a_damaged_line_is_told_with_what_to_do(tmp_path, line):
+    path = tmp_path / "trials.jsonl"
+    running.run(study(error), path, no_interrupts, quiet=True)
+    first, *others = path.read_bytes().splitlines()
+    path.write_bytes(b"\n".join([first, line, *others, b""]))
+    with pytest.raises(UsageError, match=r"Line 2 of .* is damaged\. Remove the line"):
+        running.run(study(error), path, no_interrupts, quiet=True)
+
+
+def test_a_file_of_trials_that_cannot_be_read_or_written_is_told(tmp_path):
+    with pytest.raises(UsageError, match=r"cannot be read \(Is a directory\); give another --run"):
+        running.Rows(tmp_path)
+    with pytest.raises(UsageError, match=r"cannot be written \(No such file .*\); make room, and"):
+        running.Rows(tmp_path / "missing" / "trials.jsonl").append({})
+
+
 def test_a_line_cut_off_while_it_was_written_is_run_again(tmp_path):
     path = tmp_path / "trials.jsonl"
-    grid.run(study(error), path, no_interrupts, quiet=True)
+    running.run(study(error), path, no_interrupts, quiet=True)
     whole = path.read_text()
     path.write_text(whole[:-7])
-    grid.run(study(error), path, no_interrupts, quiet=True)
+    running.run(study(error), path, no_interrupts, quiet=True)
     assert path.read_text() == whole
 
 
@@ -257,7 +274,7 @@ def test_a_setting_that_diverged_is_never_chosen(tmp_path):
         return {"error": float("nan") if diverges else 10.0 if trial["rate"] == 0.1 else 0.0}
 
     path = tmp_path / "trials.jsonl"
-    rows = grid.run(study(run), path, no_interrupts, quiet=True)
+    rows = running.run(study(run), path, no_interrupts, quiet=True)
     assert all(json.loads(line) for line in path.read_text().splitlines())  # NaN is no JSON
     assert study(run).best(rows, {"size": 1}, "a") == {"rate": 0.1}
 
@@ -274,7 +291,7 @@ def test_the_table_has_means_deviations_and_a_paired_test(tmp_path):
         return {"error": noise[trial["method"]][trial["seed"]] + (trial["rate"] == 1.0)}
 
     problem = study(run, cases=[{"size": 7}])
-    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    rows = running.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
     text = table.markdown(problem, rows)
     a, b = (line for line in text.splitlines() if line.startswith("| 7 "))
     for line, values in ((a, noise["a"]), (b, noise["b"])):
@@ -561,12 +578,15 @@ def test_the_start_of_all_convolutional_networks_is_delta_orthogonal(method):
 
 def test_the_curve_over_rates_has_the_better_second_hyperparameter_at_every_rate():
     errors = {(0.1, 1.0): 0.5, (0.1, 1.05): 0.4, (1.0, 1.0): 0.2, (1.0, 1.05): 0.3}
+    settings = [{"learning_rate": rate, "scale": scale} for rate, scale in errors]
+    problem = study(None, methods={"a": settings}, cases=[{"layers": 3}], tuning_seeds=2)
     rows = [
-        {"learning_rate": rate, "scale": scale, "seed": seed, "validation_error": error + seed}
-        for (rate, scale), error in errors.items()
-        for seed in (-0.1, 0.1)
+        {"layers": 3, "method": "a", **setting, "seed": seed, "validation_error": error + change}
+        for setting, error in zip(settings, errors.values(), strict=True)
+        for seed, change in enumerate((-0.1, 0.1, 0.5))  # the last is not for tuning
     ]
-    assert depth_training.curve(rows) == pytest.approx({0.1: 0.4, 1.0: 0.2})
+    found = figures.best_by_rate(problem, rows, {"layers": 3}, "a", "learning_rate")
+    assert found == pytest.approx({0.1: 0.4, 1.0: 0.2})
 
 
 # --- copying ----------------------------------------------------------------------------------
@@ -755,7 +775,7 @@ def test_a_method_with_nothing_to_tune_stands_beside_tuned_ones(tmp_path):
         methods={"exact": [{}], "a": RATES},
         across_settings={"rows": len},
     )
-    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    rows = running.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
     assert len(rows) == 2 * (3 + 5)
     lines = table.markdown(problem, rows).splitlines()
     assert "best of 2 settings" in lines[0]
@@ -770,7 +790,7 @@ def test_a_difference_that_is_the_same_for_all_seeds_has_no_probability(tmp_path
         return {"error": 0.3 + 0.07 * trial["seed"] + difference * (trial["method"] == "b")}
 
     problem = study(run, cases=[{"size": 1}], methods={"a": [{}], "b": [{}]})
-    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    rows = running.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
     assert table.markdown(problem, rows).rstrip().endswith("| – |")
 
 
@@ -779,7 +799,7 @@ def test_a_result_that_a_method_does_not_have_is_a_dash(tmp_path):
         return error(trial) | ({"normalized": 0.25} if trial["method"] == "a" else {})
 
     problem = study(run, results={"error": "error", "normalized": "τ > 1"})
-    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    rows = running.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
     _, _, _, _, a, b, *_ = table.markdown(problem, rows).splitlines()
     assert "| 0.25 ± 0 |" in a
     assert "| – |" in b
@@ -795,7 +815,7 @@ def test_results_are_shown_in_per_cent_or_without_a_deviation(tmp_path, shown_as
         cases=[{"size": 1}],
         shown_as={"error": shown_as} if shown_as else {},
     )
-    rows = grid.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
+    rows = running.run(problem, tmp_path / "trials.jsonl", no_interrupts, quiet=True)
     _, _, _, _, a, _ = table.markdown(problem, rows).splitlines()
     assert cell in a
 

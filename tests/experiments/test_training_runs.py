@@ -1,7 +1,9 @@
 """Whole runs, small ones: what they leave behind, and that they go on bit for bit."""
 
 import csv
+import errno
 import json
+import os
 import re
 import shutil
 import signal
@@ -259,28 +261,29 @@ def edited(**changes):
 
 
 @pytest.mark.parametrize(
-    "edit",
+    ("edit", "said"),
     [
-        edited(seed=6),
-        edited(learning_rate=-1),
-        edited(learning_rate="fast"),
-        edited(data_digest=None),
-        edited(data_digest=3),
-        edited(versions={"jax": "0.1"}),
-        edited(versions=None),
-        edited(channels=5),
-        edited(channels=[3, "4"]),
-        edited(manifolds="sphere"),
-        edited(manifolds=[]),
-        edited(scheme="POI"),
-        edited(optimizer=None),
-        edited(epochs=9),
-        edited(batch_size=...),
-        edited(sedd=5),
+        (edited(seed=6), "seed is 6 and was 5;"),
+        (edited(learning_rate=-1), "learning_rate is -1 and was 0.1;"),
+        (edited(learning_rate="fast"), 'learning_rate is "fast" and was 0.1;'),
+        (edited(data_digest=None), 'data_digest is null and was "'),
+        (edited(data_digest=3), 'data_digest is 3 and was "'),
+        (edited(versions={"jax": "0.1"}), 'versions is {"jax": "0.1"} and was {"flax": '),
+        (edited(versions=None), "versions is null and was {"),
+        (edited(channels=5), "channels is 5 and was [3, 4];"),
+        (edited(channels=[3, "4"]), 'channels is [3, "4"] and was [3, 4];'),
+        (edited(manifolds="sphere"), 'manifolds is "sphere" and was ["sphere", "stiefel"];'),
+        (edited(manifolds=[]), 'manifolds is [] and was ["sphere", "stiefel"];'),
+        (edited(scheme="POI"), 'scheme is "POI" and was "PIO";'),
+        (edited(optimizer=None), 'optimizer is null and was "fgsgd";'),
+        (edited(epochs=9), "epochs is 9 and was 2;"),
+        (edited(batch_size=...), "batch_size is missing and was 40;"),
+        (edited(sedd=5), "sedd is 5 and was missing;"),
+        (edited(seed=6, epochs=9), "epochs is 9 and was 2, seed is 6 and was 5;"),
     ],
 )
 def test_an_edited_configuration_is_noticed_in_one_sentence_and_nothing_is_changed(
-    run_dir, tmp_path, capsys, edit
+    run_dir, tmp_path, capsys, edit, said
 ):
     run = tmp_path / "run"
     shutil.copytree(run_dir, run)
@@ -288,20 +291,62 @@ def test_an_edited_configuration_is_noticed_in_one_sentence_and_nothing_is_chang
     before = {path: path.stat().st_mtime_ns for path in run.rglob("*")}
     assert train("--resume", run, "--epochs", 3) == 2
     err = capsys.readouterr().err
-    assert "config.json was edited after the run began; undo the edit, or start a new run" in err
+    assert f"config.json was edited after the run began: {said}" in err
+    assert "; undo the edit, or start a new run (--epochs and" in err
     assert err.count("\n") == 1
     assert {path: path.stat().st_mtime_ns for path in run.rglob("*")} == before
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "3", "null", '{"seed": 5}', "\x00"])
-def test_a_configuration_that_is_not_ours_is_damaged(run_dir, tmp_path, capsys, text):
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "it is empty"),
+        ("{", "it is not JSON (Expecting property name"),
+        ("[]", "it is not the configuration of a run"),
+        ("3", "it is not the configuration of a run"),
+        ("null", "it is not the configuration of a run"),
+        ('{"seed": 5}', "it is not the configuration of a run"),
+        ("\x00", "it is not JSON (Expecting value"),
+    ],
+)
+def test_a_configuration_that_is_not_ours_is_damaged(tmp_path, capsys, text, said):
     run = tmp_path / "run"
     run.mkdir()
     (run / "config.json").write_text(text)
     assert train("--resume", run) == 2
     err = capsys.readouterr().err
-    assert "config.json is damaged" in err
+    assert f"config.json is damaged: {said}" in err
+    assert err.endswith("; start a new run.\n")
     assert err.count("\n") == 1
+
+
+def test_a_configuration_that_is_a_folder_is_told(tmp_path, capsys):
+    run = tmp_path / "run"
+    (run / "config.json").mkdir(parents=True)
+    assert train("--resume", run) == 2
+    assert "config.json cannot be read (Is a directory); make it a readable file, or start" in (
+        capsys.readouterr().err
+    )
+
+
+@pytest.mark.parametrize("name", ["config.json", METRICS_FILE])
+@pytest.mark.parametrize(
+    "damage", [b"", b"[]\n", b"\xff\xfe", b"epoch\n", None], ids=["empty", "[]", "?", "cut", "lost"]
+)
+def test_a_damaged_file_is_restored_from_the_last_checkpoint(
+    run_dir, tmp_path, capsys, name, damage
+):
+    run = tmp_path / "run"
+    shutil.copytree(run_dir, run)
+    (run / name).unlink()
+    if damage is not None:
+        (run / name).write_bytes(damage)
+    assert train("--resume", run, "--quiet") == 0
+    out, err = capsys.readouterr()
+    assert "2 of 2 epochs are done" in out
+    end = "restored from the last checkpoint"
+    assert re.fullmatch(rf"note: .*/{name} was .*damaged.*{end}\.\n", err)
+    assert (run / name).read_bytes() == (run_dir / name).read_bytes()
 
 
 def test_other_versions_than_at_the_start_are_noticed(run_dir, tmp_path, capsys):
@@ -322,6 +367,9 @@ def test_other_versions_than_at_the_start_are_noticed(run_dir, tmp_path, capsys)
         lambda run: (run / "summary.json").write_text('{"epochs": 1}'),  # of the shorter run
         lambda run: (run / "summary.json").write_text("[]"),
         lambda run: (run / "margins.png").unlink(),
+        lambda run: (run / "curves.png").write_bytes((run / "curves.png").read_bytes()[:100]),
+        lambda run: (run / "curves.png").write_bytes((run / "curves.png").read_bytes()[:-13]),
+        lambda run: (run / "diagnostics.png").write_bytes(b""),
         lambda run: [(run / name).unlink() for name in ("summary.json", "curves.png")],
     ],
 )
@@ -355,6 +403,39 @@ def test_a_run_killed_before_its_first_checkpoint_starts_when_resumed(
     assert_same_run(run, run_dir)
 
 
+def without_copies(run):
+    """As if the last checkpoint were of a version that kept no copies of files."""
+    path = run / FOLDER / "1" / "_CHECKPOINT_METADATA"
+    path.write_text(json.dumps(json.loads(path.read_text()) | {"custom_metadata": {}}))
+
+
+@pytest.mark.parametrize(
+    "full",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)),
+        ValueError(f"RESOURCE_EXHAUSTED: Failed writing: {os.strerror(errno.ENOSPC)} [code 28]"),
+    ],
+)
+def test_a_full_disk_is_told_and_the_run_continues_when_there_is_room(
+    tmp_path, capfd, monkeypatch, full
+):
+    run = tmp_path / "run"
+
+    def save(manager, epoch, **settings):
+        (run / FOLDER / f"{epoch}.orbax-checkpoint-tmp").mkdir()
+        raise full
+
+    monkeypatch.setattr(ocp.CheckpointManager, "save", save)
+    assert start(run, "--optimizer", "sgd", "--quiet", epochs=1) == 2
+    assert capfd.readouterr().err == (
+        f"error: The checkpoint of epoch 0 cannot be written to {run / FOLDER} (No space left on "
+        "device); make room, and continue with --resume.\n"
+    )
+    monkeypatch.undo()
+    assert train("--resume", run, "--quiet") == 0
+    assert capfd.readouterr().err == ""
+
+
 def strip(folder):
     (folder / "manifest.ocdbt").unlink()
     (folder / "_METADATA").unlink()
@@ -363,10 +444,18 @@ def strip(folder):
 @pytest.mark.parametrize(
     ("damage", "said"),
     [
-        (lambda d: (d / "config.json").write_text("{"), "config.json is damaged"),
-        (lambda d: (d / "config.json").write_text("{}"), "config.json is damaged"),
-        (lambda d: (d / "metrics.csv").write_text("epoch\n"), "metrics.csv lacks some of the 1"),
-        (lambda d: (d / "metrics.csv").unlink(), "metrics.csv is not readable"),
+        (
+            lambda d: (d / "metrics.csv").write_text("epoch\n"),
+            "metrics.csv cannot be read: it lacks some of the 1 epochs trained. The checkpoint has "
+            "no copy of its 1 rows; restore the file, or start a new run.",
+        ),
+        (lambda d: (d / "metrics.csv").unlink(), "metrics.csv cannot be read: No such file"),
+        (
+            lambda d: (d / "config.json").write_text(
+                (d / "config.json").read_text().replace('"seed": 0', '"seed": 1')
+            ),
+            "config.json was edited after the run began; undo the edit, or start a new run",
+        ),
         (lambda d: (d / FOLDER / "1").rename(d / "away"), "holds no whole checkpoint"),
         (lambda d: strip(d / FOLDER / "1" / "default"), "1 is damaged, or from another version"),
     ],
@@ -374,6 +463,7 @@ def strip(folder):
 def test_a_damaged_run_folder_is_told(tmp_path, capsys, damage, said):
     run = tmp_path / "run"
     assert start(run, "--optimizer", "sgd", epochs=1) == 0
+    without_copies(run)
     damage(run)
     capsys.readouterr()
     assert train("--resume", run, "--epochs", 2, "--quiet") == 2

@@ -16,7 +16,8 @@ from fgsgd_jax.experiments.arguments import (
     real,
 )
 from fgsgd_jax.experiments.bench.networks import NETWORKS
-from fgsgd_jax.experiments.cli import UsageError, closest
+from fgsgd_jax.experiments.cli import UsageError
+from fgsgd_jax.experiments.mistakes import closest
 
 MOMENTUM = 0.9
 RATE = 1e-3
@@ -63,8 +64,8 @@ class Settings:
 def _section(word: str) -> str:
     if word.lower() in MOVED:
         raise UsageError(
-            f"--sections: {word!r} was given, but this command measures updates only; in a clone "
-            f"of the repository, run python -m tests.benchmarks --sections {word.lower()}."
+            f"--sections must be updates; got {word!r}. In a clone of the repository, run "
+            f"python -m tests.benchmarks --sections {word.lower()}."
         )
     return {"updates": "updates"}[word.lower()]
 

@@ -13,32 +13,24 @@ References:
 
 import functools
 import itertools
-import statistics
-from collections.abc import Iterable, Sequence
-from pathlib import Path
+from collections.abc import Sequence
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
-from scipy.stats import kendalltau
 
 import fgsgd_jax as fg
 from fgsgd_jax.experiments.data import ImageData
 from fgsgd_jax.experiments.run_folder import Row
-from fgsgd_jax.experiments.study import figures
+from fgsgd_jax.experiments.study.bounds_report import BOUNDS, correlations, draw
 from fgsgd_jax.experiments.study.grid import Study
 from fgsgd_jax.experiments.study.training import fit, to_zero
 
 SIZES, NOISES = (150, 300, 600, 1200), (0.0, 0.2, 0.4)
 WIDTHS, BATCH, STEPS, MOMENTUM = (64, 64, 64), 50, 1200, 0.9
 SCALE = 5.0  # of the logits of Stiefel networks in the loss, whose margins are at most about 1
-BOUNDS = {
-    "neyshabur_2015": "Neyshabur 2015",
-    "bartlett_2017": "Bartlett 2017",
-    "neyshabur_2018": "Neyshabur 2018",
-}
 
 
 def study(images: ImageData, *, smoke: bool) -> Study:
@@ -68,7 +60,7 @@ def study(images: ImageData, *, smoke: bool) -> Study:
         results={"test_error": "test error", "gap": "gap", **BOUNDS},
         seeds=2 if smoke else 5,
         tuning_seeds=1 if smoke else 2,
-        draw=lambda rows, path: _draw(result.finished(rows), rows, path),
+        draw=lambda rows, path: draw(result.finished(rows), rows, path),
         remarks=correlations,
     )
     return result
@@ -91,9 +83,6 @@ def _methods() -> dict[str, list[dict[str, float]]]:
         "SGD, weight decay": pairs((0.01, 0.03), (1e-3, 1e-2)),
         "AdamW": pairs((3e-4, 1e-3), (0.1, 1.0)),
     }
-
-
-# --- training ---------------------------------------------------------------------------------
 
 
 def network(params: dict[str, jax.Array], x: jax.Array) -> jax.Array:
@@ -196,63 +185,3 @@ def _optimizer(method: str, spec: fg.Collection, rate, decay) -> optax.GradientT
     if method == "AdamW":
         return optax.adamw(rate, weight_decay=decay)
     return optax.chain(optax.add_decayed_weights(decay), optax.sgd(rate, MOMENTUM))
-
-
-# --- ranks, and the figure --------------------------------------------------------------------
-
-
-def correlations(study: Study, rows: list[Row]) -> str:
-    """Kendall's τ of every bound with the gap, as a table in Markdown."""
-    means = {
-        (tuple(case.values()), method): _means(study.chosen(rows, case, method))
-        for case in study.cases
-        for method in study.methods
-    }
-    cases = [tuple(case.values()) for case in study.cases]
-
-    def correlation(name: str, keys: Iterable) -> float:
-        chosen = [means[key] for key in keys if means[key][name] is not None]
-        if len(chosen) < 2:
-            return float("nan")
-        gaps, values = ([mean[column] for mean in chosen] for column in ("gap", name))
-        tau: Any = kendalltau(gaps, values)
-        return float(tau.statistic)
-
-    def average(taus: Iterable[float]) -> str:
-        known = [tau for tau in taus if tau == tau]
-        return f"{statistics.fmean(known):.2f}" if known else "–"
-
-    lines = [["bound", "cases of one method", "methods on one case", "all"], ["---"] * 4]
-    for name, label in BOUNDS.items():
-        of_methods = (correlation(name, [(c, m) for c in cases]) for m in study.methods)
-        of_cases = (correlation(name, [(c, m) for m in study.methods]) for c in cases)
-        taus = of_methods, of_cases, [correlation(name, means)]
-        lines.append([label, *map(average, taus)])
-    table = "\n".join("| " + " | ".join(line) + " |" for line in lines)
-    return (
-        "Kendall's τ between a bound and the gap, of means over seeds: over the cases of one "
-        "method (mean over methods), over the methods on one case (mean over cases), and over "
-        "both. 1 is the same order, 0 none. Networks with a median margin below 0 have no bound."
-        f"\n\n{table}"
-    )
-
-
-def _means(rows: Sequence[Row]) -> dict[str, float | None]:
-    values: Any = {name: [row.get(name) for row in rows] for name in ("gap", *BOUNDS)}
-    return {
-        name: None if None in found else statistics.fmean(found) for name, found in values.items()
-    }
-
-
-def _draw(study: Study, rows: list[Row], path: Path) -> None:
-    """The gap over every bound, a point for every case and method."""
-    figure, (panels,) = figures.panels(1, len(BOUNDS))
-    for method, color in figures.colors(study.methods).items():
-        found = [_means(study.chosen(rows, case, method)) for case in study.cases]
-        for panel, name in zip(panels, BOUNDS, strict=True):
-            points: Any = [(mean[name], mean["gap"]) for mean in found if mean[name] is not None]
-            panel.plot(*np.array(points, float).reshape(-1, 2).T, ".", color=color, label=method)
-    for panel, label in zip(panels, BOUNDS.values(), strict=True):
-        panel.set_xlabel(f"log₁₀ of the bound over the margin, {label}")
-    panels[0].set_ylabel("generalization gap")
-    figures.save(figure, path)

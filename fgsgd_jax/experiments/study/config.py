@@ -97,7 +97,7 @@ def _depth(word: str) -> int:
 class Paper:
     """The arguments of the study `paper`; no other study uses them."""
 
-    depth: Annotated[int, read_by(_depth, "one of 8, 14, 20, …, 6n + 2,"), PAPER] = 20
+    depth: Annotated[int, read_by(_depth, "one of 8, 14, 20, …, 6n + 2"), PAPER] = 20
     """layers of the residual network, 6n + 2"""
 
     width: Annotated[Positive, PAPER] = 1.0

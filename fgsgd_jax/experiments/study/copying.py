@@ -37,7 +37,7 @@ def study(delays: Sequence[int], *, smoke: bool) -> Study:
         delays = (5,)
         methods = {name: methods[name][:1] for name in ("Stiefel, fgsgd", "free, Adam")}
     without = ", ".join(f"{without_memory(delay):.3g}" for delay in delays)
-    return Study(
+    result = Study(
         name="copying-" + "-".join(map(str, delays)),
         title=f"{recurrent.UNITS} units with modReLU, {steps:,} steps of {BATCH} sequences, "
         f"the same orthogonal recurrent matrices to start from. Loss without memory: {without}. "
@@ -50,8 +50,9 @@ def study(delays: Sequence[int], *, smoke: bool) -> Study:
         results={"loss": "loss", "steps_to_solve": "steps", "residual": "‖WᵀW − 1‖ / √units"},
         seeds=2 if smoke else 5,
         tuning_seeds=1,
-        draw=_draw,
+        draw=lambda rows, path: _draw(result.finished(rows), rows, path),
     )
+    return result
 
 
 def without_memory(delay: int) -> float:
@@ -127,21 +128,15 @@ def _trained(method: str, delay: int, steps: int, key, rate, others) -> tuple[Ro
 # --- the figure -------------------------------------------------------------------------------
 
 
-def _draw(rows: list[Row], path: Path) -> None:
+def _draw(study: Study, rows: list[Row], path: Path) -> None:
     """The loss over the steps with the best settings, means over the seeds."""
-    last = max(row["seed"] for row in rows)
-    delays = list(dict.fromkeys(row["delay"] for row in rows))
-    colors = figures.colors(row["method"] for row in rows)
-    figure, (panels,) = figures.panels(1, len(delays))
-    for panel, delay in zip(panels, delays, strict=True):
-        for method, color in colors.items():
-            of_method = [r for r in rows if (r["delay"], r["method"]) == (delay, method)]
-            # Only the best settings were trained from the last seed.
-            best = next(r for r in of_method if r["seed"] == last)
-            chosen = [r for r in of_method if all(r[n] == best[n] for n in ("rate", "others"))]
+    figure, (panels,) = figures.panels(1, len(study.cases))
+    for panel, case in zip(panels, study.cases, strict=True):
+        for method, color in figures.colors(study.methods).items():
+            chosen = study.chosen(rows, case, method)
             curve: dict[int, Any] = {
                 int(name.removeprefix("loss_")): [row[name] for row in chosen]
-                for name in best
+                for name in chosen[0]
                 if name.startswith("loss_")
             }
             means = [
@@ -149,10 +144,10 @@ def _draw(rows: list[Row], path: Path) -> None:
                 for values in curve.values()
             ]
             panel.plot(list(curve), means, color=color, label=method)
-        panel.axhline(without_memory(delay), color="0.4", linewidth=1)
+        panel.axhline(without_memory(case["delay"]), color="0.4", linewidth=1)
         panel.set_yscale("log")
         panel.set_ylim(top=min(10, panel.get_ylim()[1]))  # what explodes leaves the panel
         panel.set_xlabel("steps")
-        panel.set_title(f"delay {delay}", fontsize=10)
+        panel.set_title(f"delay {case['delay']}", fontsize=10)
     panels[0].set_ylabel(f"mean loss of {WINDOW} steps")
     figures.save(figure, path)

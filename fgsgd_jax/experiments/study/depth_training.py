@@ -3,7 +3,6 @@
 import dataclasses
 import functools
 import itertools
-import statistics
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -185,8 +184,7 @@ def _draw(study: Study, rows: list[Row], path: Path) -> None:
 def _draw_depth(study: Study, rows: list[Row], case: Mapping, over_rate, through_layers) -> None:
     """Error over the learning rate, and gain through the layers at the chosen settings."""
     for method, color in figures.colors(study.methods).items():
-        tuning = [r for r in study.rows_of(rows, case, method) if r["seed"] < study.tuning_seeds]
-        errors = curve(tuning)
+        errors = figures.best_by_rate(study, rows, case, method, "learning_rate")
         over_rate.plot(list(errors), list(errors.values()), ".-", color=color)
         chosen = study.chosen(rows, case, method)
         gains = np.array([[row[name] for name in GAINS] for row in chosen], float).mean(0)
@@ -195,15 +193,3 @@ def _draw_depth(study: Study, rows: list[Row], case: Mapping, over_rate, through
     over_rate.set_title(f"{case['layers']} layers", fontsize=10)
     through_layers.axhline(1, color="0.8", linewidth=1, zorder=0)
     through_layers.set(xlabel="depth of the layer / depth of the network", ylim=(0, None))
-
-
-def curve(rows: list[Row]) -> Mapping[float, float]:
-    """By learning rate, the lowest mean error among the values of the second hyperparameter."""
-    errors: dict[tuple[Any, ...], list[float]] = {}
-    for row in rows:
-        others = tuple(row.get(name) for name in ("momentum", "clip", "decay", "scale"))
-        errors.setdefault((row["learning_rate"], *others), []).append(row["validation_error"])
-    best: dict[float, float] = {}
-    for (rate, *_), values in errors.items():
-        best[rate] = min(best.get(rate, 1.0), statistics.fmean(values))
-    return dict(sorted(best.items()))

@@ -2,7 +2,7 @@
 
 import itertools
 import statistics
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 
 from fgsgd_jax.experiments import plots
 from fgsgd_jax.experiments.run_folder import Row
-from fgsgd_jax.experiments.study.grid import Study
+from fgsgd_jax.experiments.study.grid import Study, contains
 
 COLORS = (
     plots.ORANGE,
@@ -46,6 +46,27 @@ def save(figure: Figure, path: Path) -> None:
     plots.save(figure, path)
 
 
+def best_by_rate(
+    study: Study, rows: Iterable[Row], case: Mapping[str, Any], method: str, rate: str
+) -> dict[float, float]:
+    """By rate, the lowest mean validation error among the settings of a method with this rate.
+
+    Args:
+        study: The study.
+        rows: Its trials.
+        case: One of its cases.
+        method: One of its methods.
+        rate: The name of the rate among the settings.
+    """
+    of_method = study.rows_of(rows, case, method)
+    tuning = [row for row in of_method if row["seed"] < study.tuning_seeds]
+    best: dict[float, float] = {}
+    for settings in study.methods[method]:
+        errors = [row["validation_error"] for row in tuning if contains(row, settings)]
+        best[settings[rate]] = min(best.get(settings[rate], 1.0), statistics.fmean(errors))
+    return dict(sorted(best.items()))
+
+
 def draw_rates(
     study: Study, rows: list[Row], path: Path, *, rate: str, largest: float | None = None
 ) -> None:
@@ -62,13 +83,8 @@ def draw_rates(
     (case,) = study.cases
     figure, ((over_rate, of_methods),) = panels(1, 2, sharey=False)
     for place, (method, color) in enumerate(colors(study.methods).items()):
-        best: dict[float, float] = {}
-        for row in study.rows_of(rows, case, method):
-            if row["seed"] < study.tuning_seeds:
-                error = row["validation_error"]
-                best[row["rate"]] = min(best.get(row["rate"], 1.0), error)
-        rates = sorted(best)
-        over_rate.plot(rates, [best[number] for number in rates], ".-", color=color)
+        best = best_by_rate(study, rows, case, method, "rate")
+        over_rate.plot(list(best), list(best.values()), ".-", color=color)
         errors = [row["test_error"] for row in study.chosen(rows, case, method)]
         of_methods.errorbar(
             place, statistics.fmean(errors), statistics.stdev(errors), fmt="o", color=color,

@@ -7,7 +7,7 @@ from pathlib import Path
 from fgsgd_jax.experiments.cli import UsageError, deferred_interrupts
 from fgsgd_jax.experiments.files import write_json, write_text
 from fgsgd_jax.experiments.run_folder import held, is_taken, report_folder
-from fgsgd_jax.experiments.study import grid, table
+from fgsgd_jax.experiments.study import running, table
 from fgsgd_jax.experiments.study.grid import Study
 
 STUDY_FILE, TRIALS_FILE = "study.json", "trials.jsonl"
@@ -42,7 +42,7 @@ def _run(study: Study, run_dir: Path, seconds: float | None, quiet: bool) -> Non
         )
 
     with deferred_interrupts(what_is_saved) as stop_if_interrupted:
-        rows = grid.run(
+        rows = running.run(
             study, run_dir / TRIALS_FILE, stop_if_interrupted, quiet=quiet, seconds=seconds
         )
         finished = study.finished(rows)
@@ -66,7 +66,7 @@ def _open_folder(study: Study, run_dir: Path) -> Study:
     path, content = run_dir / STUDY_FILE, {"study": study.name, "data": study.title}
     if path.exists():
         try:
-            stored = dict(json.loads(path.read_text()))
+            stored = dict(json.loads(path.read_text(encoding="utf-8")))
         except (OSError, ValueError, TypeError) as error:
             raise UsageError(f"{path} is damaged ({error}); give another --run-dir.") from error
         device = stored.pop("device", "")
@@ -75,7 +75,7 @@ def _open_folder(study: Study, run_dir: Path) -> Study:
                 f"{run_dir} holds another study, or this one with other data; give another "
                 "--run-dir."
             )
-        rows = grid.Rows(run_dir / TRIALS_FILE).rows
+        rows = running.Rows(run_dir / TRIALS_FILE).rows
         if device != study.device and study.finished(rows).methods != study.methods:
             raise UsageError(
                 f"The trials in {run_dir} are not complete, and ran on another device "

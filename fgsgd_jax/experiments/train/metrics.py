@@ -1,11 +1,13 @@
 """`metrics.csv`: its columns, and how it is read when a run is resumed."""
 
 import csv
+import io
 from collections.abc import Mapping
 from pathlib import Path
 
 from fgsgd_jax import bounds
-from fgsgd_jax.experiments.cli import UsageError
+from fgsgd_jax.experiments.cli import UsageError, note
+from fgsgd_jax.experiments.files import write_text
 from fgsgd_jax.experiments.run_folder import Row
 
 METRICS_FILE = "metrics.csv"
@@ -50,23 +52,46 @@ manifold.
 
 
 def has_rows(path: Path) -> bool:
-    """Whether the file exists and has the row of an epoch."""
-    return path.exists() and len(path.read_text().splitlines()) > 1
+    """Whether the file exists and has the row of an epoch, or is something else."""
+    return path.exists() and (not path.is_file() or len(path.read_bytes().splitlines()) > 1)
 
 
-def read_metrics(path: Path, epochs: int) -> list[Row]:
+def read_metrics(path: Path, epochs: int, copy: str | None = None) -> list[Row]:
     """Reads the rows of the first `epochs` epochs; later rows have no checkpoint.
 
+    Args:
+        path: The file.
+        epochs: How many epochs are trained.
+        copy: The text of the file after the last of them, from which a damaged file is restored.
+
     Raises:
-        UsageError: If the file is damaged, or lacks one of these rows.
+        UsageError: If the file is damaged or lacks one of these rows, and there is no copy.
     """
     try:
-        with path.open(newline="") as file:
-            rows = [_row(cells) for cells in csv.DictReader(file)][:epochs]
-    except (OSError, ValueError, TypeError, KeyError) as error:
-        raise UsageError(f"{path} is not readable ({error}); start a new run.") from error
+        return _rows(path.read_bytes(), epochs)
+    except (OSError, ValueError) as error:
+        said = (isinstance(error, OSError) and error.strerror) or str(error)
+    try:
+        rows = _rows((copy or "").encode(), epochs)
+    except ValueError:
+        raise UsageError(
+            f"{path} cannot be read: {said}. The checkpoint has no copy of its {epochs} rows; "
+            "restore the file, or start a new run."
+        ) from None
+    write_text(path, copy or "")
+    note(f"{path} was damaged ({said}); it is restored from the last checkpoint.")
+    return rows
+
+
+def _rows(text: bytes, epochs: int) -> list[Row]:
+    """Raises `ValueError`, which says what is wrong, if the text lacks one of the rows."""
+    try:
+        table = csv.DictReader(io.StringIO(text.decode(), newline=""))
+        rows = [_row(cells) for cells in table][:epochs]
+    except (ValueError, TypeError, KeyError, csv.Error) as error:
+        raise ValueError("it is not a table of the metrics") from error
     if [row["epoch"] for row in rows] != list(range(1, epochs + 1)):
-        raise UsageError(f"{path} lacks some of the {epochs} epochs trained; start a new run.")
+        raise ValueError(f"it lacks some of the {epochs} epochs trained")
     return rows
 
 

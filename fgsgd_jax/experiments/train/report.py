@@ -10,6 +10,7 @@ import jax
 import rich.box
 import rich.console
 import rich.table
+from PIL import Image
 
 from fgsgd_jax.experiments.run_folder import SUMMARY_FILE, Row, report_folder, write_json
 from fgsgd_jax.experiments.train import diagnostics, figures, setup
@@ -53,15 +54,27 @@ def write(
 
 
 def is_whole(run_dir: Path, settings: Config) -> bool:
-    """Whether `write` has ended for a run of this length, and its files are still there."""
+    """Whether `write` has ended for a run of this length, and its files are still whole."""
     names = [figures.CURVES_FILE]
     if settings.optimizer != "sgd":
         names += [figures.DIAGNOSTICS_FILE, figures.MARGINS_FILE]
     try:
-        reported = dict(json.loads((run_dir / SUMMARY_FILE).read_text())).get("epochs")
+        reported = dict(json.loads((run_dir / SUMMARY_FILE).read_text(encoding="utf-8"))).get(
+            "epochs"
+        )
     except (OSError, ValueError, TypeError):
         return False
-    return reported == settings.epochs and all((run_dir / name).is_file() for name in names)
+    return reported == settings.epochs and all(_is_picture(run_dir / name) for name in names)
+
+
+def _is_picture(path: Path) -> bool:
+    """Whether the file is a whole picture."""
+    try:
+        with Image.open(path) as picture:
+            picture.verify()  # every check sum, to the end of the file
+    except (OSError, SyntaxError, ValueError):
+        return False
+    return True
 
 
 def _summary(settings: Config, training: Training, rows: list[Row]) -> Row:
