@@ -85,11 +85,12 @@ def _heads_of_dense_network(leaves: Leaves, layouts: Layouts) -> Heads:
     alike = frozenset().union(*map(layers.at_the_same_place, found)) - named
     heads = dict.fromkeys(alike, Reason.LIKE_LAST_DENSE) | heads
     heads |= dict.fromkeys(found, Reason.LAST_DENSE)
+    parallel = layers.parallel() - heads.keys()
     if found != last:
         hidden = {path for path in last if _is_hidden(path, layers, found, named)}
-        return Heads(heads, last - hidden - heads.keys())
+        return Heads(heads, (last - hidden | parallel) - heads.keys())
     several = len(set(map(without_numbers, layers.outputs))) > 1
-    return Heads(heads, by_path="".join(last) if several and not unread else "")
+    return Heads(heads, parallel, "".join(last) if several and not unread else "")
 
 
 def _not_stacked(leaves: Leaves, layouts: Layouts) -> Leaves:
@@ -123,24 +124,25 @@ def _is_hidden(
 
 
 def on_heads(maybe: Sequence[str], by_path: str) -> str:
-    """A sentence on layers that may be the last of a network; "" if there are none.
+    """The sentences on layers that may be the last of a network; "" if there are none.
 
     Args:
         maybe: The paths of layers that are placed and may be a head.
         by_path: The path of a layer that is Euclidean because it is the last by its path, or "".
     """
+    sentences = []
     if by_path:
-        return (
+        sentences.append(
             f"{by_path!r} is taken for the last layer and stays Euclidean, because it is the last "
             "by its path. If another layer gives the output of the network, place this one and "
             "leave the other Euclidean by rules."
         )
-    if not maybe:
-        return ""
-    return (
-        f"{listed(maybe, 3)} may give the output of the network, which needs its length: if so, "
-        f"leave it Euclidean by a rule, such as ({maybe[0]!r}, None)."
-    )
+    if maybe:
+        sentences.append(
+            f"{listed(maybe, 3)} may give the output of the network, which needs its length: if "
+            f"so, leave it Euclidean by a rule, such as ({maybe[0]!r}, None)."
+        )
+    return "\n".join(sentences)
 
 
 def last_dense(leaves: Leaves) -> str:

@@ -60,6 +60,7 @@ def last_convolutions(
     rearranged = {path for path in unread if network.may_be_rearranged(path)}
     heads |= (unread - rearranged) & network.last() & network.outer()
     heads |= {path for path in circular & network.outer() if network.closes_a_list(path)}
+    heads |= {twin for path in heads for twin in network.twins(path) & unread}
     maybe = (unread - rearranged) | (circular & network.outer())
     if not heads:
         maybe |= rearranged | network.unfollowed()
@@ -171,12 +172,30 @@ class _Network:
     def may_be_read_by_the_first_only(self, path: str) -> bool:
         """Whether it alone has as many outputs as a convolution, maybe the first, has inputs."""
         outputs = self.outputs(path)
-        read = self._readers(path) and not any(
-            self._stand_in_order(path, reader) for reader in self._readers(path)
-        )
+        readers = [
+            reader
+            for reader in self._readers(path)
+            if not self.reads_images or outputs <= IMAGE_CHANNELS
+        ]
+        read = readers and not any(self._stand_in_order(path, reader) for reader in readers)
         dense = self.dense.values() if outputs > IMAGE_CHANNELS else ()  # which make no images
         made = any(outputs == its[1] for its in (*self.others(path), *dense))
         return bool(read) and not made and not self.is_read_besides_convolutions(path)
+
+    @functools.cached_property
+    def reads_images(self) -> bool:
+        """Whether a convolution has as many inputs as images have channels, and so is the first."""
+        return any(0 < its[0] <= IMAGE_CHANNELS for its in self.convolutions.values())
+
+    def twins(self, path: str) -> set[str]:
+        """The convolutions of its list with as many outputs, such as heads of several scales."""
+        return {
+            other
+            for paths in self.numbered()
+            if path in paths
+            for other in paths
+            if self.outputs(other) == self.outputs(path)
+        }
 
     def closes_a_list(self, path: str) -> bool:
         """Whether it ends a list, and only layers before it in this list could read it."""

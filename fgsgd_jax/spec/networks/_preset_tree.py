@@ -103,7 +103,12 @@ class PresetTree:
         ]
         if self.preset != "resnet":
             return dense_heads(self.preset, inner, self.layouts)
-        convolutions = [path for path, weight in weights.items() if weight in self.placements]
+        convolutions = [
+            path
+            for path, weight in weights.items()
+            if weight in self.placements
+            or (weight == Reason.ONE_LONG_AXIS and len(self.shapes[path]) > 2)
+        ]
         found, maybe = last_convolutions(inner, convolutions, self.layouts.of_one)
         return Heads(dict.fromkeys(found, Reason.LAST_CONVOLUTION), maybe)
 

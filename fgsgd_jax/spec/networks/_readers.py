@@ -128,6 +128,24 @@ class DenseLayers:
             if (self.inputs[other], self.outputs[other]) == sizes and not alone
         )
 
+    def parallel(self) -> frozenset[str]:
+        """The last two layers of a list of the same sizes, of which neither can read the other.
+
+        They may be a mean and a deviation.
+        """
+        pairs = set()
+        for path in filter(self._ends_a_list, self.outputs):
+            before = [
+                other
+                for other in self._layers_beside(path)
+                if without_numbers(other) == without_numbers(path) and other != path
+            ]
+            other = max(before, key=natural_order)
+            sizes = self.inputs[path], self.outputs[path]
+            if sizes[0] != sizes[1] and sizes == (self.inputs[other], self.outputs[other]):
+                pairs |= {path, other}
+        return frozenset(pairs)
+
     def circular(self) -> frozenset[str]:
         """The outputs of two modules of which each reads the other, as an encoder and a decoder.
 

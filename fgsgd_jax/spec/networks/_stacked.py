@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 from fgsgd_jax.spec._layouts import letters_for
 from fgsgd_jax.spec.networks._attention import is_attention_output, parts_of
 from fgsgd_jax.spec.networks._blocks import Block, block_of, layer_of
+from fgsgd_jax.spec.networks._depthwise import of_depthwise
 from fgsgd_jax.spec.networks._kinds import kind_of
 from fgsgd_jax.spec.networks._names import WEIGHT_NAMES, is_called_as_in_pytorch, keys_of
 from fgsgd_jax.spec.networks._placements import InRules
@@ -68,12 +69,14 @@ def own_layouts(leaves: Leaves, layout: str | None, rules: InRules = _NO_PRESET)
         {'stem_conv/kernel': 'HWIO', 'blocks/conv/kernel': 'SHWIO'}
     """
     if layout is None or not re.fullmatch(r"S+[^S]+|[^S]+S+|S+[^S]+S+", layout):
-        return Layouts({path: layout for path, _ in leaves}, {}, layout, rules)
+        alone = {path: of_depthwise(path, tuple(leaf.shape), layout) for path, leaf in leaves}
+        return Layouts(alone, {}, layout, rules)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
     one = layout.replace("S", "")
     stacked = {path: _is_stacked(path, shapes, layout) for path in shapes}
     own: dict[str, str | None] = {
-        path: one if answer is False else layout for path, answer in stacked.items()
+        path: of_depthwise(path, shapes[path], one) if answer is False else layout
+        for path, answer in stacked.items()
     }
     unclear = {
         path: _unclear(path, shapes, rules) for path, answer in stacked.items() if answer is None
@@ -237,6 +240,8 @@ def _vote(path: str, other: str, shapes: dict[str, Shape], layout: str) -> bool 
         return None if same and query[1:] == output[:2] else same
     if len(its) == 2 and kind in ("dense", "query", "attention"):
         return False
+    if of_query and of_other and layer_of(path)[:-1] == layer_of(other)[:-1] and not same:
+        return False  # of one layer, which may have fewer heads of keys
     if kind == "dense" and not is_attention_output(other, shapes):
         return True if same and len(its) == 2 + count else None
     return True if same and len(its) == 3 + count else None

@@ -29,6 +29,7 @@ from fgsgd_jax.spec.networks._bare import (
 )
 from fgsgd_jax.spec.networks._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec.networks._dense import is_dense
+from fgsgd_jax.spec.networks._depthwise import SEVERAL_OUTPUTS, has_several_outputs
 from fgsgd_jax.spec.networks._feed_forward import gates_before, is_of_feed_forward
 from fgsgd_jax.spec.networks._fused import fused
 from fgsgd_jax.spec.networks._kinds import kind_of
@@ -75,6 +76,9 @@ def weight_of(preset: str, path: str, leaf, layout: str | None, shapes: Mapping[
         return Reason.TRANSPOSED
     if preset == "resnet" and _may_be_of_pytorch(path, layout, shapes):
         return Reason.TRANSPOSED_BESIDE_OTHERS
+    of_one = layout.replace("S", "") if layout else None
+    if preset == "resnet" and has_several_outputs(path, shape, of_one):
+        return SEVERAL_OUTPUTS
     unnamed = preset == "resnet" and _is_unnamed_convolution(leaf, kind, path, layout)
     if preset == "resnet" and (kind == "convolution" or unnamed):
         return "convolution"
