@@ -120,9 +120,9 @@ def require_still_on_manifolds(params: Any, spec: Collection, state: SpecState) 
             "as an average of weights, optax.lookahead or another wrapper without "
             "keep_on_manifolds(spec) behind it; a chain lacks retract_updates(spec) at its end, or "
             "has other links behind it or behind keep_on_manifolds(spec); they belong to a spec "
-            "with another scale; or they are no weights: the order is update(gradients, state, params). "
-            "Give the weights that this optimizer updated last, or move them to the manifolds: "
-            "params = fgsgd_jax.project(params, spec)."
+            "with another scale; or they are no weights: the order is update(gradients, state, "
+            "params). Give the weights that this optimizer updated last, or move them to the "
+            "manifolds: params = fgsgd_jax.project(params, spec)."
         )
 
 
