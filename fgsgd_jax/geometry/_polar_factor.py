@@ -51,19 +51,19 @@ def _factor_and_values(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     return linalg.polish(_lanes_last(jnp.where(undefined, jnp.nan, nearest))), values
 
 
-def _svd(x: jax.Array, **options: bool):
+def _svd(x: jax.Array, *, full_matrices: bool = True) -> tuple[jax.Array, ...]:
     """The singular value decomposition, NaN where an entry is not finite.
 
     LAPACK may not return from a matrix with an infinite entry (seen with jaxlib 0.10.2).
     """
     finite = jnp.all(jnp.isfinite(x), axis=(0, 1))
-    factors = jnp.linalg.svd(_lanes_first(jnp.where(finite, x, 0)), **options)
+    factors = jnp.linalg.svd(_lanes_first(jnp.where(finite, x, 0)), full_matrices=full_matrices)
 
     def of_finite(factor: jax.Array) -> jax.Array:
         extra = factor.ndim - finite.ndim
         return jnp.where(finite.reshape(finite.shape + (1,) * extra), factor, jnp.nan)
 
-    return jax.tree.map(of_finite, tuple(factors))
+    return tuple(map(of_finite, factors))
 
 
 def _is_undefined(shape: tuple[int, ...], values: jax.Array) -> jax.Array:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._arrays import require_gradient_values
 from fgsgd_jax.geometry import Manifold, Stiefel
 from fgsgd_jax.spec import (
     Collection,
@@ -79,6 +80,7 @@ def keep_on_manifolds(spec: Collection) -> Link:
         del extra_args
         require_params(params, "the nearest point depends on the present weights")
         require_state(state, SpecState, spec)
+        require_gradient_values(updates)
         for half in _halves(params):
             require_still_on_manifolds(half, spec, state)
 
