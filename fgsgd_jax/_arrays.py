@@ -1,4 +1,4 @@
-"""The check of the arrays that functions of the library take."""
+"""Checks of the arrays that functions of the library take."""
 
 import re
 from typing import Any
@@ -76,3 +76,13 @@ def _fits(sizes: tuple[int, ...], names: list[str]) -> bool:
         return len(sizes) == len(names) and 0 not in sizes
     before, after = starred[0], len(names) - starred[0] - 1
     return len(sizes) >= before + after and 0 not in sizes[:before] + sizes[len(sizes) - after :]
+
+
+def require_gradient_values(gradients: Any) -> None:
+    """Raises a TypeError if a gradient, or update, is a shape without values."""
+    for path, leaf in leaves_with_paths(gradients):
+        if isinstance(leaf, jax.ShapeDtypeStruct):
+            raise TypeError(
+                f"The gradient of {path!r} is a shape without values. Give the gradients, or make "
+                "this call in the function that jax.eval_shape is given."
+            )

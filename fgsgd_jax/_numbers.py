@@ -113,7 +113,7 @@ def checked_schedule(name: str, number: Any, lowest: float = 0.0) -> Any:
 def require_momentum(momentum: Any, nesterov: Any, accumulator_dtype: Any = None) -> None:
     """Raises unless momentum is None or a number from 0 to below 1, and not None for Nesterov's.
 
-    A dtype for the momentum has to be of floating-point numbers.
+    Nor with a dtype for the momentum, which has to be of floating-point numbers.
     """
     if accumulator_dtype is not None:
         checked_float_dtype("accumulator_dtype", accumulator_dtype)
@@ -123,6 +123,11 @@ def require_momentum(momentum: Any, nesterov: Any, accumulator_dtype: Any = None
     elif isinstance(nesterov, bool) and nesterov:
         raise ValueError(
             "nesterov=True needs a momentum, such as momentum=0.9, but momentum is None."
+        )
+    elif accumulator_dtype is not None:
+        raise ValueError(
+            "accumulator_dtype is the dtype of the momentum, but momentum is None. Give a "
+            "momentum, such as momentum=0.9, or leave accumulator_dtype out."
         )
 
 

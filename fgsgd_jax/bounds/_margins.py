@@ -17,6 +17,15 @@ class NormalizedMargins(NamedTuple):
     Attributes:
         margins: `(examples,)`.
         log_scale: log (R·‖X‖₂/n), a scalar.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> NormalizedMargins(jnp.array([1.0, -2.0]), jnp.log(4.0)).normalized
+        Array([ 0.25, -0.5 ], dtype=float32)
+
+    References:
+        Bartlett, Foster & Telgarsky, *Spectrally-normalized margin bounds for neural networks*,
+        2017, section 1 and Figure 1.
     """
 
     margins: jax.Array
@@ -46,6 +55,10 @@ def margins(logits: jax.Array, labels: jax.Array, /) -> jax.Array:
         >>> import jax.numpy as jnp
         >>> margins(jnp.array([[1.0, 3.0, 2.0], [1.0, 3.0, 2.0]]), jnp.array([1, 0]))
         Array([ 1., -2.], dtype=float32)
+
+    References:
+        Bartlett, Foster & Telgarsky, *Spectrally-normalized margin bounds for neural networks*,
+        2017, section 1 (the margin operator).
     """
     logits = checked_array("logits", logits)
     labels = checked_array("labels", labels, numbers="whole numbers")

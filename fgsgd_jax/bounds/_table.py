@@ -23,6 +23,18 @@ class LayerTerms(NamedTuple):
         two_to_one: log ∏g δ₂→₁.
         bartlett_ratio: log ∏g (δ₂→₁/δ₂)^⅔, the summand of the second row.
         neyshabur_ratio: log ∏g δ_F²/δ₂², the summand of the third row.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from fgsgd_jax.norms import norms_of
+        >>> bounds = log_bounds({"w": norms_of(jnp.eye(4)[..., None])}, samples=100, width=4)
+        >>> round(
+        ...     float(bounds.layers["w"].neyshabur_ratio), 4
+        ... )  # log 4: one group, δ_F² = 4, δ₂ = 1
+        1.3863
+
+    References:
+        Ozay, 2019, Table 1.
     """
 
     frobenius: jax.Array

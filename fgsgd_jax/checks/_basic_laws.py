@@ -59,6 +59,7 @@ def _dimension(sample: Sample):
         return ravel_pytree(sample.manifold.to_tangent(x, unflatten(g)))[0]
 
     matrix = jax.vmap(flat_projection)(jnp.eye(flat.size, dtype=flat.dtype))
+    matrix = jnp.where(jnp.isfinite(matrix), matrix, jnp.nan)  # LAPACK may not return from ∞
     rank = jnp.sum(jnp.linalg.svd(matrix, compute_uv=False) > 1e-3)
     return jnp.abs(rank - sample.subject.dimension)
 

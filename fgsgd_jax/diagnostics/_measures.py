@@ -83,7 +83,17 @@ def of_updates(spec: Collection) -> optax.GradientTransformationExtraArgs:
         ValueError: If `params` are missing in an update.
 
     Example:
-        See `of_gradients`.
+        >>> import jax.numpy as jnp
+        >>> import fgsgd_jax as fg
+        >>> params = {"w": jnp.array([[1.0], [0.0]])}
+        >>> spec = fg.collection(params, ("w", fg.pom("layer", fg.Sphere())))
+        >>> measure = fg.diagnostics.of_updates(spec)
+        >>> update = {"w": jnp.array([[-1.0], [1.0]])}  # a quarter turn
+        >>> found, _ = measure.update(update, measure.init(params), params)
+        >>> round(float(found["angle"]), 4)
+        1.5708
+
+        `of_gradients` has an example with `optax.monitor`.
     """
     require_collection(spec)
 

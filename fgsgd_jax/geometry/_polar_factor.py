@@ -44,11 +44,26 @@ def polar_factor(x: jax.Array) -> jax.Array:
 
 def _factor_and_values(x: jax.Array) -> tuple[jax.Array, jax.Array]:
     """The polar factor and the singular values `(*lanes, columns)` in falling order."""
-    u, values, vt = jnp.linalg.svd(_lanes_first(x), full_matrices=False)
+    u, values, vt = _svd(x, full_matrices=False)
     nearest = jnp.matmul(u, vt, precision=lax.Precision.HIGHEST)
     undefined = _is_undefined(x.shape, values)[..., None, None]
     # The product of two LAPACK factors is orthonormal to 1e-5 only; one polish brings 1e-7.
     return linalg.polish(_lanes_last(jnp.where(undefined, jnp.nan, nearest))), values
+
+
+def _svd(x: jax.Array, *, full_matrices: bool = True) -> tuple[jax.Array, ...]:
+    """The singular value decomposition, NaN where an entry is not finite.
+
+    LAPACK may not return from a matrix with an infinite entry (seen with jaxlib 0.10.2).
+    """
+    finite = jnp.all(jnp.isfinite(x), axis=(0, 1))
+    factors = jnp.linalg.svd(_lanes_first(jnp.where(finite, x, 0)), full_matrices=full_matrices)
+
+    def of_finite(factor: jax.Array) -> jax.Array:
+        extra = factor.ndim - finite.ndim
+        return jnp.where(finite.reshape(finite.shape + (1,) * extra), factor, jnp.nan)
+
+    return tuple(map(of_finite, factors))
 
 
 def _is_undefined(shape: tuple[int, ...], values: jax.Array) -> jax.Array:
@@ -86,7 +101,7 @@ def _derivative(primals, tangents):
 def _solve_lyapunov(h: jax.Array, b: jax.Array) -> jax.Array:
     """The k of hk + kh = b, for symmetric positive definite h. Differentiable in h and b."""
     # Of a positive definite matrix the left singular vectors are the eigenvectors.
-    u, values, _ = jnp.linalg.svd(_lanes_first(lax.stop_gradient(h)))
+    u, values, _ = _svd(lax.stop_gradient(h))
     vectors, values = _lanes_last(u), jnp.moveaxis(values, -1, 0)
 
     def solve(_, b):

@@ -231,6 +231,5 @@ def _divided(step: Step, numbers: tuple) -> tuple:
 def _update(step: Step, v: Any, normal: Any, g: jax.Array | None) -> jax.Array:
     kernel, x, t = step.kernel, step.x(), step.by_radius(step.by_normalizer(g))
     squares = kernel.squares(x, v, normal)
-    at_rest = (t * t * squares == 0) | (t == 0)  # False for NaN
-    aimed = kernel.aim(x, v, t, normal, squares, at_rest, exact=True)
+    aimed = kernel.aim(x, v, t, normal, squares, step.at_rest(t, squares), exact=True)
     return step.result(kernel.move(x, v, t, aimed, exact=True), None, None).update

@@ -39,8 +39,7 @@ def two_passes(step: Step, after: jax.Array | None) -> Result:
     normals, squares, length, squared_length = _arrays(lax.optimization_barrier(numbers))
 
     t = step.length(squares, lambda: length)
-    at_rest = (t * t * squares == 0) | (t == 0)  # False for NaN
-    factors = kernel.factor(squared_length, t, at_rest)
+    factors = kernel.factor(squared_length, t, step.at_rest(t, squares))
 
     v, _, momentum = _tangent(step, lambda points: points, normals)
     moved = kernel.move(step.x(), divided(v), t, factors, exact=True)

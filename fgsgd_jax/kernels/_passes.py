@@ -82,9 +82,7 @@ def _retract(step: Step, v: _Tangent, t, squares, after) -> tuple[jax.Array, lis
     kernel = step.kernel
 
     def aim(exact: bool):
-        # False for NaN, which must not be taken for a point at rest.
-        at_rest = (t * t * squares == 0) | (t == 0)
-        x, vector = step.x(), v.vector()
+        x, vector, at_rest = step.x(), v.vector(), step.at_rest(t, squares)
         return kernel.aim(x, vector, t, v.normal, squares, at_rest, exact=exact)
 
     def move(exact: bool):

@@ -157,6 +157,16 @@ class Step:
         radius, _ = step_radius(self.settings.coordinates, self.scales[0])
         return t if radius is None else t / radius
 
+    def at_rest(self, t: jax.Array, squares: jax.Array) -> jax.Array:
+        """Which components do not move: those whose v is 0, or all if the rate is.
+
+        Not where t·v is 0, or its square: far off the manifold v is so long, and τ so large, that t
+        underflows, and such a component has to land. NaN in t is kept: a component of a group that
+        has no direction does not rest. The squares of a v shorter than about 1e-19 (float32)
+        underflow, and it counts as 0.
+        """
+        return ((squares == 0) | (self.numbers.rate == 0)) & (t == t)
+
     def result(self, moved: jax.Array, momentum: jax.Array | None, token) -> Result:
         """The result, from R(x, t·v) − x and the new momentum as points."""
         new_trace = None

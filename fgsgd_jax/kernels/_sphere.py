@@ -38,7 +38,8 @@ class RescalingKernel(Kernel):
     def factor(self, squared_length: tuple, t, at_rest):
         """f, exactly, from the coefficients of ‖x + tv‖²; 1 in lanes `at_rest`."""
         a, b, c = squared_length
-        return jnp.where(at_rest, 1, 1 / jnp.sqrt(a + 2 * t * b + t * t * c))
+        square = jnp.where(t == 0, a, a + 2 * t * b + t * t * c)  # where t is 0, c may be infinite
+        return jnp.where(at_rest, 1, 1 / jnp.sqrt(square))
 
 
 class SphereKernel(RescalingKernel):
@@ -52,8 +53,10 @@ class SphereKernel(RescalingKernel):
     approximates_aim = True
 
     def aim(self, x, v, t, normal, squares, at_rest, *, exact):
-        length = _norm_of_step(x, v, t) if exact else jnp.sqrt(1 + t * t * squares)
-        return jnp.where(at_rest, 1, 1 / length)
+        if exact:
+            return jnp.where(at_rest, 1, 1 / _norm_of_step(x, v, t))
+        # Where t is 0, the squares may be infinite.
+        return jnp.where(at_rest | (t == 0), 1, 1 / jnp.sqrt(1 + t * t * squares))
 
     def amplifies_rounding(self, t, normal) -> jax.Array:
         # At ‖x‖² = 1 + δ the projection leaves −⟨x, g⟩δ along x, and with the approximate length

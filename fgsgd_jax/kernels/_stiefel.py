@@ -37,7 +37,7 @@ class RotationKernel(Kernel):
         # in all four numbers, XLA would compile the check four times.
         sigma = jnp.where(at_rest, -sigma, sigma)
         if exact:
-            sigma = jnp.where(_may_start(x, on_cpu=True), sigma, jnp.nan)
+            sigma = jnp.where(at_rest | _may_start(x, on_cpu=True), sigma, jnp.nan)
         return jnp.stack([*p, sigma])
 
     def amplifies_rounding(self, t, normal):
@@ -45,12 +45,15 @@ class RotationKernel(Kernel):
 
     def move(self, x, v, t, aimed, *, exact):
         *p, sigma = aimed
-        moved = linalg.turned_3x3(x, [*p, jnp.abs(sigma)], polished=exact, at_rest=sigma < 0)
-        return jnp.where(_may_start(x, on_cpu=False), moved, jnp.nan) if exact else moved
+        at_rest = sigma < 0
+        moved = linalg.turned_3x3(x, [*p, jnp.abs(sigma)], polished=exact, at_rest=at_rest)
+        if not exact:
+            return moved
+        return jnp.where(at_rest | _may_start(x, on_cpu=False), moved, jnp.nan)
 
 
 def _may_start(x: jax.Array, *, on_cpu: bool) -> jax.Array:
-    """Whether an exact step may start at x: points that are too far off give NaN.
+    """Whether an exact step may start at x: points that are too far off give NaN, unless they rest.
 
     On accelerators the move finds them, since it needs xᵀx as well. XLA's CPU compiler would store
     the whole move for that (seen with jaxlib 0.10.2), so there it is the aim.

@@ -28,8 +28,11 @@ UNROLLED_SIZE_OF_FEW = 9
 
 
 def working_dtype(dtype) -> jnp.dtype:
-    """The dtype in which geometry is computed: float32, or float64 where the input has it."""
-    return jnp.promote_types(dtype, jnp.float32)
+    """The dtype in which geometry is computed: float32, or float64 where the input has it.
+
+    Without `jax_enable_x64` float32 for NumPy's float64 as well: JAX would warn of the other one.
+    """
+    return jax.dtypes.canonicalize_dtype(jnp.promote_types(dtype, jnp.float32))
 
 
 def in_working_dtype(x: jax.Array) -> jax.Array:

@@ -108,7 +108,32 @@ def path_scales(
 ) -> Any:
     """The scale κ of every weight of a model, a state like `nnx.state(model, nnx.Param)`.
 
-    See `fgsgd_jax.path_scales`; the other arguments are as for `path_norm`.
+    Args:
+        model: The model.
+        input_shape: The shape of one example.
+        p: The power, at least 1.
+        second_term: Whether to add κ⁽²⁾ for weights that a path can pass twice.
+        call: How the model is called; by default `model(x)`.
+
+    Returns:
+        A state with the structure and shapes of `nnx.state(model, nnx.Param)`.
+
+    Raises:
+        TypeError: If this is no NNX module.
+        ValueError: If the model has a normalization layer, or is not a ReLU network.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> from flax import nnx
+        >>> import fgsgd_jax.nnx
+        >>> model = nnx.Linear(3, 2, rngs=nnx.Rngs(0))
+        >>> scales = fgsgd_jax.nnx.path_scales(model, (3,))
+        >>> bool(jnp.all(scales["kernel"][...] == 1))  # a path of one weight has no others
+        True
+
+    References:
+        Neyshabur, Salakhutdinov & Srebro, *Path-SGD*, NeurIPS 2015, section 4; see
+        `fgsgd_jax.path_scales`.
     """
     function = apply_fn(model, call)
     params = nnx.state(model, nnx.Param)
@@ -152,7 +177,12 @@ def path_sgd(
         call: How the model is called; by default `model(x)`.
         **options: Further arguments of `fgsgd_jax.path_sgd`.
 
+    Returns:
+        A transformation for `nnx.Optimizer(model, tx, wrt=nnx.Param)`, whose `update` needs all
+        parameters of the model.
+
     Raises:
+        TypeError: If this is no NNX module, or a number or dtype is of the wrong type.
         ValueError: If the model has a normalization layer; at `init` if it is not a ReLU network.
 
     Example:
@@ -163,6 +193,10 @@ def path_sgd(
         >>> optimizer = nnx.Optimizer(model, tx, wrt=nnx.Param)
         >>> gradient = nnx.grad(lambda model: model(jax.numpy.ones((1, 3))).sum())(model)
         >>> _ = optimizer.update(model, gradient)
+
+    References:
+        Neyshabur, Salakhutdinov & Srebro, *Path-SGD: path-normalized optimization in deep neural
+        networks*, NeurIPS 2015 (arXiv 1506.02617), Algorithm 1.
     """
     function = apply_fn(model, call)
     return pathsgd.path_sgd(learning_rate, function, input_shape, p, momentum, **options)

@@ -170,6 +170,11 @@ def network_norms(params: Any, spec: Collection) -> NetworkNorms:
         params: The tree from which the spec was built.
         spec: Their spec.
 
+    Returns:
+        By path, the norms of the components, `(*lanes)` for each weight; of the groups, one number
+        for each; and of the layer, a scalar. And the sums of their logarithms over all groups, and
+        over all layers, scalars.
+
     Raises:
         ValueError: If the spec was not built from these parameters, or there are no weights.
 
@@ -181,6 +186,9 @@ def network_norms(params: Any, spec: Collection) -> NetworkNorms:
         >>> norms = network_norms(fg.project(params, spec), spec)
         >>> round(float(norms.log_groups.frobenius), 3)  # 4·log √8
         4.159
+
+    References:
+        Ozay, 2019, Table 1 (norms of groups δ, and their products over the layers).
     """
     weights = weights_of(params, spec)
     components, groups, layers = (

@@ -9,6 +9,7 @@ import optax
 from optax._src.base import NO_PARAMS_MSG  # Optax has no public name for it
 
 from fgsgd_jax import _xla_cpu
+from fgsgd_jax._arrays import require_gradient_values
 from fgsgd_jax._numbers import (
     checked_schedule,
     require_flag,
@@ -114,6 +115,7 @@ def scale_by_path(
     def update_fn(updates, state, params=None, **extra_args):
         if params is None:
             raise ValueError(f"{NO_PARAMS_MSG} The paths run over the present weights.")
+        require_gradient_values(updates)
         check_arguments(apply_fn, p, input_shape, (params, updates))
         if scales is None:
             return divided(updates, params), state

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.core import Tracer
 
+from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths, listed
 from fgsgd_jax.spec._scales import is_positive
 
@@ -34,11 +35,17 @@ def checked_feature_stds(
         λ of the paths in `measured`.
 
     Raises:
+        TypeError: If `measured` is no tree of numbers, such as a spec or a manifold.
         ValueError: If a path has no scale; if there is not one standard deviation for each input
             channel, or one for all; if one is NaN, infinite, negative, or zero without `min_std`;
             or if `min_std` is not positive. The values of tracers cannot be checked.
     """
     stds = dict(leaves_with_paths(measured))
+    if not stds and not isinstance(measured, (Mapping, tuple, list)):
+        raise TypeError(
+            "Feature standard deviations are numbers by path, such as {'conv/kernel': 0.7}, as "
+            f"get_feature_std(state) returns them, but {shown(measured)} was given."
+        )
     unknown = sorted(set(stds) - set(channels))
     if unknown and not channels:
         raise ValueError(

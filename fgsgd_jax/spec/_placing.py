@@ -64,7 +64,8 @@ def project(
         _require_scale(path, leaf_spec, weight)
         try:
             s = leaf_spec.scale(stds.get(path), weight.dtype)
-            projected = leaf_spec.project(weight, manifold_ids.get(path), s)
+            # An array, since JAX warns of NumPy's float64 where it has no such dtype.
+            projected = leaf_spec.project(jnp.asarray(weight), manifold_ids.get(path), s)
         except ValueError as error:
             _require_not_zero(path, weight)
             raise ValueError(f"{path!r}: {error}") from None
@@ -107,8 +108,9 @@ def initialize(key: jax.Array, params: Tree, spec: Collection) -> Tree:
 
     def draw_leaf(path, leaf_spec, weight):
         leaf_key = jax.random.fold_in(key, zlib.crc32(path.encode()))
-        s = leaf_spec.scale(None, weight.dtype)
-        drawn = leaf_spec.random(leaf_key, weight.dtype, manifold_ids.get(path), s)
+        dtype = jax.dtypes.canonicalize_dtype(weight.dtype)
+        s = leaf_spec.scale(None, dtype)
+        drawn = leaf_spec.random(leaf_key, dtype, manifold_ids.get(path), s)
         return _on_devices_of(weight, drawn)
 
     return map_leaves(spec, draw_leaf, lambda weight: weight, params)

@@ -18,7 +18,22 @@ _MANIFOLDS = ("Sphere", "Oblique", "Stiefel", "Euclidean")
 
 @dataclasses.dataclass(frozen=True)
 class Pom:
-    """How to cut, group and place a weight: the arguments of `pom`, which makes it."""
+    """How to cut, group and place a weight: what `pom` returns, and rules take.
+
+    Attributes:
+        scheme: Which components form a group.
+        manifolds: The manifolds of the components, one or several.
+        component: What is cut out of the weight; None for what suits its shape and manifolds.
+        groups: The number of groups under PIO; None for the size of the smaller channel axis.
+        scale: γ of the scale; None for that given to `collection`.
+        layout: The axes of the weight; None for those given to `collection`.
+
+    Example:
+        >>> from fgsgd_jax import Sphere, pom
+        >>> request = pom("PO", Sphere(), component="filter")
+        >>> request.scheme, request.manifolds, request.component
+        ('PO', (Sphere(),), 'filter')
+    """
 
     scheme: Scheme
     manifolds: tuple[Manifold, ...]

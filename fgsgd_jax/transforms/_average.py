@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._arrays import require_gradient_values
 from fgsgd_jax._numbers import require_decay, require_flag, require_not_negative
 from fgsgd_jax._text import shown
 from fgsgd_jax._trees import leaves_with_paths
@@ -92,6 +93,7 @@ def average_on_manifolds(
         del extra_args
         require_params(params, "the average is of the weights after the update")
         require_state(state, AverageOnManifoldsState, spec)
+        require_gradient_values(updates)
         require_new_weights_on_manifolds(updates, params, spec, state.spec)
         number = jnp.maximum(state.count + 1 - start, 1)
         share = 1 / number if decay is None else jnp.maximum(1 / number, 1 - decay)

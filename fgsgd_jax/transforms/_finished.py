@@ -3,6 +3,7 @@
 import weakref
 from typing import Any
 
+from fgsgd_jax._arrays import require_gradient_values
 from fgsgd_jax._trees import leaves_with_paths
 from fgsgd_jax.spec import Collection
 
@@ -23,8 +24,10 @@ def finished(updates: Any, spec: Collection) -> Any:
 def require_unfinished(updates: Any) -> None:
     """Raises if what arrives in place of gradients was returned by the last link of another chain.
 
-    What something else has changed in between is not known again.
+    What something else has changed in between is not known again. Shapes without values are no
+    gradients either.
     """
+    require_gradient_values(updates)
     for path, update in leaves_with_paths(updates):
         if _finished.get(id(update)) is update:
             raise ValueError(

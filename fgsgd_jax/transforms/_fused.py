@@ -96,10 +96,10 @@ def fused(
         if momentum is not None:
             require_gradients(spec, updates, params, of_all=True)
         if (isinstance(state.trace, tuple) and not state.trace) != (momentum is None):
-            given, wanted = ("without", "with") if momentum is not None else ("with", "without")
+            given, own = ("without", "has") if momentum is not None else ("with", "has no")
             raise ValueError(
-                f"update was given the state of an optimizer {given} momentum, but this one is "
-                f"{wanted}; give it what its own init returned."
+                f"update was given the state of an optimizer {given} momentum, but this one {own} "
+                "momentum; give it what its own init returned."
             )
         r = learning_rate(state.count) if callable(learning_rate) else learning_rate
         token = _xla_cpu.completion_token()

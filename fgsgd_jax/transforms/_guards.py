@@ -20,6 +20,7 @@ from fgsgd_jax.spec import (
     require_weights,
     residual,
 )
+from fgsgd_jax.transforms._left_out import note_given, warn_of_left_out
 from fgsgd_jax.transforms._link import SpecState, has_known_values
 from fgsgd_jax.transforms._straight_averages import require_no_straight_averages
 
@@ -92,6 +93,7 @@ def require_on_manifolds(params: Any, spec: Collection, feature_std: Any = None)
     Or if they will not stay there, see `require_no_straight_averages`.
     """
     require_no_straight_averages(spec)
+    note_given(params, spec)
     distances = _distances(params, spec, feature_std)
     off = {path: found for path, found in distances.items() if not found.near}
     if off:
@@ -104,8 +106,10 @@ def require_on_manifolds(params: Any, spec: Collection, feature_std: Any = None)
 def require_still_on_manifolds(params: Any, spec: Collection, state: SpecState) -> None:
     """Raises if the values of the weights of an update are known, and not on their manifolds.
 
-    NaN passes: an update keeps it, as the sign of a gradient that was not finite.
+    NaN passes: an update keeps it, as the sign of a gradient that was not finite. Warns of weights
+    that are left out, also inside a jitted function.
     """
+    warn_of_left_out(params, spec)
     if not are_known((params, state.feature_std)):
         return
     distances = _distances(params, spec, state.feature_std)
@@ -114,10 +118,11 @@ def require_still_on_manifolds(params: Any, spec: Collection, state: SpecState) 
         raise ValueError(
             f"{_described(off, distances)}: something else moved them since the last update, such "
             "as an average of weights, optax.lookahead or another wrapper without "
-            "keep_on_manifolds(spec) behind it; a chain lacks retract_updates(spec) at its end; "
-            "they belong to a spec with another scale; or they are no weights: the order is "
-            "update(gradients, state, params). Give the weights that this optimizer updated last, "
-            "or move them to the manifolds: params = fgsgd_jax.project(params, spec)."
+            "keep_on_manifolds(spec) behind it; a chain lacks retract_updates(spec) at its end, or "
+            "has other links behind it or behind keep_on_manifolds(spec); they belong to a spec "
+            "with another scale; or they are no weights: the order is update(gradients, state, "
+            "params). Give the weights that this optimizer updated last, or move them to the "
+            "manifolds: params = fgsgd_jax.project(params, spec)."
         )
 
 

@@ -19,6 +19,7 @@ from fgsgd_jax.spec import (
 )
 from fgsgd_jax.transforms._finished import finished, require_unfinished
 from fgsgd_jax.transforms._guards import require_on_manifolds
+from fgsgd_jax.transforms._left_out import warn_of_left_out
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
 
 # The largest ‖xᵀx − 1‖ that a step may reach: from below 1, the attraction leads back.
@@ -96,6 +97,7 @@ def land_updates(spec: Collection, *, attraction: float = 0.5, after_step: bool 
         require_params(params, "the attraction depends on the present weights")
         require_state(state, SpecState, spec)
         require_unfinished(updates)
+        warn_of_left_out(params, spec)
 
         def on_manifold(path, leaf_spec, step, weight):
             _, s, s_next = state.leaf(path, leaf_spec, weight)

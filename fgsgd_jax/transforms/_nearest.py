@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optax
 
 from fgsgd_jax import linalg
+from fgsgd_jax._arrays import require_gradient_values
 from fgsgd_jax.geometry import Manifold, Stiefel
 from fgsgd_jax.spec import (
     Collection,
@@ -15,14 +16,13 @@ from fgsgd_jax.spec import (
     keeps_sharding,
     map_leaves,
     require_collection,
-    require_weights,
     select,
     split_by_rows,
     times,
 )
 from fgsgd_jax.transforms._finished import finished
+from fgsgd_jax.transforms._guards import require_on_manifolds, require_still_on_manifolds
 from fgsgd_jax.transforms._link import Link, SpecState, require_params, require_state
-from fgsgd_jax.transforms._straight_averages import require_no_straight_averages
 
 
 def keep_on_manifolds(spec: Collection) -> Link:
@@ -45,6 +45,11 @@ def keep_on_manifolds(spec: Collection) -> Link:
     Returns:
         A transformation whose `update` needs `params`. What has no nearest point becomes NaN.
 
+    Raises:
+        ValueError: Where values are known, which they are not inside a jitted function: at `init`
+            and `update`, if a weight is not on its manifold, for instance because another link
+            behind this one changes the updates.
+
     Example:
         >>> import jax, jax.numpy as jnp, optax
         >>> import fgsgd_jax as fg
@@ -66,16 +71,18 @@ def keep_on_manifolds(spec: Collection) -> Link:
     require_collection(spec)
 
     def init_fn(params):
-        require_no_straight_averages(spec)
         halves = _halves(params)
         for half in halves:
-            require_weights(half, spec, empty=True, shapes=True)
+            require_on_manifolds(half, spec)
         return SpecState.of(spec, halves[0])
 
     def update_fn(updates, state, params=None, **extra_args):
         del extra_args
         require_params(params, "the nearest point depends on the present weights")
         require_state(state, SpecState, spec)
+        require_gradient_values(updates)
+        for half in _halves(params):
+            require_still_on_manifolds(half, spec, state)
 
         def on_manifold(path, leaf_spec, update, weight):
             manifold_ids, s, s_next = state.leaf(path, leaf_spec, weight)

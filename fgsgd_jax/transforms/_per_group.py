@@ -22,6 +22,14 @@ class Group(NamedTuple):
         path: The path of the weight.
         leaf_spec: How it is cut, grouped and placed.
         components: The (mean) number of components in a group.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> import fgsgd_jax as fg
+        >>> params = {"conv": jnp.ones((3, 3, 4, 8))}
+        >>> spec = fg.collection(params, ("conv", fg.pom("PO", fg.Sphere())))
+        >>> fg.Group("conv", spec["conv"], components=4.0).components  # slices of an output channel
+        4.0
     """
 
     path: str
@@ -46,13 +54,23 @@ def per_group(function: Callable[[Group], float]) -> PerGroup:
     """Marks a function of the group, for `rho` and `curvature`; bare callables are schedules.
 
     Args:
-        function: Takes a `Group` and returns a number.
+        function: Takes a `Group` and returns a number. It is called once for every weight, when an
+            update is traced.
+
+    Returns:
+        What `rho` and `curvature` of `fgsgd` and `scale_by_fgsgd` take.
+
+    Raises:
+        TypeError: If it is no function of one argument.
 
     Example:
         A bound of the distance that grows with the diameter of a product of spheres:
 
         >>> import math
         >>> rho = per_group(lambda group: math.pi * math.sqrt(group.components))
+
+    References:
+        Ozay, 2019, Theorem 1: ρ and c are those of the product manifold of a group.
     """
     if not callable(function) or not takes(function, 1):
         raise TypeError(

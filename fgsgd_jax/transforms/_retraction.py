@@ -21,9 +21,10 @@ def retract_updates(spec: Collection, *, coordinates: Coordinates = "unit") -> L
 
     A tangent step v at the weight x becomes the update R(x, v) − x, where R is the retraction of
     the manifold; adding it, as `optax.apply_updates` does, ends on the manifold. So this is the
-    last link of a chain: scaling or clipping after it would leave the manifold. A component whose
-    step is 0 does not move; one whose step has a NaN or infinite entry becomes NaN. From a weight
-    that is off its manifold a step ends within 1e-2 of the manifold, or is NaN. Euclidean leaves
+    last link of a chain: scaling or clipping its output takes weights off the manifold. A component
+    whose step is 0 does not move; one whose step has a NaN or infinite entry becomes NaN. From a
+    weight that is off its manifold any other step, however short, ends within 1e-2 of the manifold
+    (beyond entries of about 1e5, within the rounding of the weight), or is NaN. Euclidean leaves
     pass unchanged, in the dtype of the weight. After `set_feature_std` the update ends on the
     re-scaled manifolds.
 

@@ -165,3 +165,14 @@ def test_paddings_of_one_meaning_give_one_norm(padding):
     # A 1×1 kernel of one channel multiplies by its entry, and the zeros around change nothing.
     kernel = jnp.full((1, 1, 1, 1), 3.0)
     assert norms.convolution_norm(kernel, [4, 4], padding=padding) == pytest.approx(3)
+
+
+@pytest.mark.filterwarnings("error")
+def test_float64_arrays_of_numpy_become_float32_without_a_warning():
+    params = {name: np.random.default_rng(0).normal(size=(3, 3, 2, 4)) for name in ("a", "b")}
+    spec = fg.collection(
+        params, ("a", fg.pom("PO", fg.Stiefel())), ("b", fg.pom("PO", fg.Sphere(), scale=2.0))
+    )
+    for placed in (fg.project(params, spec), fg.initialize(jax.random.key(0), params, spec)):
+        assert all(leaf.dtype == jnp.float32 for leaf in placed.values())
+        assert all(float(off) < 1e-6 for off in fg.residual(placed, spec).values())

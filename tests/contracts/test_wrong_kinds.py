@@ -40,7 +40,38 @@ def law(**wrong):
     return checks.check_random(fg.Sphere(), KEY, **wrong)
 
 
+def in_place_of_gradients(tx):
+    return lambda: tx.update(SHAPES, tx.init(PARAMS), PARAMS)
+
+
 WRONG = {
+    # shapes in the place of gradients
+    "gradients of fgsgd": (in_place_of_gradients(fg.fgsgd(0.1, SPEC)), "gradient of 'b' is a sh"),
+    "gradients of on_manifold": (
+        in_place_of_gradients(fg.on_manifold(optax.adam(0.1), SPEC)),
+        "gradient of 'b' is a shape without values",
+    ),
+    "gradients of keep_on_manifolds": (
+        in_place_of_gradients(fg.keep_on_manifolds(SPEC)),
+        "gradient of 'b' is a shape without values",
+    ),
+    "gradients of average_on_manifolds": (
+        in_place_of_gradients(fg.average_on_manifolds(SPEC)),
+        "gradient of 'b' is a shape without values",
+    ),
+    "gradients of path_sgd": (
+        lambda: scaled().update(jax.eval_shape(lambda: CHAIN), scaled().init(CHAIN), CHAIN),
+        "gradient of 'in' is a shape without values",
+    ),
+    # something else in the place of standard deviations
+    "feature_std of project": (
+        lambda: fg.project(RAW, SCALED, feature_std=SCALED),
+        "numbers by path, such as .*, but .* was given",
+    ),
+    "feature_std of residual": (
+        lambda: fg.residual(PARAMS, SPEC, feature_std=fg.Sphere()),
+        r"numbers by path, such as .*, but Sphere\(\) was given",
+    ),
     # schedules and truth values
     "maker of schedules": (
         lambda: fg.fgsgd(optax.linear_schedule, SPEC),

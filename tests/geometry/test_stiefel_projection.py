@@ -134,6 +134,27 @@ def test_weights_that_are_not_finite_are_refused_with_path_place_and_what_to_do(
     assert np.all(np.isfinite(np.asarray(inside)[:, :, 1]))
 
 
+@pytest.mark.parametrize("shape", [(6, 4), (4, 4), (3, 3, 2), (2, 4)], ids=str)
+def test_no_decomposition_is_given_what_is_not_finite(shape, monkeypatch):
+    svd = jnp.linalg.svd
+
+    def of_finite_matrices(x, **options):  # LAPACK may not return from others
+        assert isinstance(x, jax.core.Tracer) or np.all(np.isfinite(x))
+        return svd(x, **options)
+
+    monkeypatch.setattr(jnp.linalg, "svd", of_finite_matrices)
+    weight = np.float32(normal(0, *shape))
+    weight[(0,) * len(shape)] = np.inf
+    with pytest.raises(ValueError, match="NaN or infinite entries"):
+        STIEFEL.project(weight)
+    inside = np.asarray(jax.jit(STIEFEL.project)(weight))
+    assert np.all(np.isnan(inside[..., 0] if len(shape) > 2 else inside))
+    if len(shape) > 2:  # the others have a projection
+        found = np.moveaxis(inside[..., 1:], -1, 0)
+        expected = nearest("stiefel", np.moveaxis(weight[..., 1:], -1, 0))
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+
+
 @pytest.mark.parametrize(
     ("manifold", "named"),
     [

@@ -80,6 +80,38 @@ def compare(shape, dtype, names, scheme, momentum, size=1.0):
         assert_close(one, other, TOLERANCES[dtype])
 
 
+def assert_far_weights_land(names, sizes=(1e6, 1e16)):
+    """From far off, long gradients lead onto the manifolds, or to NaN; those of 0 nowhere.
+
+    The steps are so short that their squares underflow; for the longer gradients τ is infinite.
+    """
+    params, spec = weights((3, 3, 4, 6), "float32", names, "PO")
+    off = params | {"w": 100 * params["w"]}
+    tx = fg.fgsgd(RATE, spec)
+    state, update = jax.jit(tx.init)(off), jax.jit(tx.update)
+    kinds = [type(manifold).__name__ for manifold in MANIFOLDS[names]]
+    ids = np.asarray(spec.manifold_ids().get("w", np.zeros((4, 6), int)))
+    for size in sizes:
+        gradient = jax.tree.map(lambda leaf, size=size: size * jnp.cos(100 * leaf), params)
+        gradient["w"] = gradient["w"].at[..., 1, 2].set(0)
+        updates, _ = update(gradient, state, off)
+        after = np.asarray(optax.apply_updates(off, updates)["w"], np.float64)
+        assert not np.any(updates["w"][..., 1, 2])
+        for lane in set(np.ndindex(4, 6)) - {(1, 2)}:
+            kind, x = kinds[ids[lane]], after[:, :, *lane]
+            if kind == "Sphere":
+                np.testing.assert_allclose(np.linalg.norm(x), 1, atol=1e-3)
+            elif kind == "Oblique":
+                np.testing.assert_allclose(np.linalg.norm(x, axis=0), 1, atol=1e-3)
+            elif kind == "Stiefel" and not np.isnan(x).all():
+                np.testing.assert_allclose(x.T @ x, np.eye(3), atol=1e-3)
+
+
+@pytest.mark.parametrize("names", ["sphere", "oblique", "stiefel", "qr", "four types"])
+def test_long_gradients_lead_weights_far_off_onto_their_manifolds(names):
+    assert_far_weights_land(names)
+
+
 @pytest.mark.sweep(fast=1)
 @pytest.mark.parametrize("scheme", SCHEMES)
 @pytest.mark.parametrize("names", MANIFOLDS)

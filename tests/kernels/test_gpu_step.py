@@ -9,7 +9,14 @@ import pytest
 import fgsgd_jax as fg
 from fgsgd_jax.kernels import _pallas
 from fgsgd_jax.linalg import Entries
-from tests.kernels.test_fused_step import MOMENTA, RATE, SCHEMES, compare, weights
+from tests.kernels.test_fused_step import (
+    MOMENTA,
+    RATE,
+    SCHEMES,
+    assert_far_weights_land,
+    compare,
+    weights,
+)
 
 TYPES = ("sphere", "oblique")
 
@@ -81,6 +88,11 @@ def test_points_at_rest_stay_and_points_without_a_direction_become_nan(names):
     assert np.isnan(update[..., 1, 2]).all()
     update[..., 1, 2] = 0
     assert not update.any()
+
+
+@pytest.mark.parametrize("names", ["sphere", "oblique"])
+def test_long_gradients_lead_weights_far_off_onto_their_manifolds(names):
+    assert_far_weights_land(names)
 
 
 @pytest.mark.slow

@@ -17,7 +17,7 @@ import fgsgd_jax as fg
 from fgsgd_jax import kernels
 from fgsgd_jax.kernels import _pallas, _pallas_gpu, _pallas_tpu
 from tests.kernels import mosaic_programs, triton_programs
-from tests.kernels.test_fused_step import compare
+from tests.kernels.test_fused_step import assert_far_weights_land, compare
 from tests.kernels.test_pallas_step import (
     SECOND_BLOCK,
     assert_rest_and_nan_are_kept,
@@ -91,6 +91,12 @@ def test_adaptive_steps_of_scaled_weights(monkeypatch):
 @from_programs
 def test_points_at_rest_stay_and_groups_without_a_direction_become_nan():
     assert_rest_and_nan_are_kept()
+
+
+@from_programs
+@pytest.mark.slow
+def test_long_gradients_lead_weights_far_off_onto_their_manifolds():
+    assert_far_weights_land("four types")
 
 
 @from_programs

@@ -21,6 +21,7 @@ from tests.kernels.test_fused_step import (
     RATE,
     TOLERANCES,
     assert_close,
+    assert_far_weights_land,
     compare,
     links,
     weights,
@@ -227,6 +228,13 @@ def maximum(request, monkeypatch):
 @pytest.mark.usefixtures("interpreted", "maximum")
 def test_points_at_rest_stay_and_groups_without_a_direction_become_nan():
     assert_rest_and_nan_are_kept()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("names", ["oblique", "four types"])
+def test_long_gradients_lead_weights_far_off_onto_their_manifolds(names, launched):
+    assert_far_weights_land(names)
+    assert launched == {"measured", "moved"}
 
 
 @pytest.mark.slow

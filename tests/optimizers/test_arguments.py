@@ -61,6 +61,24 @@ def test_nesterov_without_momentum_is_refused(optimizer):
         optimizer(0.1, SPEC, nesterov=True)
 
 
+@BOTH
+def test_arguments_of_what_is_left_out_are_refused(optimizer):
+    with pytest.raises(ValueError, match=r"accumulator_dtype .*, but momentum is None"):
+        optimizer(0.1, SPEC, accumulator_dtype="float32")
+    with pytest.raises(ValueError, match=r"weight_decay_mask .*, but weight_decay is 0"):
+        optimizer(0.1, SPEC, weight_decay_mask=SPEC.euclidean_mask)
+    with pytest.raises(ValueError, match=r"accumulator_dtype .*, but momentum is None"):
+        fg.manifold_muon(0.1, SPEC, momentum=None, nesterov=False, accumulator_dtype="float32")
+
+
+def test_a_state_of_other_momentum_is_named():
+    plain, heavy = fg.fgsgd(0.1, SPEC), fg.fgsgd(0.1, SPEC, momentum=0.9)
+    with pytest.raises(ValueError, match="optimizer with momentum, but this one has no momentum"):
+        plain.update(GRADIENT, heavy.init(PARAMS), PARAMS)
+    with pytest.raises(ValueError, match="without momentum, but this one has momentum"):
+        heavy.update(GRADIENT, plain.init(PARAMS), PARAMS)
+
+
 @pytest.mark.parametrize("name", ["rho", "curvature"])
 @pytest.mark.parametrize(
     "make",

@@ -2,6 +2,7 @@
 
 import functools
 import re
+import warnings
 from pathlib import Path
 
 import jax
@@ -130,6 +131,80 @@ def test_a_wrapper_without_the_link_is_named_where_values_are_known():
     updates, state = tx.update(gradient, tx.init(weights), weights)
     with pytest.raises(ValueError, match=r"optax\.lookahead or another wrapper without keep_on"):
         tx.update(gradient, state, optax.apply_updates(weights, updates))
+
+
+@pytest.mark.parametrize("code", ["optax.scale(0.5)", "optax.trace(0.9)"])
+def test_a_link_behind_the_last_one_is_named_where_values_are_known(code):
+    params, spec = problem()
+    gradient = random_like(params, 1)
+    tx = optax.chain(optax.adam(0.1), fg.keep_on_manifolds(spec), wrapped(code))
+    state = tx.init(params)
+    for _ in range(2):
+        updates, state = jax.jit(tx.update)(gradient, state, params)
+        params = optax.apply_updates(params, updates)
+    with pytest.raises(ValueError, match=r"other links behind it or behind keep_on_manifolds"):
+        tx.update(gradient, state, params)
+
+
+def test_the_last_link_refuses_weights_off_their_manifolds_from_the_start():
+    params, spec = problem()
+    link = fg.keep_on_manifolds(spec)
+    with pytest.raises(ValueError, match=r"not on their manifolds.*'w'.*project"):
+        link.init(params | {"w": 2 * params["w"]})
+    jax.jit(link.init)(params | {"w": 2 * params["w"]})
+
+
+# --- leaves that a mask leaves to something else -------------------------------------------------
+
+
+def four_leaves(scale):
+    """Parameters and a spec; every scale has a spec of its own, since warnings come once for it."""
+    shapes = {"conv": (3, 3, 2, 4), "fc": {"w": (5, 3)}, "b": (3,)}
+    is_shape = lambda node: isinstance(node, tuple)  # noqa: E731
+    params = jax.tree.map(jnp.ones, shapes, is_leaf=is_shape)
+    rules = (
+        ("conv", fg.pom("PO", fg.Sphere(), scale=scale)),
+        ("fc/*", fg.pom("layer", fg.Stiefel())),
+    )
+    spec = fg.collection(params, *rules, default=None)
+    return fg.project(random_like(params, seed=0), spec), spec
+
+
+LABELS = {"conv": "on", "fc": "other", "b": "flat"}
+LEFT_OUT = r"'fc/w' on manifolds, but optax\.masked or optax\.partition leaves them out.*Include"
+
+
+@pytest.mark.parametrize("inside", [False, True])
+@pytest.mark.parametrize("name", ["masked", "partition", "on_manifold"])
+def test_leaves_on_manifolds_that_are_left_to_another_optimizer_are_named_once(name, inside):
+    params, spec = four_leaves(
+        2.0 + ["masked", "partition", "on_manifold"].index(name) + inside / 2
+    )
+    parts = {"on": fg.fgsgd(0.1, spec), "other": optax.adam(0.1), "flat": optax.sgd(0.1)}
+    mask = {"conv": True, "fc": False, "b": True}
+    tx = {
+        "masked": optax.masked(fg.fgsgd(0.1, spec, momentum=0.9), mask),
+        "partition": optax.partition(parts, LABELS),
+        "on_manifold": optax.masked(fg.on_manifold(optax.adam(0.1), spec), mask),
+    }[name]
+    state = tx.init(params)
+    update = (lambda *args: jax.eval_shape(tx.update, *args)) if inside else tx.update
+    with pytest.warns(UserWarning, match=LEFT_OUT):
+        update(params, state, params)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        update(params, state, params)
+
+
+@pytest.mark.filterwarnings("error")
+def test_leaves_that_another_part_keeps_on_manifolds_are_not_named():
+    params, spec = four_leaves(6.0)
+    parts = {"on": fg.fgsgd(0.1, spec), "other": fg.rsgd(0.1, spec), "flat": optax.sgd(0.1)}
+    both = optax.partition(parts, LABELS)
+    flat = optax.masked(fg.fgsgd(0.1, spec), {"conv": True, "fc": True, "b": False})
+    own = fg.fgsgd(0.1, spec, euclidean=optax.adam(0.1))
+    for tx in (both, flat, own):
+        tx.update(params, tx.init(params), params)
 
 
 def test_sam_leaves_the_manifolds_between_synchronizations_only():

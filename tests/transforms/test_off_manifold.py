@@ -17,6 +17,7 @@ MANIFOLDS = {
     "cayley": (fg.Stiefel("cayley"),),
     "mixture": (fg.Sphere(), fg.Oblique(), fg.Stiefel()),
 }
+NAMED = ("sphere", "oblique", "stiefel")
 SIZES = {"3×3": (3, 3, 2, 3), "5×3": (5, 3, 2, 3), "2×4": (2, 4, 2, 3)}
 NAMES = {"qr": "stiefel", "cayley": "stiefel"}
 PARAMS = {
@@ -84,6 +85,26 @@ def test_weights_that_are_slightly_off_come_back(make):
         params = optax.apply_updates(params, updates)
         for path, weight in params.items():
             assert np.max(residuals(path, weight)) < allowed, path
+
+
+@pytest.mark.parametrize("momentum", [None, 0.9])
+def test_long_gradients_lead_weights_far_off_onto_their_manifolds(momentum):
+    weight = np.float32(10 * np.random.default_rng(0).normal(size=(16, 8)))
+    params = {"sphere w": weight, "oblique w": weight, "stiefel w": weight, "at rest": weight}
+    rules = [
+        (f"{name} w", fg.pom("layer", MANIFOLDS[name][0], component="matrix")) for name in NAMED
+    ]
+    spec = fg.collection(params, *rules, ("at rest", fg.pom("layer", fg.Stiefel())))
+    gradients = {path: np.full((16, 8), path != "at rest", np.float32) for path in params}
+    tx = fg.fgsgd(0.1, spec, momentum=momentum)
+    state, update = jax.jit(tx.init)(params), jax.jit(tx.update)
+    for size in (1e6, 1e9, 1e16):  # squares of steps underflow; at last τ is infinite
+        scaled = jax.tree.map(lambda g, size=size: np.float32(size) * g, gradients)
+        updates, _ = update(scaled, state, params)
+        moved = optax.apply_updates(params, updates)
+        for name in NAMED:
+            assert residual(name, np.asarray(moved[f"{name} w"], np.float64)) < 1e-2, name
+        assert np.array_equal(moved["at rest"], weight)
 
 
 # --- tolerances ----------------------------------------------------------------------------------
