@@ -15,7 +15,7 @@ from fgsgd_jax.checks._laws import LawTable, always
 from fgsgd_jax.checks._report import Report
 from fgsgd_jax.checks._run import Run
 from fgsgd_jax.spec import Collection, require_collection, require_weights
-from fgsgd_jax.transforms import SpecState, require_transformation
+from fgsgd_jax.transforms import SpecState, key_of, require_transformation
 
 LAWS = LawTable()
 
@@ -147,7 +147,7 @@ def _state_is_of_spec(run: Run) -> bool:
         return isinstance(node, SpecState)
 
     parts = filter(is_part, jax.tree.leaves(run.state, is_leaf=is_part))
-    return all(part.fingerprint.keys() == {str(run.spec.fingerprint)} for part in parts)
+    return all(part.fingerprint.keys() == {key_of(run.spec)} for part in parts)
 
 
 @_promise("the state keeps its structure and dtypes")

@@ -42,12 +42,6 @@ def with_euclidean(
     """The links, with weight decay of Euclidean leaves, or with their own transformation."""
     require_number_or_schedule("weight_decay", weight_decay)
     weight_decay = checked_schedule("weight_decay", weight_decay)
-    if weight_decay_mask is not None and _is_zero(weight_decay):
-        raise ValueError(
-            "weight_decay_mask says which leaves decay, but weight_decay is 0. Give a decay, such "
-            "as weight_decay=1e-4, or leave weight_decay_mask out; a transformation given as "
-            "euclidean=… takes its own mask."
-        )
     _warn_if_all_is_euclidean(spec)
     if euclidean is not None and not isinstance(euclidean, str):
         _check_transformation(euclidean, weight_decay)

@@ -20,6 +20,7 @@ from fgsgd_jax.transforms._guards import require_still_on_manifolds as require_s
 from fgsgd_jax.transforms._landing import land_updates as land_updates
 from fgsgd_jax.transforms._link import Link as Link
 from fgsgd_jax.transforms._link import SpecState as SpecState
+from fgsgd_jax.transforms._link import key_of as key_of
 from fgsgd_jax.transforms._link import require_params as require_params
 from fgsgd_jax.transforms._link import require_state as require_state
 from fgsgd_jax.transforms._link import require_transformation as require_transformation

@@ -33,6 +33,9 @@ class Link(optax.GradientTransformationExtraArgs):
         return link
 
 
+_OF_SPEC = "spec_"  # before a fingerprint, so that the message of a checkpointer says what differs
+
+
 class SpecState(NamedTuple):
     """The part of a link's state that belongs to the spec, by path.
 
@@ -68,7 +71,7 @@ class SpecState(NamedTuple):
     @classmethod
     def without_arrays(cls, spec: Collection) -> "SpecState":
         """The fingerprint only, for a link that needs neither manifolds nor λ."""
-        return cls({}, {}, {}, {str(spec.fingerprint): jnp.asarray(np.uint32(spec.fingerprint))})
+        return cls({}, {}, {}, {key_of(spec): jnp.asarray(np.uint32(spec.fingerprint))})
 
     def after_update(self) -> "SpecState":
         """The state after an update, whose weights have the scale that was set."""
@@ -87,6 +90,11 @@ class SpecState(NamedTuple):
             return copy_for_state(weight, dtype)
         s = leaf_spec.scale(self.feature_std.get(path), weight.dtype)
         return copy_for_state(leaf_spec.to_weight(leaf_spec.unit_points(weight, s), dtype))
+
+
+def key_of(spec: Collection) -> str:
+    """The fingerprint of a spec as a key, for states."""
+    return f"{_OF_SPEC}{spec.fingerprint}"
 
 
 class LeafState(NamedTuple):
@@ -135,7 +143,7 @@ def require_state(state: Any, kind: type, spec: Collection) -> None:
         )
     ((key, value),) = of_spec.fingerprint.items()
     known = known_values(value)
-    found = {int(key), *(() if known is None else known.ravel().tolist())}
+    found = {int(key.removeprefix(_OF_SPEC)), *(() if known is None else known.ravel().tolist())}
     if others := found - {spec.fingerprint}:
         raise ValueError(
             "This optimizer state was made for another spec: with another seed, other rules, "
