@@ -10,8 +10,9 @@ from fgsgd_jax._text import shown
 def takes(function: Callable, count: int) -> bool:
     """Whether a function can be called with so many arguments; true where Python cannot tell.
 
-    >>> takes(lambda step: step, 1), takes(lambda params, x: x, 1), takes(int, 1)
-    (True, False, True)
+    Example:
+        >>> takes(lambda step: step, 1), takes(lambda params, x: x, 1), takes(int, 1)
+        (True, False, True)
     """
     try:
         signature = inspect.signature(function)

@@ -78,7 +78,8 @@ def fgsgd(
             manifolds never decay: where the norm is fixed it would do nothing (a warning says so if
             no leaf is Euclidean).
         weight_decay_mask: An Optax mask of the leaves that decay; by default all Euclidean ones.
-            A warning says if it covers leaves whose norm is fixed. It needs a `weight_decay`.
+            Without `weight_decay` it has no effect. A warning says if it covers leaves whose norm
+            is fixed.
         euclidean: A transformation for Euclidean leaves, such as `optax.adamw(1e-3)`, with a rate,
             momentum and weight decay of its own; or "sgd" for SGD with the rate as it is.
         accumulator_dtype: The dtype of the momentum, which it needs; by default that of the

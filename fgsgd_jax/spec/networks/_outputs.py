@@ -50,7 +50,7 @@ def is_of_decoder(path: str) -> bool:
     """Whether a layer is, or stands in, what is called a decoder, which follows all others.
 
     Example:
-        >>> [is_of_decoder(f"{module}/kernel") for module in ("decoder/Dense_1", "dec/Dense_1")]
+        >>> [is_of_decoder(f"{module}/kernel") for module in ("decoder/Dense_1", "enc/Dense_1")]
         [True, False]
     """
     return bool(_OF_MODULES & set(_telling(path)))
