@@ -34,6 +34,7 @@ class Reason(enum.StrEnum):
     U_OR_W = "U or W is recurrent, as books differ: give a rule"
     GATES = "no name says how many gates it holds: name them in a rule"
     INPUT_MATRIX = "the input matrix of a recurrent layer"
+    UNREAD = "no other layer seems to read its outputs"
     LAST_DENSE = "the last dense layer"
     LIKE_LAST_DENSE = "like the last dense layer, in a module of the same name"
     IN_HEAD = "the last layer of a head by its path"

@@ -213,3 +213,75 @@ def test_the_first_layer_of_a_discriminator_is_not_doubted_and_heads_of_scales_a
     spec = fg.collection(params, preset="resnet", layout="OIHW")
     assert {path for path, _ in spec.on_manifolds()} == set(params) - set(heads)
     assert not re.search("may give", str(spec))
+
+
+# --- graphs, policies, books, Keras --------------------------------------------------------------
+
+GRAPHS = {
+    "two linear layers": ("lin_l/weight", "lin_r/weight"),
+    "one": ("lin/weight",),
+    "root": ("lin_rel/weight", "lin_root/weight"),
+}
+
+
+@pytest.mark.parametrize("name", GRAPHS)
+def test_matrices_of_graph_convolutions_are_dense_layers_with_heads(name):
+    sizes = [(64, 100), (64, 64), (7, 64)]
+    params = {f"conv{i}/{path}": leaf(*its) for i, its in enumerate(sizes) for path in GRAPHS[name]}
+    spec = fg.collection(params, preset="mlp", layout="OIHW")
+    assert {path for path, _ in spec.on_manifolds()} == {p for p in params if "conv2" not in p}
+    flat = {f"GraphConv_{i}/kernel": leaf(*its[::-1]) for i, its in enumerate(sizes)}
+    assert placed(flat, "mlp") == {"GraphConv_0", "GraphConv_1"}
+
+
+def test_a_layer_that_an_output_reads_is_hidden_whatever_its_list_is_called():
+    params = kernels(policy_net__0=(11, 64), policy_net__2=(64, 48), action_net=(48, 3))
+    assert placed(params, "mlp") == {"policy_net/0", "policy_net/2"}
+    params = kernels(encoder__linear1=(784, 500), encoder__mean=(500, 20))
+    params |= kernels(decoder__linear1=(20, 500), decoder__out=(500, 784))
+    assert placed(params, "mlp") == {"encoder/linear1", "decoder/linear1"}
+
+
+def test_a_layer_that_none_reads_is_not_called_the_last_if_it_is_not():
+    params = kernels(edge_in=(4, 16), node_in=(11, 32), msg=(80, 32), readout=(32, 3))
+    spec = fg.collection(params, preset="mlp")
+    assert reason(spec, "edge_in/kernel") == "no other layer seems to read its outputs"
+
+
+@pytest.mark.parametrize("inputs", [8, 16, 32])
+@pytest.mark.parametrize("written", ["{}{}", "{}_{}", "gru/{}_{}", "cell/{}{}"])
+def test_u_is_recurrent_and_w_is_not_in_cells_of_books(inputs, written):
+    params = {written.format("W", gate): leaf(inputs, 32) for gate in "zrh"}
+    recurrent = {written.format("U", gate): leaf(32, 32) for gate in "zrh"}
+    spec = fg.collection(params | recurrent, preset="rnn")
+    assert {path for path, _ in spec.on_manifolds()} == set(recurrent)
+    assert {reason(spec, path) for path in params} == {"the input matrix of a recurrent layer"}
+
+
+@pytest.mark.parametrize("module", ["", "generator/"])
+def test_transposed_convolutions_of_keras_have_their_outputs_before_their_inputs(module):
+    sizes = {"conv2d_transpose": (4, 4, 64, 64), "conv2d_transpose_1": (4, 4, 32, 64)}
+    params = {f"{module}{name}/kernel": leaf(*its) for name, its in sizes.items()}
+    params |= {f"{module}{name}/bias": leaf(its[2]) for name, its in sizes.items()}
+    params[f"{module}conv2d/kernel"] = leaf(5, 5, 32, 3)
+    spec = fg.collection(params, preset="resnet")
+    points = {path: its.points_shape for path, its in spec.on_manifolds()}
+    assert points == {
+        f"{module}conv2d_transpose/kernel": (16 * 64, 1, 64),
+        f"{module}conv2d_transpose_1/kernel": (16 * 64, 1, 32),
+    }
+
+
+def test_a_layout_in_a_rule_counts_where_the_output_is_looked_for():
+    params = {"deconv/w": leaf(4, 4, 256, 128), "conv2d/w": leaf(5, 5, 256, 3)}
+    rule = ("deconv/*", fg.pom("PO", fg.Sphere(), component="filter", layout="HWOI"))
+    spec = fg.collection(params, rule, preset="resnet")
+    assert {path for path, _ in spec.on_manifolds()} == {"deconv/w"}
+
+
+def test_a_table_of_relative_positions_is_an_embedding():
+    params = {f"SelfAttention/{name}/weight": leaf(64, 64) for name in "qk"}
+    table = {"SelfAttention/relative_attention_bias/weight": leaf(32, 8)}
+    spec = fg.collection(params | table, preset="transformer", layout="OIHW")
+    assert reason(spec, next(iter(table))) == "embedding by its path"
+    assert "To place" not in str(spec)

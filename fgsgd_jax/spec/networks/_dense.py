@@ -24,7 +24,7 @@ def is_dense(path: str, paths: Iterable[str]) -> bool:
         >>> is_dense("value/kernel", ["query/kernel", "key/kernel", "value/kernel"])
         False
     """
-    kind = kind_of(path)
+    kind = kind_of(path, 2)
     return kind in ("dense", "") or (kind == "query" and not _has_keys_beside_it(path, paths))
 
 

@@ -69,8 +69,9 @@ def _heads_of_dense_network(leaves: Leaves, layouts: Layouts) -> Heads:
     stacked. Where others could read all layers, the last is a head by its path alone, which matters
     where there are several modules.
     """
-    named = outputs_by_name(path for path, _ in leaves)
-    layers = DenseLayers.of(leaves, layouts.of_one, named, ordered=True)
+    by_name = outputs_by_name(path for path, leaf in leaves if len(leaf.shape) == 2)
+    layers = DenseLayers.of(leaves, layouts.of_one, by_name, ordered=True)
+    named = by_name - layers.before(by_name)
     single = _not_stacked(leaves, layouts)
     unread = layers.unread()
     circular = frozenset() if any(map(is_of_decoder, named)) else layers.circular()
@@ -84,7 +85,8 @@ def _heads_of_dense_network(leaves: Leaves, layouts: Layouts) -> Heads:
     found = unread - named if heads or unread else last
     alike = frozenset().union(*map(layers.at_the_same_place, found)) - named
     heads = dict.fromkeys(alike, Reason.LIKE_LAST_DENSE) | heads
-    heads |= dict.fromkeys(found, Reason.LAST_DENSE)
+    heads |= dict.fromkeys(found - last, Reason.UNREAD)
+    heads |= dict.fromkeys(found & last, Reason.LAST_DENSE)
     parallel = layers.parallel() - heads.keys()
     if found != last:
         hidden = {path for path in last if _is_hidden(path, layers, found, named)}

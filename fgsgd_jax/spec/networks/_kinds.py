@@ -48,7 +48,7 @@ _NAMES: tuple[tuple[Kind, str, str], ...] = (
     ("normalization", "norm", "bn ln"),
     (
         "embedding",
-        "embed fourier posenc pos_enc",
+        "embed fourier posenc pos_enc patch_proj patchify to_patch",
         "emb wte wpe vocab vocabulary table lookup codebook positional rff frequencies freqs",
     ),
     ("convolution", "conv", ""),
@@ -93,6 +93,9 @@ def kind_of(path: str, axes: int | None = None) -> Kind:
         return "quantizer"
     if _is_spectral(keys):
         return "spectral"
+    around_leaf = words_of(keys[-2]) if len(keys) > 1 and is_leaf_name(last) else []
+    if "bias" in around_leaf and {"rel", "relative", "pos", "position"} & set(around_leaf):
+        return "embedding"  # whose entries are added
     convolves = "conv" in keys[-2].lower() if len(keys) > 1 else False  # a stem
     if len(keys) > 2 and "embed" in keys[-3].lower() and is_leaf_name(last) and not convolves:
         return "embedding"  # a layer inside of an embedding

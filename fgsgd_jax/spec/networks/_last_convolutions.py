@@ -24,7 +24,7 @@ _LAST = {"out", "outc", "outconv", "output", "final", "last"}
 
 
 def last_convolutions(
-    leaves: Leaves, convolutions: Iterable[str], layout: str | None
+    leaves: Leaves, convolutions: Iterable[str], layouts: Mapping[str, str | None]
 ) -> tuple[Paths, Paths]:
     """The convolutions that give the output of a network, and any that may.
 
@@ -40,16 +40,16 @@ def last_convolutions(
     Args:
         leaves: The pairs (path, leaf), without stacked layers.
         convolutions: The paths of the convolutions.
-        layout: The layout of one layer, or None.
+        layouts: By path, the layout of one layer, or None.
 
     Example:
         >>> import jax.numpy as jnp
         >>> leaves = [(f"Conv_{i}/kernel", jnp.ones((3, 3, 8, 8))) for i in range(3)]
         >>> leaves.append(("Conv_3/kernel", jnp.ones((1, 1, 8, 5))))
-        >>> last_convolutions(leaves, [path for path, _ in leaves], None)
+        >>> last_convolutions(leaves, [path for path, _ in leaves], {})
         (frozenset({'Conv_3/kernel'}), frozenset())
     """
-    network = _Network.of(leaves, convolutions, layout)
+    network = _Network.of(leaves, convolutions, layouts)
     inner = {path for path in network.convolutions if network.reads_a_convolution(path)}
     unread = {path for path in inner if not network.is_read(path)}
     circular = {path for path in inner if network.may_be_read_by_the_first_only(path)}
@@ -80,7 +80,9 @@ class _Network:
     matrices: Mapping[str, tuple[int, int]]
 
     @classmethod
-    def of(cls, leaves: Leaves, convolutions: Iterable[str], layout: str | None) -> "_Network":
+    def of(
+        cls, leaves: Leaves, convolutions: Iterable[str], layouts: Mapping[str, str | None]
+    ) -> "_Network":
         shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
         dense = [path for path in shapes if len(shapes[path]) == 2 and is_dense(path, shapes)]
         matrices = [
@@ -90,7 +92,7 @@ class _Network:
         ]
 
         def channels(paths):
-            return {path: _channels(shapes[path], layout) for path in paths}
+            return {path: _channels(shapes[path], layouts.get(path)) for path in paths}
 
         return cls(shapes, channels(convolutions), channels(dense), channels(matrices))
 

@@ -108,7 +108,8 @@ def _instead(
     named_weight = any(map(is_called_as_in_pytorch, matrices))
     doubtful = OUTPUTS_MAY_COME_FIRST in reasons.values()
     inputs_first = not (letters_for(layouts.of_one or DEFAULT, 2) or "O").startswith("O")
-    if inputs_first and list(reasons.values()).count(Reason.LAST_DENSE) > 1:
+    ends = [why for why in reasons.values() if why in (Reason.LAST_DENSE, Reason.UNREAD)]
+    if inputs_first and len(ends) > 1:
         given = f", and not as in layout={layouts.of_one!r}" if layouts.of_one else ""
         return (
             "No layer reads the output of another. If outputs come first, as in Equinox and "

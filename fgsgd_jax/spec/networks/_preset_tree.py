@@ -36,11 +36,13 @@ class PresetTree:
         preset: The name of the preset.
         leaves: The pairs (path, leaf).
         layouts: The layout of every leaf.
+        ruled: By path, the layouts that rules give.
     """
 
     preset: str
     leaves: Leaves
     layouts: Layouts
+    ruled: Mapping[str, str]
 
     @functools.cached_property
     def whole(self) -> dict[str, Shape]:
@@ -107,9 +109,14 @@ class PresetTree:
             path
             for path, weight in weights.items()
             if weight in self.placements
+            or path in self.ruled
             or (weight == Reason.ONE_LONG_AXIS and len(self.shapes[path]) > 2)
         ]
-        found, maybe = last_convolutions(inner, convolutions, self.layouts.of_one)
+        layouts = {
+            path: given.replace("S", "") if given else given
+            for path, given in {**self.layouts.own, **self.ruled}.items()
+        }
+        found, maybe = last_convolutions(inner, convolutions, layouts)
         return Heads(dict.fromkeys(found, Reason.LAST_CONVOLUTION), maybe)
 
     def followed(self, weights: Mapping[str, str]) -> list[str]:

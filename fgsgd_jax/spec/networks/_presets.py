@@ -73,7 +73,12 @@ def by_preset(
             the tree is flat.
     """
     require_nested(preset, [path for path, _ in leaves])
-    tree = PresetTree(preset, leaves, layouts)
+    by_rules = {
+        path: request.layout
+        for path, request in ruled.items()
+        if isinstance(request, Pom) and request.layout
+    }
+    tree = PresetTree(preset, leaves, layouts, by_rules)
     weights, heads = tree.weights_and_heads()
     kept = tree.normalized(tree.followed(weights))
     unruled = {path: weight for path, weight in weights.items() if not ruled[path]}

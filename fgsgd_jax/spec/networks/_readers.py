@@ -57,7 +57,7 @@ class DenseLayers:
             path
             for path, its in shapes.items()
             if len(its) == 2
-            and (is_dense(path, shapes) if ordered else kind_of(path) in ("dense", ""))
+            and (is_dense(path, shapes) if ordered else kind_of(path, 2) in ("dense", ""))
         ]
         if len(dense) < 2 or letters is None:
             return cls({}, {}, frozenset(), frozenset(named), ordered)
@@ -126,6 +126,21 @@ class DenseLayers:
             other
             for other in at_the_same_place(path, self.outputs)
             if (self.inputs[other], self.outputs[other]) == sizes and not alone
+        )
+
+    def before(self, outputs: Iterable[str]) -> frozenset[str]:
+        """Those of some outputs by name that stand in a list, and that another of them reads.
+
+        As `policy/2` before `action`, and `decoder/linear1` before `decoder/out`.
+        """
+        known = [path for path in outputs if path in self.inputs]
+        return frozenset(
+            path
+            for path in known
+            if path != without_numbers(path)
+            for other in known
+            if self.inputs[other] == self.outputs[path]
+            and without_numbers(other) != without_numbers(path)
         )
 
     def parallel(self) -> frozenset[str]:

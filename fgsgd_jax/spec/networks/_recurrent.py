@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from fgsgd_jax.spec._reasons import Reason
 from fgsgd_jax.spec.networks._attention import Shape, beside
 from fgsgd_jax.spec.networks._kinds import kind_of
-from fgsgd_jax.spec.networks._names import keys_of, module_and_name
+from fgsgd_jax.spec.networks._names import WEIGHT_NAMES, keys_of, module_and_name
 from fgsgd_jax.spec.networks._stack_axes import outputs_first
 
 RECURRENT = "recurrent matrix"
@@ -15,15 +15,16 @@ RECURRENT = "recurrent matrix"
 _CERTAIN = re.compile(
     r"(.*/)?(weight_hh(_l\d+(_reverse)?(_raw)?)?|recurrent_kernel|hidden_to_hidden|vanilla_rnn\w*/linear_1)"
 )
-_GATES_OF_FLAX = re.compile(r"(.*/)?h[ifgorzn]?")  # a matrix for each gate, or without gates
+# A matrix for each gate, or without gates; of Flax, and in the notations of books.
+_ONE_GATE = re.compile(r"(.*/)?(h[ifgorzn]?|U_?[zrhifgco]|[wW]_?h[ifgcozrn])")
 # NNX; Haiku; by hand. A module `recurrent` may as well hold something else.
 _ALL_GATES = re.compile(
-    r"(.*/)?(dense_h|[wW]_?h[hifgcozrn]?|hh|h2h|(fc|lin|linear)_hh?|([wW]_?)?rec(urrent)?|U[zrhifgco]?)"
+    r"(.*/)?(dense_h|[wW]_?h[hifgcozrn]?|hh|h2h|(fc|lin|linear)_hh?|([wW]_?)?rec(urrent)?|U(_?[zrhifgco])?)"
 )
 # The input matrices that stand beside them.
 _INPUTS = re.compile(
     r"i[ifgorzn]?_?|dense_i|[wW]_?ih?|[wW]_?x[hifgcozrn]?|ih|xh|[ix]2h|(fc|lin|linear)_[ix]h?"
-    r"|([wW]_?)?in(puts?)?|W[zrhifgco]?|weight_ih(_l\d+(_reverse)?)?|input_to_hidden"
+    r"|([wW]_?)?in(puts?)?|W(_?[zrhifgco])?|weight_ih(_l\d+(_reverse)?)?|input_to_hidden"
 )
 # Haiku's LSTM has one weight for its input and its last output, stacked on the first axis.
 _INPUT_AND_RECURRENT = re.compile(r"(^|.*/)lstm\w*/linear/w")
@@ -71,9 +72,9 @@ def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
     """
     module, last = module_and_name(path)
     name = "/".join((*module, last))
-    of_one_gate = _GATES_OF_FLAX.fullmatch(name) is not None
+    of_one_gate = _ONE_GATE.fullmatch(name) is not None
     certain = _CERTAIN.fullmatch(name) is not None
-    if not (certain or of_one_gate or _ALL_GATES.fullmatch(name)):
+    if not (certain or of_one_gate or _ALL_GATES.fullmatch(name)) or _has_u_beside(path, shapes):
         return ""
     around = module if last == "recurrent" else keys_of(path)
     named = any(kind_of(key) == "recurrent" or "cell" in key.lower() for key in around)
@@ -95,6 +96,16 @@ def recurrent(path: str, shape: Shape, shapes: Mapping[str, Shape]) -> str:
         return RECURRENT
     projects = known == {4} and large // small % 4 == 0
     return "its 4 gates are not square: its cell projects its output" if projects else Reason.GATES
+
+
+def _has_u_beside(path: str, shapes: Mapping[str, Shape]) -> bool:
+    """Whether a weight is the W of a pair of W and U with one suffix: then U is recurrent."""
+    module, name = keys_of(path)[:-1], keys_of(path)[-1]
+    if name in WEIGHT_NAMES and name != "W":
+        module, name = module[:-1], module[-1] if module else ""
+    suffix = re.fullmatch(r"W(_?[zrhifgco])", name)
+    twin = (*module, f"U{suffix[1]}") if suffix else ()
+    return bool(twin) and any(keys_of(other)[: len(twin)] == twin for other in shapes)
 
 
 def cut_by_gates(shape: Shape) -> str:

@@ -13,7 +13,7 @@ from typing import Any, NamedTuple
 from fgsgd_jax.spec._layouts import letters_for
 from fgsgd_jax.spec.networks._attention import is_attention_output, parts_of
 from fgsgd_jax.spec.networks._blocks import Block, block_of, layer_of
-from fgsgd_jax.spec.networks._depthwise import of_depthwise
+from fgsgd_jax.spec.networks._keras import as_in_keras
 from fgsgd_jax.spec.networks._kinds import kind_of
 from fgsgd_jax.spec.networks._names import WEIGHT_NAMES, is_called_as_in_pytorch, keys_of
 from fgsgd_jax.spec.networks._placements import InRules
@@ -69,13 +69,13 @@ def own_layouts(leaves: Leaves, layout: str | None, rules: InRules = _NO_PRESET)
         {'stem_conv/kernel': 'HWIO', 'blocks/conv/kernel': 'SHWIO'}
     """
     if layout is None or not re.fullmatch(r"S+[^S]+|[^S]+S+|S+[^S]+S+", layout):
-        alone = {path: of_depthwise(path, tuple(leaf.shape), layout) for path, leaf in leaves}
+        alone = {path: as_in_keras(path, tuple(leaf.shape), layout) for path, leaf in leaves}
         return Layouts(alone, {}, layout, rules)
     shapes = {path: tuple(leaf.shape) for path, leaf in leaves}
     one = layout.replace("S", "")
     stacked = {path: _is_stacked(path, shapes, layout) for path in shapes}
     own: dict[str, str | None] = {
-        path: of_depthwise(path, shapes[path], one) if answer is False else layout
+        path: as_in_keras(path, shapes[path], one) if answer is False else layout
         for path, answer in stacked.items()
     }
     unclear = {

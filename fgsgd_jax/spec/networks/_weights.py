@@ -29,9 +29,9 @@ from fgsgd_jax.spec.networks._bare import (
 )
 from fgsgd_jax.spec.networks._biases import says_which_axis_counts_outputs
 from fgsgd_jax.spec.networks._dense import is_dense
-from fgsgd_jax.spec.networks._depthwise import SEVERAL_OUTPUTS, has_several_outputs
 from fgsgd_jax.spec.networks._feed_forward import gates_before, is_of_feed_forward
 from fgsgd_jax.spec.networks._fused import fused
+from fgsgd_jax.spec.networks._keras import SEVERAL_OUTPUTS, has_several_outputs
 from fgsgd_jax.spec.networks._kinds import kind_of
 from fgsgd_jax.spec.networks._names import (
     is_called_as_in_pytorch,

@@ -1,29 +1,36 @@
-"""Depthwise kernels, which keep their channels apart.
+"""Kernels of Keras whose axes stand otherwise than those of its convolutions.
 
-Flax and PyTorch give them one input for each output, as to any grouped convolution. Keras has
-(H, W, channels, multiplier), whose third axis counts outputs as the fourth does.
+Depthwise kernels are (H, W, channels, multiplier), where Flax and PyTorch have one input for each
+output, as in any grouped convolution. Transposed ones are (H, W, outputs, inputs).
 """
+
+import re
 
 from fgsgd_jax.spec._layouts import DEFAULT, letters_for
 from fgsgd_jax.spec.networks._names import keys_of, words_of
 
 _WORDS = {"depthwise", "dw", "dwconv"}
+_TRANSPOSED = re.compile(r"(.*_)?conv[123]d_transpose(_\d+)?")
 
 SEVERAL_OUTPUTS = "depthwise, but of several inputs and outputs: name its axes in a rule"
 
 
-def of_depthwise(path: str, shape: tuple[int, ...], layout: str | None) -> str | None:
-    """The layout of a leaf: inputs and outputs swapped for a depthwise kernel of Keras.
+def as_in_keras(path: str, shape: tuple[int, ...], layout: str | None) -> str | None:
+    """The layout of a leaf: inputs and outputs swapped for such a kernel of Keras.
 
     Example:
-        >>> of_depthwise("depthwise_conv2d/depthwise_kernel", (3, 3, 32, 1), None)
+        >>> as_in_keras("depthwise_conv2d/depthwise_kernel", (3, 3, 32, 1), None)
         'HWOI'
-        >>> of_depthwise("dw/kernel", (3, 3, 1, 32), "HWIO")
+        >>> as_in_keras("conv2d_transpose_1/kernel", (3, 3, 32, 64), None)
+        'HWOI'
+        >>> as_in_keras("dw/kernel", (3, 3, 1, 32), "HWIO")
         'HWIO'
     """
     inputs, outputs = _channels(path, shape, layout)
-    if inputs > 1 and outputs == 1:
-        letters = letters_for(layout or DEFAULT, len(shape)) or ""
+    letters = letters_for(layout or DEFAULT, len(shape)) or ""
+    *_, layer, name = ("", *keys_of(path))
+    transposed = name == "kernel" and _TRANSPOSED.fullmatch(layer) and letters.endswith("IO")
+    if (inputs > 1 and outputs == 1) or transposed:
         return letters.translate(str.maketrans("IO", "OI"))
     return layout
 
