@@ -155,6 +155,15 @@ DECODERS = {  # sizes by name, and the output, which other layers could read
         {"encoder/0": (32, 16), "encoder/1": (16, 8), "decoder/0": (8, 16), "decoder/1": (16, 32)},
         "decoder/1",
     ),
+    "a generator": (
+        {
+            "generator/0": (4, 16),
+            "generator/1": (16, 32),
+            "critic/0": (32, 16),
+            "critic/1": (16, 5),
+        },
+        "generator/1",
+    ),
     "of Haiku": (
         {"encoder/~/linear": (32, 8), "decoder/~/linear": (8, 8), "decoder/~/linear_1": (8, 32)},
         "decoder/~/linear_1",
@@ -166,7 +175,7 @@ DECODERS = {  # sizes by name, and the output, which other layers could read
 def test_the_last_layer_of_a_decoder_is_an_output_whatever_its_size(name):
     sizes, output = DECODERS[name]
     params = {f"{path}/kernel": leaf(*size) for path, size in sizes.items()}
-    assert placed(params) == set(sizes) - {output}
+    assert placed(params) == set(sizes) - {output, "critic/1"}
     assert "may give the output" not in str(fg.collection(params, preset="mlp"))
 
 

@@ -11,9 +11,11 @@ from fgsgd_jax.spec.networks._names import module_and_name, words_of
 _ALWAYS = frozenset(
     "mu mean means logvar logvariance logstd logsigma sigma std stddev variance rgb rgba color "
     "colour density sdf occupancy policy pi value values advantage action actions reward rewards "
-    "qvalue qvalues loc decoder dec readout".split()
+    "qvalue qvalues loc decoder dec readout generator".split()
 )
-_OF_MODULES = frozenset({"decoder", "dec", "readout"})  # whose last layer gives an output
+_OF_MODULES = frozenset(
+    {"decoder", "dec", "readout", "generator"}
+)  # whose last layer gives an output
 _ONCE = frozenset("out output outputs final last".split())  # in a block, it may be a hidden layer
 _FILLING = frozenset("layer layers dense linear fc proj projection head net to kernel".split())
 _OF_PLACES = frozenset("enc encoder dec z q x latent actor critic".split())  # before such names
