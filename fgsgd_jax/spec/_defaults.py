@@ -55,9 +55,7 @@ def by_default(
     if default is None or unsuitable:
         return unsuitable or Reason.NO_DEFAULT
     why = passed_over(path, of_one_layer(shape, layout))
-    named = isinstance(default, Pom) and (
-        default.layout or isinstance(default.component, Component)
-    )
+    named = _names_axes(default)
     if not named and swapped_by_bias(path, layout, shapes):
         why = why or Reason.SWAPPED
     if not isinstance(default, Pom):

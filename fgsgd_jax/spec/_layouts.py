@@ -53,6 +53,11 @@ def letters_for(layout: str, axes: int) -> str | None:
     return layout if len(layout) == axes else None
 
 
+def swapped_letters(letters: str) -> str:
+    """The letters with inputs and outputs in each other's place."""
+    return letters.translate(str.maketrans("IO", "OI"))
+
+
 def stacked(layout: str | None) -> str:
     """The layout of stacked layers for that of one, to write in a message."""
     return f"S{layout or 'IO'}"

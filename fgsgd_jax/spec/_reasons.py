@@ -16,7 +16,6 @@ class Reason(enum.StrEnum):
     ONE_LONG_AXIS = "a vector by its shape"
     GATES_OR_HEADS = "3 axes, which may count gates or heads: name them in a rule"
     GATES_BEFORE = "3 axes, of which the second or the third counts the inputs: name them in a rule"
-    THREE_AXES = "3 axes: give layout='SIO' if the first stacks layers, else name them in a rule"
     STACKED_VECTORS = (
         "2 axes, of which the first may stack layers, as in leaves beside it: give a layout, or "
         "name them in a rule"

@@ -7,13 +7,19 @@ layer. Frameworks lay out layers; how such a parameter is laid out only its user
 from collections.abc import Iterable, Mapping
 
 from fgsgd_jax.spec.networks._attention import Shape, beside, is_attention_output
-from fgsgd_jax.spec.networks._kinds import kind_of
-from fgsgd_jax.spec.networks._names import WEIGHT_NAMES, keys_of, module_and_name, words_of
+from fgsgd_jax.spec.networks._kinds import kind_of, may_name_weight
+from fgsgd_jax.spec.networks._names import (
+    WEIGHT_NAMES,
+    WEIGHT_WORDS,
+    keys_of,
+    module_and_name,
+    words_of,
+)
 
 _PROJECTIONS = {"proj", "projection"}
 _OF_TOWERS = {"text", "visual", "vision", "image", "output", "out", "final"}
 _QUERIES = {"query", "q"}
-_OF_WEIGHTS = {"w", "weight", "weights", "kernel", "kernels", "matrix"}
+_OF_WEIGHTS = WEIGHT_WORDS | {"matrix"}
 _OF_DISTRIBUTIONS = {
     "mu", "mean", "loc", "rho", "sigma", "std", "stddev", "scale", "logvar", "logsigma", "var",
     "log", "posterior", "prior",
@@ -37,8 +43,9 @@ def is_projection_alone(path: str, shapes: Mapping[str, Shape]) -> bool:
     words = set(words_of(keys_of(path)[-1]))
     named = bool(words & _PROJECTIONS) and words <= _PROJECTIONS | _OF_TOWERS
     in_layer = any(kind_of(key) in ("attention", "dense") for key in module_and_name(path)[0][-1:])
-    layers = any(not _is_bare(other) for other in shapes if len(shapes[other]) > 1)
-    return named and len(shapes[path]) == 2 and not in_layer and layers and not _alike(path, shapes)
+    if not (named and len(shapes[path]) == 2) or in_layer:
+        return False
+    return _has_layers(shapes) and not _alike(path, shapes)
 
 
 def may_be_learned_queries(path: str, shapes: Mapping[str, Shape]) -> bool:
@@ -73,10 +80,8 @@ def is_own_parameter(path: str, shapes: Mapping[str, Shape]) -> bool:
         >>> [path for path in shapes if is_own_parameter(path, shapes)]
         ['ssm/A_log']
     """
-    name = keys_of(path)[-1]
-    named = bool(_OF_WEIGHTS & set(words_of(name))) or kind_of(name) != "" or name.isdigit()
-    layers = any(not _is_bare(other) for other in shapes if len(shapes[other]) > 1)
-    return not named and layers and kind_of(path) == ""
+    named = may_name_weight(keys_of(path)[-1], _OF_WEIGHTS)
+    return not named and kind_of(path) == "" and _has_layers(shapes)
 
 
 def is_of_distribution(path: str) -> bool:
@@ -92,6 +97,11 @@ def is_of_distribution(path: str) -> bool:
     return bool(words & _OF_WEIGHTS and words & _OF_DISTRIBUTIONS) and words <= (
         _OF_WEIGHTS | _OF_DISTRIBUTIONS
     )
+
+
+def _has_layers(shapes: Mapping[str, Shape]) -> bool:
+    """Whether any matrix of a tree has a layer of its own."""
+    return any(not _is_bare(path) for path, its in shapes.items() if len(its) > 1)
 
 
 def _alike(path: str, shapes: Mapping[str, Shape]) -> Iterable[str]:

@@ -5,7 +5,7 @@ So has a normalization that is the next layer of a numbered list, as in a `Seque
 
 from collections.abc import Mapping
 
-from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for, swapped_letters
 from fgsgd_jax.spec.networks._blocks import layer_of
 from fgsgd_jax.spec.networks._kinds import kind_of
 from fgsgd_jax.spec.networks._names import keys_of
@@ -37,7 +37,7 @@ def swapped_by_bias(path: str, layout: str | None, shapes: Mapping[str, Shape]) 
     if len(entries) != 1 or entries[0] == outputs or entries[0] != inputs:
         return None
     letters = letters_for(layout or DEFAULT, len(shapes[path])) or ""
-    swapped = letters.translate(str.maketrans("IO", "OI"))
+    swapped = swapped_letters(letters)
     if swapped in ("IO", "OI"):
         return "HWIO" if swapped == "IO" else "OIHW"
     return swapped

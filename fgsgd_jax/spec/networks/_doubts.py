@@ -3,7 +3,7 @@
 from collections.abc import Collection, Mapping
 
 from fgsgd_jax._trees import listed
-from fgsgd_jax.spec._layouts import letters_for
+from fgsgd_jax.spec._layouts import letters_for, swapped_letters
 from fgsgd_jax.spec._reasons import AXES_UNSAID, UNSAID, Reason
 from fgsgd_jax.spec.networks._attention import Shape
 from fgsgd_jax.spec.networks._blocks import Block, normalized
@@ -112,7 +112,7 @@ def on_transposed(
     if letters is None:
         return ""
     written = layouts.rules.pom_of_convolution(letters, normalized=path in kept)
-    usual = letters.translate(str.maketrans("IO", "OI"))
+    usual = swapped_letters(letters)
     stay = "stays" if len(doubtful) == 1 else "stay"
     return (
         f"{listed(doubtful, 3)} {stay} Euclidean, because nothing says whether outputs or inputs "

@@ -56,7 +56,8 @@ def _heads_of_transformer(leaves: Leaves, layouts: Layouts) -> Heads:
     unread = layers.unread()
     last = {last_unread_dense(leaves, layouts.of_one)} & single
     ends = set() if names_a_head(leaves) else last
-    ends |= {path for path in unread if _makes_entries_of_embedding(path, layers, leaves)}
+    tables = _shapes_of_embeddings(leaves)  # whose entries a layer of the transposed shape predicts
+    ends |= {path for path in unread if (layers.outputs[path], layers.inputs[path]) in tables}
     heads = _in_heads(unread) | dict.fromkeys(ends, Reason.LAST_DENSE)
     return Heads(heads, ((unread - layers.in_blocks()) & single) - heads.keys())
 
@@ -108,12 +109,8 @@ def _in_heads(unread: Iterable[str]) -> dict[str, Reason]:
     return dict.fromkeys(inside, Reason.IN_HEAD)
 
 
-def _makes_entries_of_embedding(path: str, layers: DenseLayers, leaves: Leaves) -> bool:
-    """Whether a layer has the transposed shape of an embedding, whose entries it then predicts."""
-    entries = layers.outputs[path], layers.inputs[path]
-    return any(
-        kind_of(other) == "embedding" and tuple(leaf.shape) == entries for other, leaf in leaves
-    )
+def _shapes_of_embeddings(leaves: Leaves) -> set[Shape]:
+    return {tuple(leaf.shape) for path, leaf in leaves if kind_of(path) == "embedding"}
 
 
 def _is_hidden(
@@ -185,7 +182,7 @@ def last_unread_dense(leaves: Leaves, layout: str | None) -> str:
     last = max((path for path in dense if path.count("/") == depth), key=natural_order)
     inputs, outputs = (dense[last].shape[letters.index(letter)] for letter in "IO")
     in_blocks = any(path.count("/") > depth for path in dense)
-    embeddings = [tuple(leaf.shape) for path, leaf in leaves if kind_of(path) == "embedding"]
+    embeddings = _shapes_of_embeddings(leaves)
     entries_of_embedding = in_blocks and (outputs, inputs) in embeddings
     is_width = any(outputs in shape[-1:] for shape in embeddings)
     repeated = any(

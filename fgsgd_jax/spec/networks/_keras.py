@@ -6,7 +6,7 @@ output, as in any grouped convolution. Transposed ones are (H, W, outputs, input
 
 import re
 
-from fgsgd_jax.spec._layouts import DEFAULT, letters_for
+from fgsgd_jax.spec._layouts import DEFAULT, letters_for, swapped_letters
 from fgsgd_jax.spec.networks._names import keys_of, words_of
 
 _WORDS = {"depthwise", "dw", "dwconv"}
@@ -31,7 +31,7 @@ def as_in_keras(path: str, shape: tuple[int, ...], layout: str | None) -> str | 
     *_, layer, name = ("", *keys_of(path))
     transposed = name == "kernel" and _TRANSPOSED.fullmatch(layer) and letters.endswith("IO")
     if (inputs > 1 and outputs == 1) or transposed:
-        return letters.translate(str.maketrans("IO", "OI"))
+        return swapped_letters(letters)
     return layout
 
 

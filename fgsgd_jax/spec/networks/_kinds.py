@@ -202,7 +202,11 @@ def may_be_layer(path: str) -> bool:
         >>> [may_be_layer(path) for path in ("down/kernel", "w1", "layers/0", "tucker/core")]
         [True, True, True, False]
     """
-    name = keys_of(path)[-1]
     words = {word for key in keys_of(path)[-2:] for word in words_of(key)}
-    named = bool(WEIGHT_WORDS & set(words_of(name))) or kind_of(name) != "" or name.isdigit()
+    named = may_name_weight(keys_of(path)[-1], WEIGHT_WORDS)
     return named and not words & {"einsum", "lora", "pos", "rel", "relpos"}
+
+
+def may_name_weight(name: str, words: frozenset[str]) -> bool:
+    """Whether a name has one of some words, or that of a layer, or is a place in a list."""
+    return bool(words & set(words_of(name))) or kind_of(name) != "" or name.isdigit()

@@ -111,6 +111,7 @@ class _Network:
             path for path in self.convolutions if self.depth(path) == self.top or _is_in_head(path)
         }
 
+    @functools.cached_property
     def numbered(self) -> list[list[str]]:
         """The convolutions, those in one list that differ in the numbers of their paths only."""
         alike: dict[tuple[str, ...], list[str]] = {}
@@ -120,7 +121,7 @@ class _Network:
 
     def last(self) -> set[str]:
         """The last of all convolutions that differ in the numbers of their paths only."""
-        return {paths[-1] for paths in self.numbered()}
+        return {paths[-1] for paths in self.numbered}
 
     def has_dense_head(self) -> bool:
         """Whether a dense layer is at the top of the tree, or read by no other."""
@@ -193,7 +194,7 @@ class _Network:
         """The convolutions of its list with as many outputs, such as heads of several scales."""
         return {
             other
-            for paths in self.numbered()
+            for paths in self.numbered
             if path in paths
             for other in paths
             if self.outputs(other) == self.outputs(path)
@@ -237,7 +238,7 @@ class _Network:
 
     def unfollowed(self) -> set[str]:
         """The last of several outer convolutions, in blocks with fewer normalization layers."""
-        ends = {paths[-1] for paths in self.numbered() if len(paths) > 1} & self.outer()
+        ends = {paths[-1] for paths in self.numbered if len(paths) > 1} & self.outer()
         available = normalizations(self.shapes.items())
         own = Counter(block_of(layer_of(path)) for path in self.convolutions)
         blocks = {path: block_of(layer_of(path)) for path in ends}

@@ -7,15 +7,13 @@ from fgsgd_jax._text import natural_order
 from fgsgd_jax.spec.networks._dense import is_dense
 from fgsgd_jax.spec.networks._names import module_and_name, words_of
 
+_OF_MODULES = frozenset("decoder dec readout generator".split())  # whose last layer gives an output
 # In lower case without underscores, as one name may be written as two words or as one.
-_ALWAYS = frozenset(
+_ALWAYS = _OF_MODULES | frozenset(
     "mu mean means logvar logvariance logstd logsigma sigma std stddev variance rgb rgba color "
     "colour density sdf occupancy policy pi value values advantage action actions reward rewards "
-    "qvalue qvalues loc decoder dec readout generator".split()
+    "qvalue qvalues loc".split()
 )
-_OF_MODULES = frozenset(
-    {"decoder", "dec", "readout", "generator"}
-)  # whose last layer gives an output
 _ONCE = frozenset("out output outputs final last".split())  # in a block, it may be a hidden layer
 _FILLING = frozenset("layer layers dense linear fc proj projection head net to kernel".split())
 _OF_PLACES = frozenset("enc encoder dec z q x latent actor critic".split())  # before such names

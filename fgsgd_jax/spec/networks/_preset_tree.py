@@ -131,16 +131,18 @@ class PresetTree:
         """Those of some weights whose features a normalization layer keeps."""
         return normalized(list(self.shapes.items()), list(weights))
 
-    def sentences(self, weights: Mapping[str, str], unruled: Mapping[str, str]) -> Iterator[str]:
+    def sentences(
+        self, weights: Mapping[str, str], unruled: Mapping[str, str], kept: frozenset[str]
+    ) -> Iterator[str]:
         """The sentences on what names and shapes leave open, "" for those that do not apply."""
         followed, sizes = self.followed(weights), list(self.shapes.items())
         circular = [path for path in weights if weights[path] == Reason.CIRCULAR]
         transposed = [path for path in weights if weights[path] in AXES_UNSAID]
         for sentence, more in ((on_circular, circular), (on_transposed, transposed)):
-            kept = self.normalized([*followed, *more])
-            yield sentence(unruled, self.whole, self.layouts, kept)
+            if more:
+                with_more = self.normalized([*followed, *more])
+                yield sentence(unruled, self.whole, self.layouts, with_more)
         if any(its.scale == UNLESS_NORMALIZED for its in self.placements.values()):
-            kept = self.normalized(followed)
             yield on_normalizations(doubtful_normalizations(sizes), sizes, followed, kept)
 
 

@@ -97,7 +97,7 @@ def by_preset(
             nothing_placed(preset, tree.placements, reasons, tree.shapes, layouts, unsaid)
         )
     doubted = [path for path in unruled if path in heads.maybe]
-    sentences = [on_heads(doubted, heads.by_path), unsaid, *tree.sentences(weights, unruled)]
+    sentences = [on_heads(doubted, heads.by_path), unsaid, *tree.sentences(weights, unruled, kept)]
     return requests, "\n".join(filter(None, sentences))
 
 

@@ -109,7 +109,7 @@ class DenseLayers:
             path
             for path, others in alike.items()
             if any(
-                (self.inputs[other], self.outputs[other]) == (self.inputs[path], self.outputs[path])
+                self._sizes(other) == self._sizes(path)
                 and (self.is_read(other) or not (self.ordered or self._ends_a_list(path)))
                 for other in others
             )
@@ -120,12 +120,12 @@ class DenseLayers:
 
         Modules of one layer each are a list, in which each may read the one before.
         """
-        sizes = self.inputs.get(path), self.outputs.get(path)
-        alone = self._layers_beside(path) == {path}
+        if self._layers_beside(path) == {path}:
+            return frozenset()
         return frozenset(
             other
             for other in at_the_same_place(path, self.outputs)
-            if (self.inputs[other], self.outputs[other]) == sizes and not alone
+            if path in self.outputs and self._sizes(other) == self._sizes(path)
         )
 
     def before(self, outputs: Iterable[str]) -> frozenset[str]:
@@ -150,15 +150,10 @@ class DenseLayers:
         """
         pairs = set()
         for path in filter(self._ends_a_list, self.outputs):
-            before = [
-                other
-                for other in self._layers_beside(path)
-                if without_numbers(other) == without_numbers(path) and other != path
-            ]
-            other = max(before, key=natural_order)
-            sizes = self.inputs[path], self.outputs[path]
-            if sizes[0] != sizes[1] and sizes == (self.inputs[other], self.outputs[other]):
-                pairs |= {path, other}
+            before, _ = self._list_of(path)[-2:]
+            sizes = self._sizes(path)
+            if sizes[0] != sizes[1] and sizes == self._sizes(before):
+                pairs |= {path, before}
         return frozenset(pairs)
 
     def circular(self) -> frozenset[str]:
@@ -185,11 +180,20 @@ class DenseLayers:
         """The layers of the module of a layer, itself included."""
         return {path, *beside(path, self.outputs)}
 
-    def _ends_a_list(self, path: str) -> bool:
-        """Whether a layer is the last of several in its module that differ in numbers only."""
+    def _list_of(self, path: str) -> list[str]:
+        """The layers of the module of a layer that differ from it in numbers only, in order."""
         name = without_numbers(path)
-        alike = [other for other in self._layers_beside(path) if without_numbers(other) == name]
-        return len(alike) > 1 and path == max(alike, key=natural_order)
+        alike = (other for other in self._layers_beside(path) if without_numbers(other) == name)
+        return sorted(alike, key=natural_order)
+
+    def _ends_a_list(self, path: str) -> bool:
+        """Whether a layer is the last of several in its list."""
+        alike = self._list_of(path)
+        return len(alike) > 1 and path == alike[-1]
+
+    def _sizes(self, path: str) -> tuple[int, int]:
+        """The numbers of inputs and outputs of a layer."""
+        return self.inputs[path], self.outputs[path]
 
     def _is_before(self, other: str, path: str) -> bool:
         """Whether a layer stands before another in one list."""
@@ -217,20 +221,14 @@ class DenseLayers:
         return alike and self._makers[size] == [made_by] and self.inputs[made_by] != size
 
     @functools.cached_property
-    def _with_inputs(self) -> dict[int, list[str]]:
+    def _with_inputs(self) -> Mapping[int, list[str]]:
         """By size, the layers that have so many inputs."""
-        found: dict[int, list[str]] = defaultdict(list)
-        for path, size in self.inputs.items():
-            found[size].append(path)
-        return found
+        return _by_size(self.inputs)
 
     @functools.cached_property
-    def _makers(self) -> dict[int, list[str]]:
+    def _makers(self) -> Mapping[int, list[str]]:
         """By size, the layers that have so many outputs."""
-        found: dict[int, list[str]] = defaultdict(list)
-        for path, size in self.outputs.items():
-            found[size].append(path)
-        return found
+        return _by_size(self.outputs)
 
     @functools.cached_property
     def _layers_in(self) -> Counter[Block]:
@@ -250,6 +248,14 @@ class DenseLayers:
             ):
                 found.setdefault(size, set()).add(path)
         return found
+
+
+def _by_size(sizes: Mapping[str, int]) -> Mapping[int, list[str]]:
+    """The paths of each size; none for sizes that no path has."""
+    found: dict[int, list[str]] = defaultdict(list)
+    for path, size in sizes.items():
+        found[size].append(path)
+    return found
 
 
 def _reads_features(path: str, shape: Shape) -> bool:
